@@ -18,7 +18,8 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = String::new();
         let registry = self.0.lock().expect("metrics lock is never poisoned");
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("writing to a string succeeds");
+        prometheus_client::encoding::text::encode(&mut text, &registry)
+            .expect("writing to a string succeeds");
         text
     }
 }

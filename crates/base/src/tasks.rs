@@ -98,7 +98,11 @@ impl Tasks {
         self.tracker.close();
         let drained = timeout(&*self.clock, deadline, self.tracker.wait()).await.is_some();
         if !drained {
-            tracing::warn!(scope = &*self.name, left = self.tracker.len(), "tasks outlived the drain deadline");
+            tracing::warn!(
+                scope = &*self.name,
+                left = self.tracker.len(),
+                "tasks outlived the drain deadline"
+            );
         }
         drained
     }
