@@ -1,1 +1,8 @@
-//!
+//! The API server: one front door ([`front`]: filters, identity, permission, discovery, streaming) over one
+//! generic registry ([`registry`]: verbs, watch cache, tables) for every kind that is declared by a
+//! [`def::ResourceDef`]. Only this room opens the store.
+
+pub mod admission;
+pub mod authorize;
+pub mod def;
+pub mod request;

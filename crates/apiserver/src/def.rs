@@ -1,0 +1,400 @@
+//! CONTRACT. A kind is one declaration: [`ResourceDef`] holds its storage identity, served versions, strategy,
+//! subresources, columns and fixture. Routes, verbs, discovery, OpenAPI, tables, patches, watch, managedFields
+//! and the tests over every kind derive from it.
+
+use crate::request::RequestCx;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use knarr_api::Kind;
+use knarr_client::Body;
+use knarr_meta::field::ErrorList;
+use knarr_meta::status::Status;
+use serde_json::Value;
+use std::marker::PhantomData;
+use std::time::SystemTime;
+
+/// Whether objects live in namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Cluster-wide.
+    Cluster,
+    /// In a namespace.
+    Namespaced,
+}
+
+/// Behaviour of one kind. Mutating hooks work on the JSON value, validating hooks on the typed object (the
+/// schema check has already refused wrong types and unknown fields). Names follow upstream's rest strategies.
+pub trait Strategy: Send + Sync + 'static {
+    /// The typed form (the hub version).
+    type Object: Kind;
+
+    /// Fills defaults that the facts' `default` column does not carry. Runs after every decode of a body.
+    fn default(&self, _obj: &mut Value) {}
+    /// Before validation of a create: clear status, set what the server sets.
+    fn prepare_for_create(&self, _cx: &RequestCx, _obj: &mut Value) {}
+    /// All errors of a new object's spec (metadata is validated generically).
+    fn validate(&self, _cx: &RequestCx, _obj: &Self::Object) -> ErrorList {
+        ErrorList::default()
+    }
+    /// Before validation of an update. The generic part already kept status (if there is a status
+    /// subresource) and immutable metadata from `old`, and bumps metadata.generation when `spec` changed.
+    fn prepare_for_update(&self, _cx: &RequestCx, _new: &mut Value, _old: &Value) {}
+    /// All errors of a changed object, incl. immutable fields. Upstream's Validate…Update.
+    fn validate_update(&self, cx: &RequestCx, new: &Self::Object, _old: &Self::Object) -> ErrorList {
+        self.validate(cx, new)
+    }
+    /// Before validation of a status update. The generic part already kept everything but status,
+    /// managedFields (and, as upstream, what else the status strategy lets through) from `old`.
+    fn prepare_for_status_update(&self, _cx: &RequestCx, _new: &mut Value, _old: &Value) {}
+    /// All errors of a changed status.
+    fn validate_status_update(&self, _cx: &RequestCx, _new: &Self::Object, _old: &Self::Object) -> ErrorList {
+        ErrorList::default()
+    }
+    /// Warnings for the client on create and update.
+    fn warnings(&self, _cx: &RequestCx, _new: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
+        Vec::new()
+    }
+    /// Problems of `metadata.name`, in upstream's words.
+    fn validate_name(&self, name: &str) -> Vec<String> {
+        knarr_meta::validate::dns1123_subdomain(name)
+    }
+    /// Whether PUT may create.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+    /// Whether PUT without a resourceVersion is accepted.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+    /// Whether the kind has metadata.generation (set to 1 on create, bumped when anything but metadata and
+    /// status changes).
+    fn has_generation(&self) -> bool {
+        true
+    }
+    /// Seconds of grace before the object goes, `None` when it goes at once (all but pods). `requested` is
+    /// DeleteOptions.gracePeriodSeconds.
+    fn grace_period(&self, _cx: &RequestCx, _obj: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// Whether dependents are orphaned when the client does not say (replication controllers; legacy Job API).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+    /// Reserves what a create needs beside the object (addresses, ports), and may fill the object in.
+    /// The returned guard is committed once the write is durable and dropped (rolled back) otherwise.
+    fn begin_create<'a>(
+        &'a self,
+        _cx: &'a RequestCx,
+        _obj: &'a mut Value,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, Status>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+    /// The same for an update.
+    fn begin_update<'a>(
+        &'a self,
+        _cx: &'a RequestCx,
+        _new: &'a mut Value,
+        _old: &'a Value,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, Status>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+    /// Once the object is gone from the store.
+    fn after_delete<'a>(&'a self, _cx: &'a RequestCx, _obj: &'a Value) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+    /// Seconds after which the store forgets the object (events); `None` keeps it.
+    fn ttl_seconds(&self, _obj: &Value) -> Option<u64> {
+        None
+    }
+}
+
+/// What a create or update holds while its write is under way.
+pub trait Reservation: Send {
+    /// The write is durable. (Dropping without this call gives everything back.)
+    fn commit(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// A strategy without its type, as the registry calls it: typed hooks decode from JSON bytes.
+pub trait ErasedStrategy: Send + Sync {
+    /// The untyped hooks.
+    fn untyped(&self) -> &dyn UntypedHooks;
+    /// Validation of a create over the encoded object.
+    fn validate(&self, cx: &RequestCx, new: &[u8]) -> Result<(ErrorList, Vec<String>), Status>;
+    /// Validation of an update.
+    fn validate_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<(ErrorList, Vec<String>), Status>;
+    /// Validation of a status update.
+    fn validate_status_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<ErrorList, Status>;
+}
+
+macro_rules! untyped_hooks {
+    ($($(#[$doc:meta])* fn $name:ident(&self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {
+        /// The hooks of [`Strategy`] that do not mention its type.
+        pub trait UntypedHooks: Send + Sync {
+            $($(#[$doc])* fn $name(&self $(, $arg: $ty)*) $(-> $ret)?;)*
+            /// See [`Strategy::begin_create`].
+            fn begin_create<'a>(&'a self, cx: &'a RequestCx, obj: &'a mut Value)
+                -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, Status>>;
+            /// See [`Strategy::begin_update`].
+            fn begin_update<'a>(&'a self, cx: &'a RequestCx, new: &'a mut Value, old: &'a Value)
+                -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, Status>>;
+            /// See [`Strategy::after_delete`].
+            fn after_delete<'a>(&'a self, cx: &'a RequestCx, obj: &'a Value) -> BoxFuture<'a, ()>;
+        }
+        impl<S: Strategy> UntypedHooks for S {
+            $(fn $name(&self $(, $arg: $ty)*) $(-> $ret)? { Strategy::$name(self $(, $arg)*) })*
+            fn begin_create<'a>(&'a self, cx: &'a RequestCx, obj: &'a mut Value)
+                -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, Status>> {
+                Strategy::begin_create(self, cx, obj)
+            }
+            fn begin_update<'a>(&'a self, cx: &'a RequestCx, new: &'a mut Value, old: &'a Value)
+                -> BoxFuture<'a, Result<Option<Box<dyn Reservation>>, Status>> {
+                Strategy::begin_update(self, cx, new, old)
+            }
+            fn after_delete<'a>(&'a self, cx: &'a RequestCx, obj: &'a Value) -> BoxFuture<'a, ()> {
+                Strategy::after_delete(self, cx, obj)
+            }
+        }
+    };
+}
+
+untyped_hooks! {
+    /// See [`Strategy::default`].
+    fn default(&self, obj: &mut Value);
+    /// See [`Strategy::prepare_for_create`].
+    fn prepare_for_create(&self, cx: &RequestCx, obj: &mut Value);
+    /// See [`Strategy::prepare_for_update`].
+    fn prepare_for_update(&self, cx: &RequestCx, new: &mut Value, old: &Value);
+    /// See [`Strategy::prepare_for_status_update`].
+    fn prepare_for_status_update(&self, cx: &RequestCx, new: &mut Value, old: &Value);
+    /// See [`Strategy::validate_name`].
+    fn validate_name(&self, name: &str) -> Vec<String>;
+    /// See [`Strategy::allow_create_on_update`].
+    fn allow_create_on_update(&self) -> bool;
+    /// See [`Strategy::allow_unconditional_update`].
+    fn allow_unconditional_update(&self) -> bool;
+    /// See [`Strategy::has_generation`].
+    fn has_generation(&self) -> bool;
+    /// See [`Strategy::grace_period`].
+    fn grace_period(&self, cx: &RequestCx, obj: &Value, requested: Option<i64>) -> Option<i64>;
+    /// See [`Strategy::orphans_by_default`].
+    fn orphans_by_default(&self) -> bool;
+    /// See [`Strategy::ttl_seconds`].
+    fn ttl_seconds(&self, obj: &Value) -> Option<u64>;
+}
+
+impl<S: Strategy> ErasedStrategy for S {
+    fn untyped(&self) -> &dyn UntypedHooks {
+        self
+    }
+    fn validate(&self, cx: &RequestCx, new: &[u8]) -> Result<(ErrorList, Vec<String>), Status> {
+        let new = decode::<S::Object>(new)?;
+        Ok((Strategy::validate(self, cx, &new), Strategy::warnings(self, cx, &new, None)))
+    }
+    fn validate_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<(ErrorList, Vec<String>), Status> {
+        let (new, old) = (decode::<S::Object>(new)?, decode::<S::Object>(old)?);
+        Ok((Strategy::validate_update(self, cx, &new, &old), Strategy::warnings(self, cx, &new, Some(&old))))
+    }
+    fn validate_status_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<ErrorList, Status> {
+        let (new, old) = (decode::<S::Object>(new)?, decode::<S::Object>(old)?);
+        Ok(Strategy::validate_status_update(self, cx, &new, &old))
+    }
+}
+
+fn decode<K: Kind>(json: &[u8]) -> Result<K, Status> {
+    K::decode(json).map_err(|e| Status::bad_request(format!("{} in version \"{}\" cannot be handled as a {}: {e}", K::KIND, K::VERSION, K::KIND)))
+}
+
+/// A served version and how it differs from the stored (hub) version.
+pub struct ServedVersion {
+    /// Version name, for example `v1`.
+    pub version: &'static str,
+    /// From this version to the hub; `None` where they are the same.
+    pub to_hub: Option<fn(Value) -> Result<Value, Status>>,
+    /// From the hub to this version.
+    pub from_hub: Option<fn(Value) -> Result<Value, Status>>,
+}
+
+/// Replies of custom subresources and of kinds that are not stored.
+pub enum Reply {
+    /// A JSON object (kind and apiVersion set), sent in the negotiated form.
+    Object(u16, Value),
+    /// Anything else: streams, upgrades, plain text.
+    Raw(http::Response<Body>),
+}
+
+/// A request to a custom subresource (or a create-only kind).
+pub struct SubRequest<'a> {
+    /// The request.
+    pub cx: &'a RequestCx,
+    /// The parent object from the store, `None` for create-only kinds.
+    pub parent: Option<Value>,
+    /// The decoded, schema-checked and defaulted body, `Null` if there is none.
+    pub body: Value,
+    /// Method, headers and (for upgrades) the connection's upgrade handle in its extensions.
+    pub parts: http::request::Parts,
+    /// The body as it came.
+    pub raw: Bytes,
+}
+
+/// A custom subresource.
+pub trait Handler: Send + Sync {
+    /// Serves one request that has passed authorization; admission is run by the registry before it for `create`.
+    fn handle<'a>(&'a self, request: SubRequest<'a>) -> BoxFuture<'a, Result<Reply, Status>>;
+}
+
+/// How a subresource is served.
+pub enum SubKind {
+    /// `status`: the generic split of spec and status.
+    Status,
+    /// Another view on the whole object with rules of its own (pods/resize, pods/ephemeralcontainers):
+    /// prepares `new` from `old`, keeping all that the subresource may not change.
+    Partial(fn(&RequestCx, &mut Value, &Value)),
+    /// `scale` (autoscaling/v1): JSON paths of spec.replicas, status.replicas and the selector.
+    Scale {
+        /// Path of the wanted replicas.
+        spec: &'static [&'static str],
+        /// Path of the observed replicas.
+        status: &'static [&'static str],
+        /// Path of the selector (a label-selector object, or a plain map as replication controllers have).
+        selector: &'static [&'static str],
+    },
+    /// Anything else.
+    Custom(Box<dyn Handler>),
+}
+
+/// One subresource.
+pub struct Subresource {
+    /// Path segment, for example `status`, `binding`.
+    pub name: &'static str,
+    /// Group, version and kind of its body.
+    pub kind: (&'static str, &'static str, &'static str),
+    /// Verbs for discovery and routing.
+    pub verbs: &'static [&'static str],
+    /// How it is served.
+    pub serve: SubKind,
+}
+
+/// One printer column's definition (upstream's names, see the facts).
+pub use knarr_meta::table::ColumnDefinition;
+
+/// Cells of one row; the registry supplies name, labels and the object itself.
+pub type Cells = fn(obj: &Value, now: SystemTime) -> Vec<Value>;
+
+/// The declaration of one kind.
+pub struct ResourceDef {
+    /// API group, empty for core.
+    pub group: &'static str,
+    /// Plural name.
+    pub resource: &'static str,
+    /// Singular name.
+    pub singular: &'static str,
+    /// Kind.
+    pub kind: &'static str,
+    /// Short names.
+    pub short: &'static [&'static str],
+    /// Categories.
+    pub categories: &'static [&'static str],
+    /// Scope.
+    pub scope: Scope,
+    /// Served versions, the preferred first. Its stored (hub) version is `storage_version`.
+    pub versions: Vec<ServedVersion>,
+    /// The version objects are stored in.
+    pub storage_version: &'static str,
+    /// Group whose apiVersion is written to the store, where it differs from `group` (events.k8s.io over core).
+    pub storage_group: &'static str,
+    /// Key prefix, for example `/registry/pods`.
+    pub storage_prefix: &'static str,
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// Behaviour.
+    pub strategy: Box<dyn ErasedStrategy>,
+    /// Subresources.
+    pub subresources: Vec<Subresource>,
+    /// Cells for a Table; the column definitions come from the facts.
+    pub cells: Cells,
+    /// Field selectors beside metadata.name and metadata.namespace: label and the path of the value, with
+    /// the value of an absent field (false for booleans).
+    pub selectable: &'static [(&'static str, &'static [&'static str], &'static str)],
+    /// For kinds that are not stored (reviews): serves create.
+    pub create_only: Option<Box<dyn Handler>>,
+    /// A minimal valid object as YAML, for the tests over every kind.
+    pub fixture: &'static str,
+}
+
+impl ResourceDef {
+    /// A kind served and stored in one version, with names, scope, verbs and storage key taken from the facts
+    /// (`knarr_api::facts`). Panics when the facts do not know it: a mistake in a static table.
+    pub fn new<S: Strategy>(strategy: S) -> Self {
+        Self::from_facts(<S::Object as Kind>::GROUP, <S::Object as Kind>::VERSION, <S::Object as Kind>::PLURAL, Box::new(strategy), PhantomData::<S::Object>)
+    }
+
+    fn from_facts<K: Kind>(group: &'static str, version: &'static str, resource: &'static str, strategy: Box<dyn ErasedStrategy>, _kind: PhantomData<K>) -> Self {
+        let fact = knarr_api::facts::resource(group, version, resource).expect("a declared kind is in the facts");
+        Self {
+            group,
+            resource,
+            singular: fact.singular,
+            kind: fact.kind,
+            short: fact.short,
+            categories: fact.categories,
+            scope: if fact.namespaced { Scope::Namespaced } else { Scope::Cluster },
+            versions: vec![ServedVersion { version, to_hub: None, from_hub: None }],
+            storage_version: version,
+            storage_group: group,
+            storage_prefix: knarr_api::facts::storage_prefix(group, resource).unwrap_or(""),
+            verbs: fact.verbs,
+            strategy,
+            subresources: Vec::new(),
+            cells: name_and_age,
+            selectable: &[],
+            create_only: None,
+            fixture: "",
+        }
+    }
+
+    /// Adds the `status` subresource.
+    pub fn status(self) -> Self {
+        let kind = (self.group, self.storage_version, self.kind);
+        self.subresource(Subresource { name: "status", kind, verbs: &["get", "patch", "update"], serve: SubKind::Status })
+    }
+
+    /// Adds the `scale` subresource.
+    pub fn scale(self, spec: &'static [&'static str], status: &'static [&'static str], selector: &'static [&'static str]) -> Self {
+        self.subresource(Subresource {
+            name: "scale",
+            kind: ("autoscaling", "v1", "Scale"),
+            verbs: &["get", "patch", "update"],
+            serve: SubKind::Scale { spec, status, selector },
+        })
+    }
+
+    /// Adds a subresource.
+    pub fn subresource(mut self, subresource: Subresource) -> Self {
+        self.subresources.push(subresource);
+        self
+    }
+
+    /// Sets how table rows are made.
+    pub fn cells(mut self, cells: Cells) -> Self {
+        self.cells = cells;
+        self
+    }
+
+    /// Sets the selectable fields.
+    pub fn selectable(mut self, fields: &'static [(&'static str, &'static [&'static str], &'static str)]) -> Self {
+        self.selectable = fields;
+        self
+    }
+
+    /// Sets the fixture.
+    pub fn fixture(mut self, yaml: &'static str) -> Self {
+        self.fixture = yaml;
+        self
+    }
+}
+
+/// The cells of kinds without columns of their own: name and creation time, as the default table has.
+pub fn name_and_age(obj: &Value, _now: SystemTime) -> Vec<Value> {
+    let meta = &obj["metadata"];
+    vec![meta["name"].clone(), meta["creationTimestamp"].clone()]
+}
