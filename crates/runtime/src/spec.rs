@@ -1,0 +1,295 @@
+//! CONTRACT. What the kubelet asks of the runtime, and what it hears back.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A pod's sandbox: namespaces, cgroup and the shim that pins them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Pod UID; the key of everything on disk and in memory.
+    pub pod_uid: String,
+    /// Pod namespace, for labels and messages.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// How often the sandbox was made anew for this pod (0 first).
+    pub attempt: u32,
+    /// UTS hostname; ignored with `host_network`.
+    pub hostname: String,
+    /// NIS domain name, if set.
+    pub domainname: Option<String>,
+    /// Use the host's network namespace.
+    pub host_network: bool,
+    /// Use the host's PID namespace.
+    pub host_pid: bool,
+    /// Use the host's IPC namespace.
+    pub host_ipc: bool,
+    /// One PID namespace for all containers of the pod (the shim forks an init into it).
+    pub share_process_namespace: bool,
+    /// cgroup of the pod relative to the runtime's cgroup root, for example `kubepods/burstable/pod<uid>`.
+    pub cgroup: String,
+    /// Limits on the pod's cgroup as a whole.
+    pub resources: Resources,
+    /// Namespaced sysctls.
+    pub sysctls: BTreeMap<String, String>,
+    /// Directory where the shim keeps its socket and state (made by the runtime when empty).
+    pub labels: BTreeMap<String, String>,
+}
+
+/// cgroup limits; `None` leaves the kernel's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Relative CPU weight in cgroup v1 shares (2..=262144).
+    pub cpu_shares: Option<u64>,
+    /// CPU time per period in microseconds.
+    pub cpu_quota_us: Option<i64>,
+    /// The period in microseconds.
+    pub cpu_period_us: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory_limit_bytes: Option<i64>,
+    /// Most processes.
+    pub pids_limit: Option<i64>,
+    /// Huge page limits: size name (`2MB`) to bytes.
+    pub hugepages: BTreeMap<String, u64>,
+    /// cpuset.cpus.
+    pub cpuset_cpus: Option<String>,
+}
+
+/// One mount of a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// Source path on the host (bind), or file system source.
+    pub source: PathBuf,
+    /// Target inside the container.
+    pub target: PathBuf,
+    /// `bind`, `tmpfs`, `proc`, ...
+    pub kind: MountKind,
+    /// Read-only.
+    pub read_only: bool,
+    /// Read-only for sub-mounts too (KEP-3857).
+    pub recursive_read_only: bool,
+    /// Propagation.
+    pub propagation: Propagation,
+    /// Extra options for file-system mounts (`size=64m`).
+    pub options: Vec<String>,
+}
+
+/// What is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A recursive bind mount.
+    Bind,
+    /// A tmpfs.
+    Tmpfs,
+}
+
+/// Mount propagation as Kubernetes names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// None (rprivate).
+    #[default]
+    None,
+    /// rslave.
+    HostToContainer,
+    /// rshared.
+    Bidirectional,
+}
+
+/// The root file system: overlay layers made by the image store, lowest last as overlayfs wants them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Unpacked layers, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Writable layer.
+    pub upper: PathBuf,
+    /// overlayfs' work directory.
+    pub work: PathBuf,
+    /// Where the shim mounts it (inside its own mount namespace).
+    pub target: PathBuf,
+}
+
+/// Seccomp profile.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// No filter.
+    #[default]
+    Unconfined,
+    /// The default profile (what containerd's and Docker's default lets through).
+    RuntimeDefault,
+    /// A profile file in the OCI/Docker JSON form.
+    Localhost(PathBuf),
+}
+
+/// One container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Identifier: 64 hex digits, unique.
+    pub id: String,
+    /// Container name in the pod.
+    pub name: String,
+    /// Restart count.
+    pub attempt: u32,
+    /// Command and arguments; never empty.
+    pub args: Vec<String>,
+    /// Environment in order, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// User as the image or pod gives it: `uid`, `uid:gid`, `name`, `name:group`; resolved in the rootfs. Empty is root.
+    pub user: String,
+    /// Overrides the group.
+    pub run_as_group: Option<u32>,
+    /// Supplementary groups (fsGroup included).
+    pub supplemental_groups: Vec<u32>,
+    /// Whether groups of the image's /etc/group are merged in (supplementalGroupsPolicy Merge).
+    pub merge_image_groups: bool,
+    /// Refuse to start when the user resolves to uid 0 (runAsNonRoot).
+    pub must_not_be_root: bool,
+    /// The root file system.
+    pub rootfs: RootFs,
+    /// Read-only root.
+    pub read_only_rootfs: bool,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// Capabilities to add (without `CAP_`, or `ALL`).
+    pub cap_add: Vec<String>,
+    /// Capabilities to drop.
+    pub cap_drop: Vec<String>,
+    /// Privileged: all capabilities and devices, nothing masked, no seccomp.
+    pub privileged: bool,
+    /// no_new_privs.
+    pub no_new_privileges: bool,
+    /// Seccomp.
+    pub seccomp: Seccomp,
+    /// AppArmor profile name, if any.
+    pub apparmor: Option<String>,
+    /// Masked and read-only paths are left as they are (procMount Unmasked).
+    pub unmasked_proc: bool,
+    /// Limits.
+    pub resources: Resources,
+    /// oom_score_adj.
+    pub oom_score_adj: i32,
+    /// Resource limits: name (`RLIMIT_NOFILE`), soft, hard.
+    pub rlimits: Vec<(String, u64, u64)>,
+    /// Host devices: path on the host, path in the container, permissions (`rwm`).
+    pub devices: Vec<(PathBuf, PathBuf, String)>,
+    /// A terminal on stdin/stdout/stderr.
+    pub tty: bool,
+    /// Keep stdin open for attach.
+    pub stdin: bool,
+    /// Close stdin after the first attach ends.
+    pub stdin_once: bool,
+    /// CRI log file.
+    pub log_path: PathBuf,
+    /// Rotate the log at this size in bytes; 0 never.
+    pub log_max_bytes: u64,
+    /// Log files kept, the current one included.
+    pub log_max_files: u32,
+    /// Signal for stopping (`SIGTERM`).
+    pub stop_signal: String,
+    /// Host file mounted as termination log; read by the kubelet.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A container's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Created, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Ended.
+    Exited,
+}
+
+/// What is known of a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Identifier.
+    pub id: String,
+    /// Name in the pod.
+    pub name: String,
+    /// Restart count.
+    pub attempt: u32,
+    /// State.
+    pub state: State,
+    /// Host PID while running.
+    pub pid: Option<i32>,
+    /// Unix time in nanoseconds.
+    pub created_at_ns: i64,
+    /// Unix time in nanoseconds, 0 before the start.
+    pub started_at_ns: i64,
+    /// Unix time in nanoseconds, 0 before the end.
+    pub finished_at_ns: i64,
+    /// Exit status; 128 + signal for signals.
+    pub exit_code: i32,
+    /// Killed by the kernel for want of memory.
+    pub oom_killed: bool,
+    /// Labels of its spec.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is known of a sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// The spec it was made from.
+    pub spec: SandboxSpec,
+    /// Whether the shim answers.
+    pub ready: bool,
+    /// Shim PID.
+    pub shim_pid: i32,
+    /// Path through which others enter its network namespace (`/proc/<pid>/ns/net` or a bind mount).
+    pub netns: PathBuf,
+    /// Unix time in nanoseconds.
+    pub created_at_ns: i64,
+    /// Its containers, ended ones included until removed.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// Something that happened by itself.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A container ended.
+    ContainerExited {
+        /// Pod.
+        pod_uid: String,
+        /// Final status.
+        status: ContainerStatus,
+    },
+    /// A shim is gone without being told to (its containers were killed with it).
+    SandboxLost {
+        /// Pod.
+        pod_uid: String,
+    },
+}
+
+/// A process to run inside a running container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Command and arguments.
+    pub args: Vec<String>,
+    /// A terminal.
+    pub tty: bool,
+    /// Whether stdin is given.
+    pub stdin: bool,
+    /// Whether stdout is wanted.
+    pub stdout: bool,
+    /// Whether stderr is wanted (never with a terminal).
+    pub stderr: bool,
+}
+
+/// cgroup readings.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in nanoseconds.
+    pub cpu_usage_ns: u64,
+    /// Memory in use in bytes.
+    pub memory_usage_bytes: u64,
+    /// Memory in use less inactive file cache, in bytes.
+    pub memory_working_set_bytes: u64,
+    /// Resident set in bytes.
+    pub memory_rss_bytes: u64,
+    /// Processes.
+    pub pids: u64,
+}
