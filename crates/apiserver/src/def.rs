@@ -76,6 +76,14 @@ pub trait Strategy: Send + Sync + 'static {
     fn grace_period(&self, _cx: &RequestCx, _obj: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }
+    /// Whether a deleted object must stay until somebody finishes: as long as it has finalizers (namespaces
+    /// have more of them in their spec). Asked on delete, and on each update of an object being deleted.
+    fn has_finalizers(&self, obj: &Value) -> bool {
+        obj["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
+    }
+    /// The object is about to be stored with a deletionTimestamp for the first time (namespaces show it in
+    /// their status).
+    fn mark_deleted(&self, _cx: &RequestCx, _obj: &mut Value) {}
     /// Whether dependents are orphaned when the client does not say (replication controllers; legacy Job API).
     fn orphans_by_default(&self) -> bool {
         false
@@ -176,6 +184,10 @@ untyped_hooks! {
     fn has_generation(&self) -> bool;
     /// See [`Strategy::grace_period`].
     fn grace_period(&self, cx: &RequestCx, obj: &Value, requested: Option<i64>) -> Option<i64>;
+    /// See [`Strategy::has_finalizers`].
+    fn has_finalizers(&self, obj: &Value) -> bool;
+    /// See [`Strategy::mark_deleted`].
+    fn mark_deleted(&self, cx: &RequestCx, obj: &mut Value);
     /// See [`Strategy::orphans_by_default`].
     fn orphans_by_default(&self) -> bool;
     /// See [`Strategy::ttl_seconds`].
