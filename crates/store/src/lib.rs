@@ -3,6 +3,14 @@
 //! byte-level trait. Backends: [`memory`] for tests, [`embedded`] for one machine. Only the API server
 //! opens a store.
 
+mod index;
+mod keyspace;
+mod lease;
+pub mod memory;
+mod plan;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -33,7 +41,8 @@ pub struct KeyValue {
 pub struct Range {
     /// First key, inclusive.
     pub start: Bytes,
-    /// End, exclusive. [`prefix_end`] makes one from a prefix.
+    /// End, exclusive. [`prefix_end`] makes one from a prefix. As in etcd, an empty end asks for the one key
+    /// `start`, and an end of one zero byte for everything from `start` on.
     pub end: Bytes,
     /// The revision to read at; `None` is the latest.
     pub at: Option<Revision>,
