@@ -81,7 +81,9 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Chunks(chunks) => Poll::Ready(chunks.pop_front().map(|c| Ok(http_body::Frame::data(c)))),
-            Self::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(|r| r.map(http_body::Frame::data))),
+            Self::Stream(stream) => {
+                stream.as_mut().poll_next(cx).map(|next| next.map(|r| r.map(http_body::Frame::data)))
+            }
         }
     }
 

@@ -3,9 +3,24 @@
 //! client is built; nothing here skips the API server's authorization or admission.
 
 pub mod body;
+pub mod client;
 pub mod error;
+pub mod https;
+pub mod informer;
+pub mod kubeconfig;
+pub mod path;
+pub mod queue;
+pub mod recorder;
+pub mod reflector;
 pub mod transport;
+pub mod watch;
 
 pub use body::Body;
+pub use client::{Client, DeleteOptions, List, ListOptions, Patch};
 pub use error::Error;
+pub use informer::{Change, Informer, Informers, Metadata, Object};
+pub use path::ResourcePath;
+pub use queue::WorkQueue;
+pub use recorder::{ObjectRef, Recorder};
 pub use transport::Transport;
+pub use watch::{WatchEvent, Watcher};
