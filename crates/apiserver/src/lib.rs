@@ -5,4 +5,5 @@
 pub mod admission;
 pub mod authorize;
 pub mod def;
+pub mod registry;
 pub mod request;
