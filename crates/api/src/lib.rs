@@ -2,7 +2,9 @@
 //! ([`Kind`]), the tables about them ([`facts`]), protobuf <-> JSON ([`proto`]) and the OpenAPI
 //! documents ([`openapi`]).
 
+pub mod facts;
 mod kind;
+pub mod proto;
 
 pub use k8s_openapi::api::{
     admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,

@@ -1,0 +1,7 @@
+//! CONTRACT. Facts about the Kubernetes 1.36 interface, kept as compact tables under `facts/` and parsed when
+//! they are first asked for.
+
+pub(crate) mod decl;
+mod tables;
+
+pub use tables::{ColumnFact, ResourceFact, StorageKey, columns, initial_objects, resources, storage_key};
