@@ -1,0 +1,303 @@
+//! Configuration: one typed structure, filled from defaults, then a YAML file, then flags of the same names.
+//! Unknown keys are refused and all mistakes are reported at once.
+
+use clap::Args;
+use serde::Deserialize;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// Where the configuration file is looked for when `--config` does not name one.
+pub const DEFAULT_FILE: &str = "/etc/knarr/config.yaml";
+
+/// Every setting, each absent unless given. The flag and the file's key are the same word.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// Where everything is kept [default: /var/lib/knarr]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Name of this machine's node [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this machine's node [default: a stable address of Knarr's own, inside the pod range]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<String>,
+    /// Address the API server listens on [default: 0.0.0.0]
+    #[arg(long, value_name = "IP")]
+    pub bind_address: Option<String>,
+    /// Port of the API server [default: 6443]
+    #[arg(long, value_name = "PORT")]
+    pub https_port: Option<u16>,
+    /// Port of the kubelet [default: 10250]
+    #[arg(long, value_name = "PORT")]
+    pub kubelet_port: Option<u16>,
+    /// Port of the cluster DNS on the node; pods reach it through the service kube-dns [default: 10053]
+    #[arg(long, value_name = "PORT")]
+    pub dns_port: Option<u16>,
+    /// Addresses of pods [default: 10.244.0.0/24]
+    #[arg(long, value_name = "CIDR")]
+    pub pod_cidr: Option<String>,
+    /// Addresses of services [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Option<String>,
+    /// Domain of the cluster [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub cluster_domain: Option<String>,
+    /// Kubeconfig that gets a context for this cluster; `none` for no file [default: ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// cgroup under which everything runs [default: knarr]
+    #[arg(long, value_name = "NAME")]
+    pub cgroup_root: Option<String>,
+    /// Registries reached without TLS, host:port
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub insecure_registry: Vec<String>,
+}
+
+/// An address range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// Lowest address.
+    pub base: Ipv4Addr,
+    /// Prefix length.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not an IPv4 range such as 10.96.0.0/16");
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+        let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(wrong)?;
+        let cidr = Self { base: Ipv4Addr::from(u32::from(address) & Self::mask(prefix)), prefix };
+        if cidr.base != address {
+            return Err(format!("{text:?} has bits set beyond its prefix; did you mean {cidr}?"));
+        }
+        Ok(cidr)
+    }
+
+    fn mask(prefix: u8) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+    }
+
+    /// The address `n` above the lowest.
+    pub fn nth(self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.base) + n)
+    }
+
+    /// Whether the ranges share addresses.
+    pub fn overlaps(self, other: Self) -> bool {
+        let mask = Self::mask(self.prefix.min(other.prefix));
+        u32::from(self.base) & mask == u32::from(other.base) & mask
+    }
+
+    /// Whether `address` is in the range.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        u32::from(address) & Self::mask(self.prefix) == u32::from(self.base)
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Data directory, absolute.
+    pub data_dir: PathBuf,
+    /// Node name, a valid DNS subdomain.
+    pub node_name: String,
+    /// Node address the user asked for.
+    pub node_ip: Option<Ipv4Addr>,
+    /// API server's listening address.
+    pub bind_address: Ipv4Addr,
+    /// API server's port.
+    pub https_port: u16,
+    /// Kubelet's port.
+    pub kubelet_port: u16,
+    /// DNS port on the node.
+    pub dns_port: u16,
+    /// Pod range.
+    pub pod_cidr: Cidr,
+    /// Service range.
+    pub service_cidr: Cidr,
+    /// Cluster domain.
+    pub cluster_domain: String,
+    /// User's kubeconfig; `None` when it was declined, `Some(empty)` for the default place.
+    pub kubeconfig: Option<PathBuf>,
+    /// cgroup root.
+    pub cgroup_root: String,
+    /// Plain-HTTP registries.
+    pub insecure_registries: Vec<String>,
+}
+
+impl Config {
+    /// Address of the service `kubernetes`: the first of the service range.
+    pub fn kubernetes_service_ip(&self) -> Ipv4Addr {
+        self.service_cidr.nth(1)
+    }
+    /// Address of the service `kube-dns`: the tenth of the service range.
+    pub fn dns_service_ip(&self) -> Ipv4Addr {
+        self.service_cidr.nth(10)
+    }
+    /// The admin's kubeconfig inside the data directory.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("admin.kubeconfig")
+    }
+}
+
+/// Reads the file (`explicit`, or the default one if it exists), lets `flags` win, and checks everything.
+pub fn load(explicit: Option<&Path>, flags: Settings, hostname: &str) -> Result<Config, String> {
+    let path = explicit.unwrap_or(Path::new(DEFAULT_FILE));
+    let file: Settings = match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Settings::default(),
+        Ok(text) => serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?,
+        Err(error) if explicit.is_none() && error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
+        Err(error) => return Err(format!("cannot read the configuration {}: {error}", path.display())),
+    };
+    resolve(merge(file, flags), hostname)
+}
+
+fn merge(file: Settings, flags: Settings) -> Settings {
+    Settings {
+        data_dir: flags.data_dir.or(file.data_dir),
+        node_name: flags.node_name.or(file.node_name),
+        node_ip: flags.node_ip.or(file.node_ip),
+        bind_address: flags.bind_address.or(file.bind_address),
+        https_port: flags.https_port.or(file.https_port),
+        kubelet_port: flags.kubelet_port.or(file.kubelet_port),
+        dns_port: flags.dns_port.or(file.dns_port),
+        pod_cidr: flags.pod_cidr.or(file.pod_cidr),
+        service_cidr: flags.service_cidr.or(file.service_cidr),
+        cluster_domain: flags.cluster_domain.or(file.cluster_domain),
+        kubeconfig: flags.kubeconfig.or(file.kubeconfig),
+        cgroup_root: flags.cgroup_root.or(file.cgroup_root),
+        insecure_registry: if flags.insecure_registry.is_empty() { file.insecure_registry } else { flags.insecure_registry },
+    }
+}
+
+fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
+    let mut wrong = Vec::new();
+    let mut note = |key: &str, problem: String| wrong.push(format!("{key}: {problem}"));
+    let any = Cidr { base: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+
+    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| {
+        match Cidr::parse(text.as_deref().unwrap_or(default)) {
+            Ok(cidr) if cidr.prefix > longest => {
+                note(key, format!("{cidr} is too small; the prefix may be /{longest} at most"));
+                any
+            }
+            Ok(cidr) => cidr,
+            Err(problem) => {
+                note(key, problem);
+                any
+            }
+        }
+    };
+    let pod_cidr = range("pod-cidr", settings.pod_cidr, "10.244.0.0/24", 28);
+    let service_cidr = range("service-cidr", settings.service_cidr, "10.96.0.0/16", 27);
+    if pod_cidr != any && service_cidr != any && pod_cidr.overlaps(service_cidr) {
+        note("pod-cidr", format!("{pod_cidr} overlaps the service range {service_cidr}"));
+    }
+    let mut address = |key: &str, text: Option<String>| {
+        text.and_then(|text| match text.parse::<Ipv4Addr>() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                note(key, format!("{text:?} is not an IPv4 address"));
+                None
+            }
+        })
+    };
+    let node_ip = address("node-ip", settings.node_ip);
+    let bind_address = address("bind-address", settings.bind_address).unwrap_or(Ipv4Addr::UNSPECIFIED);
+
+    let node_name = settings.node_name.unwrap_or_else(|| hostname.to_ascii_lowercase());
+    if let Some(problem) = knarr_meta::validate::dns1123_subdomain(&node_name).first() {
+        note("node-name", format!("{node_name:?}: {problem}"));
+    }
+    let data_dir = settings.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/knarr"));
+    if !data_dir.is_absolute() {
+        note("data-dir", format!("{} is not an absolute path", data_dir.display()));
+    }
+    let cgroup_root = settings.cgroup_root.unwrap_or_else(|| "knarr".to_owned());
+    let cgroup_root = cgroup_root.trim_matches('/').to_owned();
+    if cgroup_root.is_empty() || cgroup_root.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+        note("cgroup-root", format!("{cgroup_root:?} is not a name for a cgroup"));
+    }
+    let ports = [
+        ("https-port", settings.https_port.unwrap_or(6443)),
+        ("kubelet-port", settings.kubelet_port.unwrap_or(10250)),
+        ("dns-port", settings.dns_port.unwrap_or(10053)),
+    ];
+    for (i, (key, port)) in ports.iter().enumerate() {
+        if *port == 0 {
+            note(key, "0 is not a port".to_owned());
+        }
+        if let Some((other, _)) = ports[..i].iter().find(|(_, p)| p == port) {
+            note(key, format!("{port} is also {other}"));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(wrong.join("\n"));
+    }
+    Ok(Config {
+        data_dir,
+        node_name,
+        node_ip,
+        bind_address,
+        https_port: ports[0].1,
+        kubelet_port: ports[1].1,
+        dns_port: ports[2].1,
+        pod_cidr,
+        service_cidr,
+        cluster_domain: settings.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+        kubeconfig: match settings.kubeconfig {
+            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) => Some(path),
+            None => Some(PathBuf::new()),
+        },
+        cgroup_root,
+        insecure_registries: settings.insecure_registry,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let settings = Settings {
+            node_ip: Some("here".into()),
+            pod_cidr: Some("10.96.1.0/24".into()),
+            https_port: Some(10250),
+            ..Settings::default()
+        };
+        let error = resolve(settings, "alpha").expect_err("three mistakes");
+        assert_eq!(
+            error,
+            "pod-cidr: 10.96.1.0/24 overlaps the service range 10.96.0.0/16\n\
+             node-ip: \"here\" is not an IPv4 address\nkubelet-port: 10250 is also https-port"
+        );
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_unknown_keys_are_refused() {
+        let file: Settings = serde_saphyr::from_str("https-port: 7443\nnode-name: a\n").expect("valid");
+        let config = resolve(merge(file, Settings { node_name: Some("b".into()), ..Settings::default() }), "x");
+        let config = config.expect("valid");
+        assert_eq!((config.https_port, config.node_name.as_str()), (7443, "b"));
+        assert!(serde_saphyr::from_str::<Settings>("colour: red").is_err());
+    }
+
+    #[test]
+    fn ranges_know_their_members() {
+        let cidr = Cidr::parse("10.96.0.0/16").expect("valid");
+        assert_eq!(cidr.nth(10), Ipv4Addr::new(10, 96, 0, 10));
+        assert!(cidr.contains(Ipv4Addr::new(10, 96, 255, 1)) && !cidr.contains(Ipv4Addr::new(10, 97, 0, 0)));
+        assert!(Cidr::parse("10.96.0.1/16").is_err());
+    }
+}
