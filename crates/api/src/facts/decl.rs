@@ -1,8 +1,9 @@
 //! The declarations of every message in `facts/types.txt`, the one table that the schema, the protobuf
 //! codec and the OpenAPI documents are built from.
 //!
-//! A line `@alias prefix group version` opens a package, `:Name` (`:Name*` where the type carries `kind` and
-//! `apiVersion`) a message, and every other line is a field: protobuf number, JSON name, type, flags, extras.
+//! A line `@alias prefix group version` opens a package, `:Name` a message (`*` after it: the type
+//! carries `kind` and `apiVersion`; `#`: apply merges it as a whole), and every other line is a field: protobuf
+//! number, JSON name, type, flags, extras.
 //! Types: `s` string, `b` bool, `i` int32, `l` int64, `d` double, `y` bytes, `Q` Quantity, `I` IntOrString,
 //! `T` Time, `M` MicroTime, `D` Duration, `R` RawExtension, `F` FieldsV1, `V` a message that wraps a list of
 //! strings, `J` any JSON, `A` `B` `S` a JSON schema or an array of them, a bool, or strings; `[x` list of x,
@@ -31,6 +32,8 @@ pub(crate) struct Message {
     pub name: &'static str,
     /// Whether its JSON has `kind` and `apiVersion`, which protobuf carries in the envelope.
     pub type_meta: bool,
+    /// Whether apply merges it as a whole wherever it stands.
+    pub atomic: bool,
     pub fields: Vec<Field>,
 }
 
@@ -79,8 +82,9 @@ pub(crate) fn messages() -> Vec<Message> {
         } else if let Some(name) = line.strip_prefix(':') {
             all.push(Message {
                 package: package.expect("the facts open a package before its messages"),
-                name: name.trim_end_matches('*'),
-                type_meta: name.ends_with('*'),
+                name: name.trim_end_matches(['*', '#']),
+                type_meta: name.contains('*'),
+                atomic: name.contains('#'),
                 fields: Vec::new(),
             });
         } else {
@@ -140,18 +144,7 @@ fn field(line: &'static str) -> Field {
     field
 }
 
-/// The OpenAPI name of the message that `code` means inside `package`.
-pub(crate) fn definition_name(packages: &[Package], package: &Package, code: &str) -> String {
-    match code.rsplit_once('.') {
-        None => format!("{}.{code}", package.prefix),
-        Some((alias, name)) => {
-            let other = packages.iter().find(|p| p.alias == alias);
-            format!("{}.{name}", other.expect("the facts define every package they refer to").prefix)
-        }
-    }
-}
-
-/// The packages of a parsed table.
+/// The packages of a parsed table, each with its place in the table.
 pub(crate) fn packages(messages: &[Message]) -> Vec<Package> {
     let mut all: Vec<Package> = messages.iter().map(|m| m.package).collect();
     all.dedup_by_key(|p| p.alias);

@@ -2,6 +2,8 @@
 //! they are first asked for.
 
 pub(crate) mod decl;
+mod schema;
 mod tables;
 
+pub use schema::{meta_type, root, schema};
 pub use tables::{ColumnFact, ResourceFact, StorageKey, columns, initial_objects, resources, storage_key};

@@ -102,7 +102,7 @@ fn put_value(
                 }
                 _ => text(value)?,
             };
-            put_nested(out, number, |out| done(put_bytes(out, 1, text.as_bytes())))?;
+            put_wrapped(out, number, text.as_bytes());
         }
         Wire::IntOrString => put_nested(out, number, |out| put_int_or_string(value, out))?,
         Wire::Time | Wire::MicroTime => put_nested(out, number, |out| {
@@ -114,15 +114,18 @@ fn put_value(
             // Time has seconds, MicroTime microseconds; finer parts would not survive upstream either.
             let nanos = if wire == Wire::Time { 0 } else { nanos / 1000 * 1000 };
             put_int(out, 1, seconds);
-            done(put_int(out, 2, i64::from(nanos)))
+            put_int(out, 2, i64::from(nanos));
+            Ok(())
         })?,
         Wire::Duration => {
             let nanos = scalar::parse_duration(text(value)?).ok_or_else(|| mismatch("a duration"))?;
-            put_nested(out, number, |out| done(put_int(out, 1, nanos)))?;
+            let mut inner = Vec::new();
+            put_int(&mut inner, 1, nanos);
+            put_bytes(out, number, &inner);
         }
         Wire::RawExtension | Wire::JsonBytes => {
             let json = serde_json::to_vec(value).expect("a JSON value always serializes");
-            put_nested(out, number, |out| done(put_bytes(out, 1, &json)))?;
+            put_wrapped(out, number, &json);
         }
         Wire::Strings => put_nested(out, number, |out| put_strings(value, 1, out))?,
         Wire::SchemaOrArray(id) => put_nested(out, number, |out| match value {
@@ -132,7 +135,10 @@ fn put_value(
             _ => put_nested(out, 1, |out| put_message(d, id, value, out)),
         })?,
         Wire::SchemaOrBool(id) => put_nested(out, number, |out| match value {
-            Value::Bool(allows) => done(put_int(out, 1, i64::from(*allows))),
+            Value::Bool(allows) => {
+                put_int(out, 1, i64::from(*allows));
+                Ok(())
+            }
             _ => {
                 put_int(out, 1, 1);
                 put_nested(out, 2, |out| put_message(d, id, value, out))
@@ -155,7 +161,8 @@ fn put_int_or_string(value: &Value, out: &mut Vec<u8>) -> Result<(), ProtoError>
     let int = i32::try_from(int).map_err(|_| mismatch("an integer of 32 bits"))?;
     put_int(out, 1, kind);
     put_int(out, 2, i64::from(int));
-    done(put_bytes(out, 3, text.as_bytes()))
+    put_bytes(out, 3, text.as_bytes());
+    Ok(())
 }
 
 fn put_strings(value: &Value, number: u32, out: &mut Vec<u8>) -> Result<(), ProtoError> {
@@ -186,9 +193,11 @@ fn mismatch(expected: &'static str) -> ProtoError {
     ProtoError::Mismatch { path: String::new(), expected }
 }
 
-/// Lets a writer that cannot fail end a closure that may.
-fn done(_written: ()) -> Result<(), ProtoError> {
-    Ok(())
+/// Writes a message that only wraps bytes.
+fn put_wrapped(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    let mut inner = Vec::with_capacity(bytes.len() + 6);
+    put_bytes(&mut inner, 1, bytes);
+    put_bytes(out, number, &inner);
 }
 
 impl ProtoError {
