@@ -113,6 +113,11 @@ impl Index {
         keys
     }
 
+    /// The leases that live keys are bound to.
+    pub fn leases_in_use(&self) -> impl Iterator<Item = LeaseId> {
+        self.leased.keys().copied()
+    }
+
     /// One key at a revision or now.
     pub fn get(&self, key: &[u8], at: Option<Revision>) -> Result<Option<KeyValue>, StoreError> {
         let at = self.readable(at)?;

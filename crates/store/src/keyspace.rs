@@ -4,10 +4,10 @@
 //! tells moves on only after the changes up to it have been handed to every watch.
 
 use crate::index::{Index, in_range};
+use crate::lease::Leases;
 use crate::plan::{Effects, Grant};
-use crate::{KeyValue, LeaseId, Range, RangeResult, Revision, StoreError, WatchBatch, WatchStream};
+use crate::{KeyValue, Range, RangeResult, Revision, StoreError, WatchBatch, WatchStream};
 use bytes::Bytes;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
@@ -26,11 +26,10 @@ pub(crate) struct State {
     /// What the keys are and were.
     pub index: Index,
     /// The leases that have not ended.
-    pub leases: HashMap<LeaseId, Grant>,
-    /// When they end.
-    pub deadlines: HashMap<LeaseId, Instant>,
+    pub leases: Leases,
     watchers: Vec<Watcher>,
-    closed: bool,
+    /// Whether the store has closed.
+    pub closed: bool,
 }
 
 struct Watcher {
@@ -48,8 +47,7 @@ impl Keyspace {
             revision: AtomicU64::new(index.revision()),
             state: RwLock::new(State {
                 index,
-                leases: HashMap::new(),
-                deadlines: HashMap::new(),
+                leases: Leases::default(),
                 watchers: Vec::new(),
                 closed: false,
             }),
@@ -103,13 +101,12 @@ impl Keyspace {
         let mut guard = self.write();
         let state = &mut *guard;
         for grant in effects.granted {
-            state.deadlines.insert(grant.id, deadline_of(&grant));
-            state.leases.insert(grant.id, grant);
-            self.lease_granted.notify_one();
+            if state.leases.insert(grant, deadline_of(&grant)) {
+                self.lease_granted.notify_one();
+            }
         }
         for lease in effects.revoked {
-            state.leases.remove(&lease);
-            state.deadlines.remove(&lease);
+            state.leases.remove(lease);
         }
         if !effects.changes.is_empty() {
             let events: Vec<_> =
@@ -134,18 +131,9 @@ impl Keyspace {
         }
     }
 
-    /// Takes back leases read from disk.
+    /// Takes back a lease read from disk.
     pub fn restore_lease(&self, grant: Grant, deadline: Instant) {
-        let mut state = self.write();
-        state.leases.insert(grant.id, grant);
-        state.deadlines.insert(grant.id, deadline);
-    }
-
-    /// The leases that have ended by `now`, and when the next one does.
-    pub fn due_leases(&self, now: Instant) -> (Vec<LeaseId>, Option<Instant>) {
-        let state = self.read();
-        let due = state.deadlines.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
-        (due, state.deadlines.values().filter(|at| **at > now).min().copied())
+        self.write().leases.insert(grant, deadline);
     }
 
     /// Ends every watch; later ones are refused.

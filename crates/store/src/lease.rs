@@ -6,6 +6,7 @@ use crate::plan::Grant;
 use crate::{LeaseId, StoreError};
 use futures_util::future::BoxFuture;
 use knarr_base::{Clock, Ctx};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,6 +37,48 @@ fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The leases of a keyspace that have not ended, and when they will.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    grants: HashMap<LeaseId, (Grant, Instant)>,
+    by_deadline: BTreeSet<(Instant, LeaseId)>,
+}
+
+impl Leases {
+    /// Whether the lease exists.
+    pub fn contains(&self, id: LeaseId) -> bool {
+        self.grants.contains_key(&id)
+    }
+
+    /// Adds a lease. True when it is the next to end.
+    pub fn insert(&mut self, grant: Grant, deadline: Instant) -> bool {
+        self.remove(grant.id);
+        self.grants.insert(grant.id, (grant, deadline));
+        self.by_deadline.insert((deadline, grant.id));
+        self.by_deadline.first() == Some(&(deadline, grant.id))
+    }
+
+    /// Forgets a lease.
+    pub fn remove(&mut self, id: LeaseId) {
+        if let Some((_, deadline)) = self.grants.remove(&id) {
+            self.by_deadline.remove(&(deadline, id));
+        }
+    }
+
+    /// The leases that have ended by `now`, and when the next one does.
+    pub fn due(&self, now: Instant) -> (Vec<LeaseId>, Option<Instant>) {
+        let due: Vec<LeaseId> =
+            self.by_deadline.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
+        let next = self.by_deadline.iter().nth(due.len()).map(|(at, _)| *at);
+        (due, next)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.grants.is_empty()
+    }
+}
+
 /// Starts the task for a keyspace; it ends with the keyspace or the context's scope.
 pub(crate) fn spawn_expiry(ctx: &Ctx, keyspace: &Arc<Keyspace>, revoke: Revoke) {
     let (clock, keyspace) = (ctx.clock.clone(), Arc::downgrade(keyspace));
@@ -64,7 +107,14 @@ enum Pause {
 
 async fn expire_due(clock: &dyn Clock, keyspace: &Weak<Keyspace>, revoke: &Revoke) -> Option<Pause> {
     loop {
-        let (due, next) = keyspace.upgrade()?.due_leases(clock.instant());
+        let (due, next) = {
+            let keyspace = keyspace.upgrade()?;
+            let state = keyspace.read();
+            if state.closed {
+                return None;
+            }
+            state.leases.due(clock.instant())
+        };
         if due.is_empty() {
             return Some(next.map_or(Pause::UntilGranted, Pause::Until));
         }

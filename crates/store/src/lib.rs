@@ -3,6 +3,7 @@
 //! byte-level trait. Backends: [`memory`] for tests, [`embedded`] for one machine. Only the API server
 //! opens a store.
 
+pub mod embedded;
 mod index;
 mod keyspace;
 mod lease;
@@ -116,8 +117,12 @@ pub struct Stats {
     pub keys: usize,
     /// Size of the database file in bytes; 0 in memory.
     pub size_bytes: u64,
-    /// Commits (batches) so far.
+    /// Commits (batches) since the store was opened.
     pub commits: u64,
+    /// Syncs of the database file since the store was opened; 0 in memory.
+    pub syncs: u64,
+    /// Bytes written to the database file since the store was opened; 0 in memory.
+    pub written_bytes: u64,
 }
 
 /// Why a store call failed.

@@ -141,8 +141,8 @@ impl Store for MemoryStore {
             revision: state.index.revision(),
             compacted: state.index.compacted(),
             keys: state.index.live(),
-            size_bytes: 0,
             commits: self.commits.load(Ordering::Relaxed),
+            ..Stats::default()
         }
     }
 }

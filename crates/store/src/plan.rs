@@ -3,6 +3,7 @@
 //! delete that holds gets the next revision. Nothing here touches the disk or the index.
 
 use crate::index::{Change, Index};
+use crate::lease::Leases;
 use crate::{Expect, KeyValue, LeaseId, Outcome, Revision, StoreError};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
@@ -45,7 +46,7 @@ pub(crate) enum Answer {
 /// The effects of the requests so far.
 pub(crate) struct Plan<'a> {
     index: &'a Index,
-    leases: &'a HashMap<LeaseId, Grant>,
+    leases: &'a Leases,
     next: Revision,
     /// What the keys changed by this plan will be.
     pending: HashMap<Bytes, Option<KeyValue>>,
@@ -85,7 +86,7 @@ pub(crate) struct Planned {
 
 impl<'a> Plan<'a> {
     /// A plan on top of the present state.
-    pub fn new(index: &'a Index, leases: &'a HashMap<LeaseId, Grant>) -> Self {
+    pub fn new(index: &'a Index, leases: &'a Leases) -> Self {
         Self {
             index,
             leases,
@@ -158,8 +159,7 @@ impl<'a> Plan<'a> {
 
     fn lease_exists(&self, lease: LeaseId) -> bool {
         !self.effects.revoked.contains(&lease)
-            && (self.leases.contains_key(&lease)
-                || self.effects.granted.iter().any(|grant| grant.id == lease))
+            && (self.leases.contains(lease) || self.effects.granted.iter().any(|grant| grant.id == lease))
     }
 
     fn put(&mut self, key: Bytes, value: Bytes, created: Option<Revision>, lease: LeaseId) -> Revision {

@@ -1,3 +1,9 @@
-//! Tests of the store. [`suite`] is what every backend must do; the rest is about one of them.
+//! Tests of the store. [`suite`] is what every backend must do; the rest is about the embedded one.
 
+mod directory;
+mod full_disk;
+mod keyspaces;
+mod kill;
+mod power;
+mod restart;
 mod suite;
