@@ -4,6 +4,7 @@
 
 pub mod facts;
 mod kind;
+pub mod openapi;
 pub mod proto;
 
 pub use k8s_openapi::api::{

@@ -13,7 +13,7 @@ mod encode;
 mod scalar;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 use descriptor::Descriptors;
 use serde_json::Value;

@@ -4,7 +4,7 @@ use super::ProtoError;
 
 /// The payload of one field as it stands on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Payload<'a> {
+pub(crate) enum Payload<'a> {
     Varint(u64),
     Fixed64(u64),
     Fixed32(u32),
@@ -12,17 +12,17 @@ pub(super) enum Payload<'a> {
 }
 
 /// Reads the fields of a message one after the other.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(message: &'a [u8]) -> Self {
+    pub(crate) fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
     /// The next field's number and payload, `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, ProtoError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, ProtoError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -70,26 +70,26 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Payload<'a> {
-    pub(super) fn bytes(self) -> Result<&'a [u8], ProtoError> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], ProtoError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             _ => Err(ProtoError::Malformed("wire type")),
         }
     }
 
-    pub(super) fn varint(self) -> Result<u64, ProtoError> {
+    pub(crate) fn varint(self) -> Result<u64, ProtoError> {
         match self {
             Self::Varint(value) => Ok(value),
             _ => Err(ProtoError::Malformed("wire type")),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'a str, ProtoError> {
+    pub(crate) fn text(self) -> Result<&'a str, ProtoError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| ProtoError::Malformed("string (invalid UTF-8)"))
     }
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8 & 0x7f) | 0x80);
         value >>= 7;
@@ -97,25 +97,25 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_varint(out, u64::from(number) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-pub(super) fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
+pub(crate) fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
     put_varint(out, u64::from(number) << 3);
     put_varint(out, value as u64);
 }
 
-pub(super) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub(crate) fn put_double(out: &mut Vec<u8>, number: u32, value: f64) {
     put_varint(out, u64::from(number) << 3 | 1);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Writes a length-delimited field whose content `fill` appends, without a buffer of its own: one byte is
 /// kept for the length, and the content moves in the rarer case that more are needed.
-pub(super) fn put_nested<E>(
+pub(crate) fn put_nested<E>(
     out: &mut Vec<u8>,
     number: u32,
     fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
