@@ -1,0 +1,53 @@
+//! The table of controllers and how they are started: each with a client under its own service account, all over
+//! one set of informers, as upstream's kube-controller-manager runs with `--use-service-account-credentials`.
+
+use crate::framework::Start;
+use knarr_base::Ctx;
+use knarr_client::{Client, Informers, ResourcePath};
+use std::sync::Arc;
+
+/// What all controllers are configured with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The cluster's CA certificate, PEM; published in every namespace.
+    pub cluster_ca: String,
+    /// Every resource that can be listed and deleted, with whether it is namespaced: what garbage collection and
+    /// namespace deletion look after.
+    pub deletable: Vec<(ResourcePath, bool)>,
+}
+
+/// One controller.
+pub struct Descriptor {
+    /// Name, for tasks and logs.
+    pub name: &'static str,
+    /// Its service account in kube-system; upstream's name, which the default role bindings mention.
+    pub account: &'static str,
+    /// Starts it.
+    pub start: fn(Start),
+}
+
+/// All controllers.
+pub const ALL: &[Descriptor] = &[
+    Descriptor { name: "deployment", account: "deployment-controller", start: crate::deployment::start },
+    Descriptor {
+        name: "replicaset",
+        account: "replicaset-controller",
+        start: crate::replicas::start_replica_sets,
+    },
+    Descriptor {
+        name: "replicationcontroller",
+        account: "replication-controller",
+        start: crate::replicas::start_replication_controllers,
+    },
+];
+
+/// Starts all controllers in the task scope of `ctx`. `shared` is the client that the informers read through
+/// (`system:kube-controller-manager`); `client_for` gives the client of a service account in kube-system.
+pub fn start(ctx: &Ctx, shared: Client, client_for: &dyn Fn(&str) -> Client, config: Config) {
+    let (informers, config) = (Informers::new(shared), Arc::new(config));
+    for descriptor in ALL {
+        let client = client_for(descriptor.account);
+        let ctx = ctx.child(descriptor.name);
+        (descriptor.start)(Start { ctx, client, informers: informers.clone(), config: config.clone() });
+    }
+}
