@@ -26,6 +26,8 @@ pub struct Attributes {
     pub name: String,
     /// Non-resource path.
     pub path: String,
+    /// The `field=value` requirements of the request's field selector (KEP-4601).
+    pub fields: Vec<(String, String)>,
 }
 
 /// An authorizer's answer.

@@ -4,6 +4,15 @@
 
 pub mod admission;
 pub mod authorize;
+pub mod cache;
 pub mod def;
+pub mod front;
+pub mod obj;
 pub mod registry;
 pub mod request;
+pub mod server;
+
+pub use front::authn::Tokens;
+pub use front::authz::escalation;
+pub use front::pki;
+pub use server::{ApiServer, ServerConfig, ServerError};

@@ -1,0 +1,271 @@
+//! The way of a request: audit id, request info, authentication, impersonation, authorization, then a document
+//! or the registry; with a limit on time and body size, panics caught, metrics and compression on the way back.
+//! Requests from within the process take the same way from impersonation on.
+
+use super::authn::{Authenticator, CertificateUser, impersonate};
+use super::authz::{self, attributes, forbidden};
+use super::documents::Documents;
+use super::metrics::RequestMetrics;
+use super::{info, respond, stream};
+use crate::authorize::{Authorizer, Decision};
+use crate::registry::Registry;
+use crate::request::{Reader, RequestCx, RequestInfo, UserInfo};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, StreamExt};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use knarr_base::Ctx;
+use knarr_base::clock::timeout;
+use knarr_client::{Body, Client};
+use knarr_meta::status::Status;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+/// How long a request that is not a watch or a stream may take, as upstream's --request-timeout.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest body, as upstream's.
+const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// A request's body as it arrives.
+pub enum RequestBody {
+    /// In whole, from within the process.
+    Bytes(Bytes),
+    /// From a connection.
+    Network(hyper::body::Incoming),
+}
+
+/// What is known of who asks before the request is read.
+#[derive(Clone)]
+pub enum Identity {
+    /// A connection, with its client certificate if that verified.
+    Connection(Option<CertificateUser>),
+    /// A part of this process, under an identity it was given when its client was made.
+    Established(Arc<UserInfo>),
+}
+
+/// What all requests share.
+pub struct Chain {
+    pub(crate) ctx: Ctx,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) reader: Arc<dyn Reader>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authorizer: Arc<authz::Chain>,
+    pub(crate) documents: Documents,
+    pub(crate) metrics: RequestMetrics,
+    pub(crate) loopback: OnceLock<Client>,
+}
+
+struct Call {
+    parts: http::request::Parts,
+    body: RequestBody,
+    info: RequestInfo,
+    query: Vec<(String, String)>,
+    identity: Identity,
+}
+
+impl Chain {
+    /// Answers one request. Never fails: whatever goes wrong is rendered as a Status.
+    pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>, identity: Identity) -> Response<Body> {
+        let started = self.ctx.clock.instant();
+        let (parts, body) = request.into_parts();
+        let audit_id = parts.headers.get(AUDIT_ID).cloned().unwrap_or_else(|| self.new_audit_id());
+        let query = info::parse_query(parts.uri.query().unwrap_or_default());
+        let info = info::resolve(&parts.method, parts.uri.path(), &query);
+        let long_running = info::is_long_running(&info, &query);
+        let labels = self.metrics.labels(&info);
+        let dry_run = query.iter().any(|(key, _)| key == "dryRun");
+        let inflight = self.metrics.begin(&labels, long_running);
+        let gzip = matches!(info.verb.as_str(), "get" | "list") && respond::takes_gzip(&parts.headers);
+        let negotiation = negotiation_headers(&parts.headers);
+        let uri = parts.uri.clone();
+
+        let call = Call { parts, body, info, query, identity };
+        let work = AssertUnwindSafe(self.filtered(call)).catch_unwind();
+        let outcome =
+            if long_running { Some(work.await) } else { timeout(&*self.ctx.clock, REQUEST_TIMEOUT, work).await };
+        let mut response = match outcome {
+            Some(Ok(Ok(response))) => response,
+            Some(Ok(Err(status))) => respond::status(&status, &negotiation),
+            Some(Err(_panic)) => {
+                tracing::error!(%uri, "a request panicked");
+                self.metrics.panicked();
+                let text = "This request caused apiserver to panic. Look in the logs for details.\n";
+                respond::text(StatusCode::INTERNAL_SERVER_ERROR, text)
+            }
+            None => {
+                let status = Status::timeout("request did not complete within the allotted timeout", 0);
+                respond::status(&status, &negotiation)
+            }
+        };
+        if gzip {
+            response = respond::compress(response).await;
+        }
+        let took = self.ctx.clock.instant() - started;
+        self.metrics.answered(&labels, dry_run, response.status().as_u16(), took, long_running);
+        response.headers_mut().insert(AUDIT_ID, audit_id);
+        if !response.headers().contains_key(header::CACHE_CONTROL) {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        if long_running {
+            response = self.end_with_server(response, inflight);
+        }
+        response
+    }
+
+    /// Streams end when the server drains; until then the request counts as running.
+    fn end_with_server(&self, response: Response<Body>, inflight: super::metrics::Inflight) -> Response<Body> {
+        let (parts, body) = response.into_parts();
+        let body = match body {
+            Body::Stream(stream) => {
+                let tasks = self.ctx.tasks.clone();
+                let stop = async move { tasks.stopping().await };
+                let counted = stream.take_until(Box::pin(stop)).map(move |item| {
+                    let _running = &inflight;
+                    item
+                });
+                Body::stream(counted)
+            }
+            whole => whole,
+        };
+        Response::from_parts(parts, body)
+    }
+
+    fn new_audit_id(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.ctx.rng.uuid()).expect("a UUID is valid in a header")
+    }
+
+    async fn filtered(self: &Arc<Self>, mut call: Call) -> Result<Response<Body>, Status> {
+        let user = self.identify(&mut call)?;
+        let question = attributes(&call.info, &call.query, user.clone());
+        match self.authorizer.authorize(&question) {
+            Decision::Allow(_) => self.metrics.authorized(true),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                self.metrics.authorized(false);
+                return Err(forbidden(&question, &reason));
+            }
+        }
+        if !call.info.is_resource {
+            let Call { parts, info, query, .. } = call;
+            return Ok(self.documents.serve(&parts.method, &info.path, &query, &parts.headers).await);
+        }
+        self.dispatch(call, user).await
+    }
+
+    fn identify(&self, call: &mut Call) -> Result<Arc<UserInfo>, Status> {
+        let requester = match &call.identity {
+            Identity::Established(user) => user.clone(),
+            Identity::Connection(certificate) => {
+                let user = self.authenticator.authenticate(
+                    &call.parts.headers,
+                    certificate.as_ref(),
+                    &call.info,
+                    &*self.reader,
+                    self.ctx.clock.now(),
+                );
+                self.metrics.authenticated(user.is_some());
+                call.parts.headers.remove(header::AUTHORIZATION);
+                user.ok_or_else(|| Status::unauthorized("Unauthorized"))?
+            }
+        };
+        impersonate::resolve(&mut call.parts.headers, requester, &*self.authorizer)
+    }
+
+    async fn dispatch(self: &Arc<Self>, call: Call, user: Arc<UserInfo>) -> Result<Response<Body>, Status> {
+        let Call { mut parts, body, mut info, query, .. } = call;
+        let body = if stream::is_streaming(&info) {
+            stream::prepare(&mut parts, &mut info, body);
+            Bytes::new()
+        } else {
+            collect(&parts.headers, body).await?
+        };
+        let cx = RequestCx {
+            dry_run: query.iter().any(|(key, value)| key == "dryRun" && value == "All"),
+            info,
+            user,
+            query,
+            ctx: self.ctx.clone(),
+            reader: self.reader.clone(),
+            loopback: self.loopback.get().expect("the loopback client is set before the first request").clone(),
+            warnings: Mutex::default(),
+        };
+        Ok(self.registry.serve(cx, parts, body).await)
+    }
+}
+
+/// The headers that errors are negotiated with, kept while the request itself is handed on.
+fn negotiation_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    if let Some(accept) = headers.get(header::ACCEPT) {
+        kept.insert(header::ACCEPT, accept.clone());
+    }
+    kept
+}
+
+/// The whole body, at most [`BODY_LIMIT_BYTES`].
+async fn collect(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Status> {
+    let too_large = || Status::too_large(format!("limit is {BODY_LIMIT_BYTES}"));
+    let mut incoming = match body {
+        RequestBody::Bytes(bytes) if bytes.len() > BODY_LIMIT_BYTES => return Err(too_large()),
+        RequestBody::Bytes(bytes) => return Ok(bytes),
+        RequestBody::Network(incoming) => incoming,
+    };
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|len| len > BODY_LIMIT_BYTES) {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("the body could not be read: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        match &mut rest {
+            None if first.is_empty() => first = data,
+            None => {
+                let mut all = BytesMut::with_capacity(announced.unwrap_or(first.len() + data.len()));
+                all.extend_from_slice(&first);
+                all.extend_from_slice(&data);
+                rest = Some(all);
+            }
+            Some(all) => all.extend_from_slice(&data),
+        }
+        if rest.as_ref().map_or(first.len(), BytesMut::len) > BODY_LIMIT_BYTES {
+            return Err(too_large());
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+/// A transport within the process: the chain after authentication.
+pub struct InProcess {
+    pub(crate) chain: std::sync::Weak<Chain>,
+    pub(crate) user: Arc<UserInfo>,
+}
+
+impl knarr_client::Transport for InProcess {
+    fn send(
+        &self,
+        request: Request<Bytes>,
+    ) -> futures_util::future::BoxFuture<'static, Result<Response<Body>, knarr_client::Error>> {
+        let (chain, user) = (self.chain.upgrade(), self.user.clone());
+        Box::pin(async move {
+            let Some(chain) = chain else {
+                return Err(knarr_client::Error::Connect {
+                    server: IN_PROCESS.into(),
+                    source: "the API server has ended".into(),
+                });
+            };
+            Ok(chain.serve(request.map(RequestBody::Bytes), Identity::Established(user)).await)
+        })
+    }
+
+    fn server(&self) -> String {
+        IN_PROCESS.into()
+    }
+}
+
+/// How the in-process server is called in messages.
+const IN_PROCESS: &str = "the API server in this process";

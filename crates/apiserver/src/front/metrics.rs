@@ -1,0 +1,244 @@
+//! Request metrics under upstream's names. Label values come from closed sets: verbs from a table, groups and
+//! resources from what is served; anything else counts as empty.
+
+use crate::def::{ResourceDef, Scope};
+use crate::request::RequestInfo;
+use knarr_base::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Upstream's buckets of apiserver_request_duration_seconds.
+const DURATION_BUCKETS: [f64; 27] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0, 90.0, 120.0, 180.0, 300.0,
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    verb: &'static str,
+    dry_run: &'static str,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    scope: &'static str,
+    component: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    verb: &'static str,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    scope: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    request_kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+type Histograms = Family<DurationLabels, Histogram, fn() -> Histogram>;
+
+/// The metrics of the request path.
+pub struct RequestMetrics {
+    total: Family<RequestLabels, Counter>,
+    duration: Histograms,
+    inflight: Family<KindLabels, Gauge>,
+    longrunning: Family<DurationLabels, Gauge>,
+    authentication: Family<ResultLabels, Counter>,
+    authorization: Family<ResultLabels, Counter>,
+    panics: Counter,
+    names: HashMap<String, HashMap<String, Arc<Served>>>,
+}
+
+struct Served {
+    group: &'static str,
+    resource: &'static str,
+    versions: Vec<&'static str>,
+    subresources: Vec<&'static str>,
+}
+
+/// What one request is counted as.
+#[derive(Clone)]
+pub struct Labels(DurationLabels);
+
+/// Counts a request as under way until it is dropped.
+pub struct Inflight(Gauge);
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl RequestMetrics {
+    /// Registers the metrics.
+    pub fn new(metrics: &Metrics, defs: &[Arc<ResourceDef>]) -> Self {
+        let mut names: HashMap<String, HashMap<String, Arc<Served>>> = HashMap::new();
+        for def in defs {
+            let served = Served {
+                group: def.group,
+                resource: def.resource,
+                versions: def.versions.iter().map(|v| v.version).collect(),
+                subresources: def.subresources.iter().map(|s| s.name).collect(),
+            };
+            names.entry(def.group.to_owned()).or_default().insert(def.resource.to_owned(), Arc::new(served));
+        }
+        let buckets: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
+        Self {
+            total: metrics.register(
+                "apiserver_request",
+                "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code",
+                Family::default(),
+            ),
+            duration: metrics.register(
+                "apiserver_request_duration_seconds",
+                "Response latency distribution in seconds for each verb, group, version, resource, subresource and scope",
+                Family::new_with_constructor(buckets),
+            ),
+            inflight: metrics.register(
+                "apiserver_current_inflight_requests",
+                "Number of requests under way, by kind",
+                Family::default(),
+            ),
+            longrunning: metrics.register(
+                "apiserver_longrunning_requests",
+                "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope",
+                Family::default(),
+            ),
+            authentication: metrics.register(
+                "authentication_attempts",
+                "Counter of authenticated attempts",
+                Family::default(),
+            ),
+            authorization: metrics.register(
+                "authorization_attempts",
+                "Counter of authorization attempts broken down by result",
+                Family::default(),
+            ),
+            panics: metrics.register(
+                "apiserver_request_panics",
+                "Number of requests that ended in a panic",
+                Counter::default(),
+            ),
+            names,
+        }
+    }
+
+    /// The labels of a request.
+    pub fn labels(&self, info: &RequestInfo) -> Labels {
+        let served = self.names.get(&info.group).filter(|_| info.is_resource).and_then(|g| g.get(&info.resource));
+        let verb = verb(info);
+        Labels(match served {
+            None => DurationLabels { verb, group: "", version: "", resource: "", subresource: "", scope: "" },
+            Some(served) => DurationLabels {
+                verb,
+                group: served.group,
+                version: pick(&served.versions, &info.version),
+                resource: served.resource,
+                subresource: pick(&served.subresources, &info.subresource),
+                scope: scope(info),
+            },
+        })
+    }
+
+    /// Counts a request as under way.
+    pub fn begin(&self, labels: &Labels, long_running: bool) -> Inflight {
+        let gauge = if long_running {
+            self.longrunning.get_or_create_owned(&labels.0)
+        } else {
+            let mutating = matches!(labels.0.verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION");
+            let request_kind = if mutating { "mutating" } else { "readOnly" };
+            self.inflight.get_or_create_owned(&KindLabels { request_kind })
+        };
+        gauge.inc();
+        Inflight(gauge)
+    }
+
+    /// Counts an answered request.
+    pub fn answered(&self, labels: &Labels, dry_run: bool, code: u16, took: Duration, long_running: bool) {
+        let l = &labels.0;
+        self.total
+            .get_or_create(&RequestLabels {
+                verb: l.verb,
+                dry_run: if dry_run { "All" } else { "" },
+                group: l.group,
+                version: l.version,
+                resource: l.resource,
+                subresource: l.subresource,
+                scope: l.scope,
+                component: "apiserver",
+                code,
+            })
+            .inc();
+        if !long_running {
+            self.duration.get_or_create(l).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Counts an attempt to authenticate.
+    pub fn authenticated(&self, success: bool) {
+        let result = if success { "success" } else { "failure" };
+        self.authentication.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Counts a decision.
+    pub fn authorized(&self, allowed: bool) {
+        let result = if allowed { "allowed" } else { "denied" };
+        self.authorization.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Counts a panic.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+}
+
+fn pick(known: &[&'static str], name: &str) -> &'static str {
+    known.iter().find(|known| **known == name).copied().unwrap_or("")
+}
+
+fn verb(info: &RequestInfo) -> &'static str {
+    match info.verb.as_str() {
+        "get" => "GET",
+        "list" => "LIST",
+        "watch" => "WATCH",
+        "create" | "post" => "POST",
+        "update" | "put" => "PUT",
+        "patch" => "PATCH",
+        "delete" => "DELETE",
+        "deletecollection" => "DELETECOLLECTION",
+        "proxy" => "CONNECT",
+        _ => "other",
+    }
+}
+
+fn scope(info: &RequestInfo) -> &'static str {
+    if !info.name.is_empty() || info.verb == "create" {
+        "resource"
+    } else if !info.namespace.is_empty() {
+        "namespace"
+    } else {
+        "cluster"
+    }
+}
+
+/// Whether a kind lives in namespaces; here so that label code and discovery agree.
+pub fn namespaced(def: &ResourceDef) -> bool {
+    def.scope == Scope::Namespaced
+}

@@ -1,0 +1,171 @@
+//! Connections to kubelets over HTTPS with the API server's client certificate, and to pods and services.
+
+use super::super::pki::Pki;
+use super::super::tls::{self, TlsError};
+use arc_swap::ArcSwap;
+use knarr_base::Ctx;
+use knarr_base::clock::timeout;
+use knarr_meta::status::Status;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde_json::Value;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// How long connecting may take, as upstream's dialer.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// The kubelet's usual port.
+const KUBELET_PORT: u16 = 10250;
+/// Which of a node's addresses is tried first.
+const ADDRESS_TYPES: [&str; 3] = ["InternalIP", "ExternalIP", "Hostname"];
+
+/// Any byte stream.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Where to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A kubelet, verified against the cluster's CA.
+    Kubelet(SocketAddr),
+    /// Plain HTTP.
+    Plain(SocketAddr),
+    /// HTTPS to a workload, whose certificate nobody here can verify; as upstream's proxies do.
+    Unverified(SocketAddr),
+}
+
+impl Target {
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Kubelet(address) | Self::Plain(address) | Self::Unverified(address) => *address,
+        }
+    }
+}
+
+/// Reaches kubelets and workloads.
+pub struct Kubelets {
+    pub(super) ctx: Ctx,
+    tls: ArcSwap<ClientConfig>,
+    unverified: Arc<ClientConfig>,
+}
+
+impl Kubelets {
+    /// With the certificates of `pki`.
+    pub fn new(ctx: Ctx, pki: &Pki) -> Result<Arc<Self>, TlsError> {
+        let unverified = ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_no_client_auth();
+        Ok(Arc::new(Self { ctx, tls: ArcSwap::new(client_config(pki)?), unverified: Arc::new(unverified) }))
+    }
+
+    /// Reads the certificates again after they were issued anew.
+    pub fn reload(&self, pki: &Pki) -> Result<(), TlsError> {
+        self.tls.store(client_config(pki)?);
+        Ok(())
+    }
+
+    /// The kubelet of a node.
+    pub(super) fn of_node(&self, node: &Value) -> Result<Target, Status> {
+        let name = node["metadata"]["name"].as_str().unwrap_or_default();
+        let ip = node_address(node)
+            .ok_or_else(|| Status::internal(format!("no preferred addresses found for node {name:?}; known addresses: {}", node["status"]["addresses"])))?;
+        let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+        let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(KUBELET_PORT);
+        Ok(Target::Kubelet(SocketAddr::new(ip, port)))
+    }
+
+    /// Connects.
+    pub(super) async fn connect(&self, target: &Target) -> Result<Box<dyn Io>, Status> {
+        let address = target.address();
+        let dialled = timeout(&*self.ctx.clock, CONNECT_LIMIT, self.dial(target)).await;
+        match dialled {
+            Some(Ok(io)) => Ok(io),
+            Some(Err(error)) => {
+                // 503 as upstream's proxies answer when the other end cannot be reached.
+                Err(Status::service_unavailable(format!("error trying to reach service: dial tcp {address}: {error}")))
+            }
+            None => Err(Status::service_unavailable(format!(
+                "error trying to reach service: dial tcp {address}: i/o timeout"
+            ))),
+        }
+    }
+
+    async fn dial(&self, target: &Target) -> std::io::Result<Box<dyn Io>> {
+        let address = target.address();
+        let tcp = TcpStream::connect(address).await?;
+        let _ = tcp.set_nodelay(true);
+        let config = match target {
+            Target::Plain(_) => return Ok(Box::new(tcp)),
+            Target::Kubelet(_) => self.tls.load_full(),
+            Target::Unverified(_) => self.unverified.clone(),
+        };
+        let name = ServerName::IpAddress(address.ip().into());
+        Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await?))
+    }
+}
+
+/// The first address of the preferred types that is an address (names are not looked up: a node's own name
+/// may mean anything in this machine's resolver).
+pub(super) fn node_address(node: &Value) -> Option<IpAddr> {
+    let addresses = node["status"]["addresses"].as_array()?;
+    ADDRESS_TYPES.iter().find_map(|wanted| {
+        addresses.iter().filter(|a| a["type"] == *wanted).find_map(|a| a["address"].as_str()?.parse().ok())
+    })
+}
+
+fn client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsError> {
+    let pem = pki.pem("apiserver-kubelet-client")?;
+    let config = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(tls::roots("ca", &pki.ca()?)?)
+        .with_client_auth_cert(
+            tls::certificates("apiserver-kubelet-client", &pem.certificate)?,
+            tls::private_key("apiserver-kubelet-client", &pem.key)?,
+        )?;
+    Ok(Arc::new(config))
+}
+
+/// Accepts any certificate: workloads behind the proxies have certificates of their own making.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let provider = tls::provider();
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &provider.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let provider = tls::provider();
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        tls::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
