@@ -3,8 +3,12 @@
 use super::PatchError;
 use serde_json::{Map, Value};
 
-/// Merges `patch` into `target`: null removes a field, anything but an object replaces.
+/// Merges `patch` into `target`: null removes a field, anything but an object replaces. The patch of a Kubernetes
+/// object must be an object itself.
 pub fn apply(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    if !patch.is_object() {
+        return Err(super::not_an_object(patch));
+    }
     merge(target, patch);
     Ok(())
 }
@@ -53,8 +57,20 @@ mod tests {
             (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
         ] {
             let mut got = target.clone();
-            apply(&mut got, &patch).unwrap();
+            merge(&mut got, &patch);
             assert_eq!(got, want, "{target} with {patch}");
         }
+    }
+
+    #[test]
+    fn a_patch_must_be_an_object() {
+        let error = apply(&mut json!({}), &json!([])).unwrap_err();
+        assert_eq!(
+            (error.status().code, error.to_string().as_str()),
+            (
+                400,
+                "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"
+            )
+        );
     }
 }

@@ -5,6 +5,8 @@
 //! strategic merge patch (`patchStrategy`, `patchMergeKey`).
 
 mod check;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use check::{CheckReport, Mode, check};
 
