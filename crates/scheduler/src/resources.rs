@@ -14,9 +14,9 @@ const UNSTATED_MEMORY_BYTES: i64 = 200 * 1024 * 1024;
 /// Reads a resource list. What does not parse counts as nothing; the API server does not let it in.
 pub fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
     let read = |(name, quantity): (&String, &Quantity)| {
-        let quantity = knarr_meta::quantity::parse(&quantity.0).ok()?;
+        let quantity = knarr_meta::quantity::Quantity::parse(&quantity.0).ok()?;
         let amount = if name == "cpu" { quantity.milli_value() } else { quantity.value() };
-        Some((name.clone(), i64::try_from(amount).unwrap_or(i64::MAX)))
+        Some((name.clone(), amount))
     };
     list.into_iter().flatten().filter_map(read).collect()
 }
