@@ -1,0 +1,7 @@
+//! The core group, v1.
+
+pub mod configmap;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod resource;
