@@ -22,7 +22,10 @@ pub trait Object: Send + Sync + 'static {
 
 impl<K: Kind> Object for K {
     fn read(json: &[u8]) -> Result<Self, String> {
-        K::decode(json).map_err(|e| e.to_string())
+        let mut object = K::decode(json).map_err(|e| e.to_string())?;
+        // Nobody reads these from a copy, and an update without them keeps the server's.
+        object.meta_mut().managed_fields = None;
+        Ok(object)
     }
     fn metadata(&self) -> &ObjectMeta {
         self.meta()
@@ -38,7 +41,9 @@ pub struct Metadata {
 
 impl Object for Metadata {
     fn read(json: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|e| e.to_string())
+        let mut object: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        object.metadata.managed_fields = None;
+        Ok(object)
     }
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

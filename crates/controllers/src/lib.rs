@@ -5,4 +5,8 @@ pub mod framework;
 pub mod manager;
 
 mod deployment;
+mod garbagecollector;
+mod namespace;
 mod replicas;
+mod root_ca;
+mod serviceaccounts;

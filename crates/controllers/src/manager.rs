@@ -11,9 +11,19 @@ use std::sync::Arc;
 pub struct Config {
     /// The cluster's CA certificate, PEM; published in every namespace.
     pub cluster_ca: String,
-    /// Every resource that can be listed and deleted, with whether it is namespaced: what garbage collection and
-    /// namespace deletion look after.
+    /// Every resource that can be listed, watched and deleted, with whether it is namespaced: what garbage
+    /// collection and namespace deletion look after. One version a resource.
     pub deletable: Vec<(ResourcePath, bool)>,
+    /// The kinds of those resources, in the same order.
+    pub kinds: Vec<String>,
+}
+
+impl Config {
+    /// The resource of a kind, with whether it is namespaced.
+    pub fn deletable_kind(&self, group: &str, kind: &str) -> Option<(ResourcePath, bool)> {
+        let of_kind = self.deletable.iter().zip(&self.kinds);
+        of_kind.filter(|((path, _), k)| path.group == group && *k == kind).map(|(row, _)| row.clone()).next()
+    }
 }
 
 /// One controller.
@@ -28,6 +38,22 @@ pub struct Descriptor {
 
 /// All controllers.
 pub const ALL: &[Descriptor] = &[
+    Descriptor { name: "namespace", account: "namespace-controller", start: crate::namespace::start },
+    Descriptor {
+        name: "serviceaccount",
+        account: "service-account-controller",
+        start: crate::serviceaccounts::start,
+    },
+    Descriptor {
+        name: "root-ca-certificate-publisher",
+        account: "root-ca-cert-publisher",
+        start: crate::root_ca::start,
+    },
+    Descriptor {
+        name: "garbagecollector",
+        account: "generic-garbage-collector",
+        start: crate::garbagecollector::start,
+    },
     Descriptor { name: "deployment", account: "deployment-controller", start: crate::deployment::start },
     Descriptor {
         name: "replicaset",

@@ -1,0 +1,298 @@
+//! Garbage collection by owner references. A graph of all objects (their metadata only) follows the watches; an
+//! object whose owners are all gone goes too, in the background; foreground deletion waits for dependents that
+//! block it; orphaning takes the references away first. Owners are told from names by UID.
+
+mod graph;
+
+use crate::framework::{Next, Reconcile, Start, run};
+use graph::{Graph, Node};
+use http::Method;
+use knarr_api::meta::v1::{ObjectMeta, OwnerReference};
+use knarr_base::clock::BoxFuture;
+use knarr_client::informer::{Key, Metadata};
+use knarr_client::{Change, DeleteOptions, Error, Patch, ResourcePath, WorkQueue};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+
+/// Upstream's default of --concurrent-gc-syncs.
+const WORKERS: usize = 20;
+/// Finalizer of an object that waits for its dependents.
+const FOREGROUND: &str = "foregroundDeletion";
+/// Finalizer of an object whose dependents are to stay.
+const ORPHAN: &str = "orphan";
+
+struct Collector {
+    start: Start,
+    graph: Arc<Mutex<Graph>>,
+}
+
+/// Starts the controller. Keys of its queue are UIDs.
+pub fn start(start: Start) {
+    let graph = Arc::new(Mutex::new(Graph::default()));
+    let queue: WorkQueue<Key> = WorkQueue::new(start.ctx.clone());
+    let mut informers = Vec::new();
+    for (path, _) in &start.config.deletable {
+        let informer = start.informers.metadata(path.clone());
+        let (graph, queue, path) = (graph.clone(), queue.clone(), Arc::new(path.clone()));
+        informer.on_change(move |change| observe(change, &path, &graph, &queue));
+        informers.push(informer);
+    }
+    let ready = async move {
+        for informer in informers {
+            informer.synced().await;
+        }
+    };
+    let controller = Arc::new(Collector { start: start.clone(), graph });
+    run(&start, "garbagecollector", WORKERS, queue, ready, controller);
+}
+
+fn by_uid(uid: &str) -> Key {
+    Key::new("", uid)
+}
+
+fn observe(
+    change: &Change<Metadata>,
+    path: &Arc<ResourcePath>,
+    graph: &Mutex<Graph>,
+    queue: &WorkQueue<Key>,
+) {
+    let meta = &change.object().metadata;
+    let uid = meta.uid.clone().unwrap_or_default();
+    let mut graph = graph.lock().expect("graph lock is never poisoned");
+    if change.new.is_none() {
+        let owners: Vec<String> = meta.owner_references.iter().flatten().map(|o| o.uid.clone()).collect();
+        for dependent in graph.remove(&uid) {
+            queue.add(by_uid(&dependent));
+        }
+        // An owner in foreground deletion waits for this one.
+        owners.iter().for_each(|owner| queue.add(by_uid(owner)));
+        return;
+    }
+    let deleting = meta.deletion_timestamp.is_some();
+    let has_owners = meta.owner_references.as_ref().is_some_and(|o| !o.is_empty());
+    let finalizer = meta.finalizers.iter().flatten().any(|f| f == FOREGROUND || f == ORPHAN);
+    graph.set(Node::of(path.clone(), meta));
+    if has_owners || (deleting && finalizer) {
+        queue.add(by_uid(&uid));
+    }
+    // A dependent that no longer blocks, or has another owner, may free its owner.
+    if let Some(old) = &change.old {
+        for owner in old.metadata.owner_references.iter().flatten() {
+            if old.metadata.owner_references != meta.owner_references {
+                queue.add(by_uid(&owner.uid));
+            }
+        }
+    }
+}
+
+impl Reconcile for Collector {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Next, Error>> {
+        Box::pin(self.reconcile(&key.name))
+    }
+}
+
+/// Where the owners of an object stand.
+#[derive(Default)]
+struct Owners<'a> {
+    /// There, and staying.
+    solid: Vec<&'a OwnerReference>,
+    /// Gone.
+    dangling: Vec<&'a OwnerReference>,
+    /// In foreground deletion, waiting for this object.
+    waiting: Vec<&'a OwnerReference>,
+}
+
+impl Collector {
+    async fn reconcile(&self, uid: &str) -> Result<Next, Error> {
+        let Some(node) = self.graph().get(uid) else { return Ok(Next::Done) };
+        let Some(live) = self.read(&node.path, &node.namespace, &node.name).await? else {
+            return Ok(Next::Done);
+        };
+        if live.uid.as_deref() != Some(uid) {
+            return Ok(Next::Done);
+        }
+        let has = |finalizer: &str| live.finalizers.iter().flatten().any(|f| f == finalizer);
+        if live.deletion_timestamp.is_some() {
+            if has(ORPHAN) {
+                return self.orphan_dependents(&node, &live).await;
+            }
+            if has(FOREGROUND) {
+                return self.delete_dependents(&node, &live).await;
+            }
+            return Ok(Next::Done); // on its way
+        }
+        let references = live.owner_references.clone().unwrap_or_default();
+        if references.is_empty() {
+            return Ok(Next::Done);
+        }
+        let mut owners = Owners::default();
+        for reference in &references {
+            match self.owner(reference, &node.namespace).await? {
+                None => owners.dangling.push(reference),
+                Some(owner) => {
+                    let foreground = owner.deletion_timestamp.is_some()
+                        && owner.finalizers.iter().flatten().any(|f| f == FOREGROUND);
+                    if foreground { owners.waiting.push(reference) } else { owners.solid.push(reference) }
+                }
+            }
+        }
+        self.act(&node, &live, owners).await
+    }
+
+    async fn act(&self, node: &Node, live: &ObjectMeta, owners: Owners<'_>) -> Result<Next, Error> {
+        if !owners.solid.is_empty() {
+            let gone: Vec<&str> =
+                owners.dangling.iter().chain(&owners.waiting).map(|o| o.uid.as_str()).collect();
+            if !gone.is_empty() {
+                self.drop_references(node, live, &gone).await?;
+            }
+            return Ok(Next::Done);
+        }
+        let waited_for = !owners.waiting.is_empty();
+        let policy = if waited_for && self.graph().has_dependents(live.uid.as_deref().unwrap_or_default()) {
+            "Foreground"
+        } else if live.finalizers.iter().flatten().any(|f| f == ORPHAN) {
+            "Orphan"
+        } else if live.finalizers.iter().flatten().any(|f| f == FOREGROUND) {
+            "Foreground"
+        } else {
+            "Background"
+        };
+        let options = DeleteOptions {
+            uid: live.uid.clone(),
+            propagation_policy: Some(policy),
+            ..DeleteOptions::default()
+        };
+        tracing::debug!(
+            resource = node.path.resource,
+            namespace = node.namespace,
+            name = node.name,
+            policy,
+            "collecting"
+        );
+        self.gone_is_fine(
+            self.start.client.delete_raw(&node.path, &node.namespace, &node.name, &options).await,
+        )
+    }
+
+    /// The owner's metadata, `None` if it is gone: no object of that name, or another one by now.
+    async fn owner(&self, reference: &OwnerReference, namespace: &str) -> Result<Option<ObjectMeta>, Error> {
+        let held = self.graph().get(&reference.uid);
+        if let Some(owner) = held
+            && (owner.namespace.is_empty() || owner.namespace == namespace)
+        {
+            return Ok(Some(owner.meta()));
+        }
+        // Not seen: perhaps not yet. Only the server knows.
+        let (group, version) = reference.api_version.split_once('/').unwrap_or(("", &reference.api_version));
+        let Some((path, namespaced)) = self.start.config.deletable_kind(group, &reference.kind) else {
+            tracing::debug!(
+                kind = reference.kind,
+                version,
+                "an owner of a kind that is not served keeps its dependents"
+            );
+            return Ok(Some(ObjectMeta::default()));
+        };
+        let namespace = if namespaced { namespace } else { "" };
+        let live = self.read(&path, namespace, &reference.name).await?;
+        Ok(live.filter(|meta| meta.uid.as_deref() == Some(&reference.uid)))
+    }
+
+    async fn read(
+        &self,
+        path: &ResourcePath,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ObjectMeta>, Error> {
+        match self.start.client.call(Method::GET, &path.url(namespace, name, ""), &Value::Null).await {
+            Ok(json) => {
+                let object: Metadata =
+                    serde_json::from_slice(&json).map_err(|e| Error::Protocol(e.to_string()))?;
+                Ok(Some(object.metadata))
+            }
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_dependents(&self, node: &Node, live: &ObjectMeta) -> Result<Next, Error> {
+        let uid = live.uid.clone().unwrap_or_default();
+        let blocking = self.graph().blocking_dependents(&uid);
+        if blocking.is_empty() {
+            return self.remove_finalizer(node, live, FOREGROUND).await;
+        }
+        for dependent in blocking {
+            if dependent.deleting {
+                continue;
+            }
+            let others = dependent.owners.iter().any(|o| o.uid != uid && self.is_staying(&o.uid));
+            if others {
+                let meta = dependent.meta();
+                self.drop_references(&dependent, &meta, &[&uid]).await?;
+                continue;
+            }
+            let deeper = self.graph().has_dependents(&dependent.uid);
+            let policy = if deeper { "Foreground" } else { "Background" };
+            let options = DeleteOptions {
+                uid: Some(dependent.uid.clone()),
+                propagation_policy: Some(policy),
+                ..DeleteOptions::default()
+            };
+            self.gone_is_fine(
+                self.start
+                    .client
+                    .delete_raw(&dependent.path, &dependent.namespace, &dependent.name, &options)
+                    .await,
+            )?;
+        }
+        Ok(Next::Done)
+    }
+
+    async fn orphan_dependents(&self, node: &Node, live: &ObjectMeta) -> Result<Next, Error> {
+        let uid = live.uid.clone().unwrap_or_default();
+        let dependents = self.graph().dependents(&uid);
+        for dependent in dependents {
+            let meta = dependent.meta();
+            self.drop_references(&dependent, &meta, &[&uid]).await?;
+        }
+        self.remove_finalizer(node, live, ORPHAN).await
+    }
+
+    /// Takes owner references out of an object, if it is still the one that is meant.
+    async fn drop_references(&self, node: &Node, live: &ObjectMeta, uids: &[&str]) -> Result<(), Error> {
+        let references: Vec<Value> =
+            uids.iter().map(|uid| json!({ "$patch": "delete", "uid": uid })).collect();
+        let patch =
+            Patch::Strategic(json!({ "metadata": { "uid": live.uid, "ownerReferences": references } }));
+        self.gone_is_fine(
+            self.start.client.patch_raw(&node.path, &node.namespace, &node.name, "", &patch).await,
+        )
+        .map(drop)
+    }
+
+    async fn remove_finalizer(&self, node: &Node, live: &ObjectMeta, finalizer: &str) -> Result<Next, Error> {
+        let kept: Vec<&String> = live.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
+        let patch = Patch::Merge(json!({ "metadata": {
+            "uid": live.uid, "resourceVersion": live.resource_version, "finalizers": kept } }));
+        self.gone_is_fine(
+            self.start.client.patch_raw(&node.path, &node.namespace, &node.name, "", &patch).await,
+        )
+    }
+
+    fn gone_is_fine<T>(&self, answer: Result<T, Error>) -> Result<Next, Error> {
+        match answer {
+            // 409 here means that the name belongs to another object by now, or that the object changed; in the
+            // latter case its event brings it back.
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+            _ => Ok(Next::Done),
+        }
+    }
+
+    fn is_staying(&self, uid: &str) -> bool {
+        self.graph().get(uid).is_some_and(|node| !node.deleting)
+    }
+
+    fn graph(&self) -> std::sync::MutexGuard<'_, Graph> {
+        self.graph.lock().expect("graph lock is never poisoned")
+    }
+}
