@@ -10,7 +10,8 @@
 //! `{x` map to x; anything else is a message, with its package's alias unless it is in the same package.
 //! Flags: `~` JSON inlines what protobuf nests, `?` absent differs from zero (a pointer in Go), `!` upstream
 //! writes it even when empty, `+` required. Extras: `l=` list type and keys, `a` atomic map, `p=` patch
-//! strategy (`m` merge, `k` retainKeys, `r` replace) and merge key, `d=` default.
+//! strategy (`m` merge, `k` retainKeys, `r` replace) and merge key, `d=` default,
+//! `e=` the values of an enumeration.
 
 /// A package: a group and version with its names.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct Field {
     pub patch_replace: bool,
     pub retain_keys: bool,
     pub merge_key: Option<&'static str>,
+    /// The values of an enumeration.
+    pub values: Vec<&'static str>,
     /// The default as JSON text.
     pub default: Option<&'static str>,
 }
@@ -121,6 +124,7 @@ fn field(line: &'static str) -> Field {
         patch_replace: false,
         retain_keys: false,
         merge_key: None,
+        values: Vec::new(),
         default: None,
     };
     for extra in columns {
@@ -137,6 +141,7 @@ fn field(line: &'static str) -> Field {
                 field.patch_replace = strategy.contains('r');
                 field.merge_key = (!key.is_empty()).then_some(key);
             }
+            Some(("e", values)) => field.values = values.split('|').collect(),
             Some(("d", default)) => field.default = Some(default),
             _ => field.atomic_map = true,
         }

@@ -4,7 +4,7 @@
 //! `apply` and `diff`, and whether PATCH takes `dryRun` and `fieldValidation`.
 //!
 //! Documents are a pure function of the facts and of the served resources, made when they are asked for. What
-//! upstream's documents have and these have not: descriptions of operations and parameters, enumerations, the
+//! upstream's documents have and these have not: descriptions of operations, parameters and lists, and the
 //! deprecated `/watch/` paths.
 
 mod descriptions;
@@ -19,8 +19,11 @@ use crate::facts::ResourceFact;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// The media type under which client-go asks for the v2 document.
-pub const V2_PROTO_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media type of the v2 document in protobuf form.
+pub const V2_PROTO_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The older spelling, under which client-go asks for it. It is not a valid media type (RFC 9110 has no `@` in
+/// tokens) and clients fail on an answer that says so: answer with [`V2_PROTO_MEDIA_TYPE`].
+pub const V2_PROTO_REQUEST_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// A resource or subresource that a server serves.
 #[derive(Clone, Debug, PartialEq, Eq)]

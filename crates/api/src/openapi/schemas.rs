@@ -1,13 +1,22 @@
 //! The schemas of types, as upstream's generator derives them from Go types and their markers.
 
-use super::{Flavor, Served, descriptions};
+use super::descriptions::Descriptions;
+use super::{Flavor, Served};
 use crate::facts::decl::{self, Field, Message, Package, Shape};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-/// What the documents are made of beside the served resources; part of every document's hash.
+/// A hash of what the documents are made of beside the served resources; part of every document's hash.
 pub(super) fn fingerprint() -> &'static [u8] {
-    include_bytes!("../../facts/types.txt")
+    static FINGERPRINT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut hash = Sha256::new();
+        hash.update(include_str!("../../facts/types.txt"));
+        hash.update(super::descriptions::TEXT);
+        hash.finalize().to_vec()
+    });
+    &FINGERPRINT
 }
 
 /// All definitions in one flavor.
@@ -16,6 +25,7 @@ pub(super) struct Library {
     messages: Vec<Message>,
     packages: Vec<Package>,
     by_name: HashMap<(&'static str, &'static str), usize>,
+    descriptions: Descriptions,
     /// Group and version of everything served, for the kinds that are part of each.
     group_versions: Vec<(String, String)>,
 }
@@ -31,7 +41,8 @@ impl Library {
         group_versions.push((String::new(), "v1".to_owned()));
         group_versions.sort();
         group_versions.dedup();
-        Self { flavor, packages: decl::packages(&messages), messages, by_name, group_versions }
+        let packages = decl::packages(&messages);
+        Self { flavor, packages, messages, by_name, descriptions: Descriptions::load(), group_versions }
     }
 
     /// The definition name of a kind, if the facts have it.
@@ -78,7 +89,7 @@ impl Library {
             Some(message) => self.message_schema(message, name, references),
             None => special(name, self.flavor)?,
         };
-        if let Some(text) = descriptions::describe(name, None) {
+        if let Some(text) = self.descriptions.find(name, "") {
             schema["description"] = text.into();
         }
         Some(schema)
@@ -90,7 +101,7 @@ impl Library {
         if message.type_meta {
             for field in ["apiVersion", "kind"] {
                 let mut schema = json!({ "type": "string" });
-                if let Some(text) = descriptions::describe(name, Some(field)) {
+                if let Some(text) = self.descriptions.find(&self.meta("TypeMeta"), field) {
                     schema["description"] = text.into();
                 }
                 properties.insert(field.to_owned(), schema);
@@ -139,16 +150,15 @@ impl Library {
             if field.inline {
                 let key = field.ty.rsplit_once('.').unwrap_or((message.package.alias, field.ty));
                 if let Some(index) = self.by_name.get(&key) {
-                    let inner = &self.messages[*index];
-                    let inner_name = format!("{}.{}", inner.package.prefix, inner.name);
-                    self.add_fields(inner, &inner_name, properties, required, references);
+                    // Descriptions stand with the type that JSON has: the outer one.
+                    self.add_fields(&self.messages[*index], name, properties, required, references);
                 }
                 continue;
             }
             if field.required {
                 required.push(field.name.into());
             }
-            let description = descriptions::describe(name, Some(field.name));
+            let description = self.descriptions.find(name, field.name);
             properties
                 .insert(field.name.to_owned(), self.field_schema(message, field, description, references));
         }
@@ -158,7 +168,7 @@ impl Library {
         &self,
         message: &Message,
         field: &Field,
-        description: Option<&str>,
+        description: Option<String>,
         references: &mut Vec<String>,
     ) -> Value {
         let mut facets = Map::new();
@@ -189,6 +199,9 @@ impl Library {
         }
         match field.shape {
             Shape::One => {
+                if !field.values.is_empty() {
+                    facets.insert("enum".to_owned(), json!(field.values));
+                }
                 let default = match field.default {
                     Some(text) => serde_json::from_str(text).ok(),
                     None if field.pointer => None,
@@ -198,7 +211,10 @@ impl Library {
                 self.with_facets(self.one(message, field.ty, references), default, facets)
             }
             Shape::List => {
-                let items = self.element(message, field.ty, references);
+                let mut items = self.element(message, field.ty, references);
+                if !field.values.is_empty() {
+                    items["enum"] = json!(field.values);
+                }
                 facets.insert("type".to_owned(), "array".into());
                 facets.insert("items".to_owned(), items);
                 Value::Object(facets)
