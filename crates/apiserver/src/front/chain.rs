@@ -69,7 +69,11 @@ struct Call {
 
 impl Chain {
     /// Answers one request. Never fails: whatever goes wrong is rendered as a Status.
-    pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>, identity: Identity) -> Response<Body> {
+    pub async fn serve(
+        self: &Arc<Self>,
+        request: Request<RequestBody>,
+        identity: Identity,
+    ) -> Response<Body> {
         let started = self.ctx.clock.instant();
         let (parts, body) = request.into_parts();
         let audit_id = parts.headers.get(AUDIT_ID).cloned().unwrap_or_else(|| self.new_audit_id());
@@ -85,8 +89,11 @@ impl Chain {
 
         let call = Call { parts, body, info, query, identity };
         let work = AssertUnwindSafe(self.filtered(call)).catch_unwind();
-        let outcome =
-            if long_running { Some(work.await) } else { timeout(&*self.ctx.clock, REQUEST_TIMEOUT, work).await };
+        let outcome = if long_running {
+            Some(work.await)
+        } else {
+            timeout(&*self.ctx.clock, REQUEST_TIMEOUT, work).await
+        };
         let mut response = match outcome {
             Some(Ok(Ok(response))) => response,
             Some(Ok(Err(status))) => respond::status(&status, &negotiation),
@@ -108,7 +115,9 @@ impl Chain {
         self.metrics.answered(&labels, dry_run, response.status().as_u16(), took, long_running);
         response.headers_mut().insert(AUDIT_ID, audit_id);
         if !response.headers().contains_key(header::CACHE_CONTROL) {
-            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+            response
+                .headers_mut()
+                .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         }
         if long_running {
             response = self.end_with_server(response, inflight);
@@ -117,7 +126,11 @@ impl Chain {
     }
 
     /// Streams end when the server drains; until then the request counts as running.
-    fn end_with_server(&self, response: Response<Body>, inflight: super::metrics::Inflight) -> Response<Body> {
+    fn end_with_server(
+        &self,
+        response: Response<Body>,
+        inflight: super::metrics::Inflight,
+    ) -> Response<Body> {
         let (parts, body) = response.into_parts();
         let body = match body {
             Body::Stream(stream) => {
@@ -189,7 +202,11 @@ impl Chain {
             query,
             ctx: self.ctx.clone(),
             reader: self.reader.clone(),
-            loopback: self.loopback.get().expect("the loopback client is set before the first request").clone(),
+            loopback: self
+                .loopback
+                .get()
+                .expect("the loopback client is set before the first request")
+                .clone(),
             warnings: Mutex::default(),
         };
         Ok(self.registry.serve(cx, parts, body).await)

@@ -98,8 +98,12 @@ impl Discovery {
     pub fn serve(&self, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts.as_slice() {
-            ["api"] => Some(self.aggregated_core.serve(headers).unwrap_or_else(|| respond::json(&self.api_versions()))),
-            ["apis"] => Some(self.aggregated_groups.serve(headers).unwrap_or_else(|| respond::json(&self.group_list()))),
+            ["api"] => Some(
+                self.aggregated_core.serve(headers).unwrap_or_else(|| respond::json(&self.api_versions())),
+            ),
+            ["apis"] => Some(
+                self.aggregated_groups.serve(headers).unwrap_or_else(|| respond::json(&self.group_list())),
+            ),
             ["api", version] => self.resources("", version),
             ["apis", group] => self.group(group).map(|group| {
                 let mut document = legacy_group(group);
@@ -120,7 +124,9 @@ impl Discovery {
                 paths.extend(group.versions.iter().map(|(version, _)| format!("/api/{version}")));
             } else {
                 paths.push(format!("/apis/{}", group.name));
-                paths.extend(group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)));
+                paths.extend(
+                    group.versions.iter().map(|(version, _)| format!("/apis/{}/{version}", group.name)),
+                );
             }
         }
         paths
@@ -142,7 +148,8 @@ impl Discovery {
     }
 
     fn group_list(&self) -> Value {
-        let groups: Vec<Value> = self.groups.iter().filter(|g| !g.name.is_empty()).map(legacy_group).collect();
+        let groups: Vec<Value> =
+            self.groups.iter().filter(|g| !g.name.is_empty()).map(legacy_group).collect();
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
@@ -197,7 +204,8 @@ fn sorted_subresources(def: &ResourceDef) -> Vec<&Subresource> {
 }
 
 fn legacy_group(group: &Group) -> Value {
-    let version = |name: &str| json!({"groupVersion": api_version(&group.name, name).to_string(), "version": name});
+    let version =
+        |name: &str| json!({"groupVersion": api_version(&group.name, name).to_string(), "version": name});
     let versions: Vec<Value> = group.versions.iter().map(|(name, _)| version(name)).collect();
     json!({"name": group.name, "preferredVersion": versions.first(), "versions": versions})
 }
@@ -217,13 +225,18 @@ fn legacy_resource(def: &ResourceDef) -> Value {
         resource["categories"] = json!(def.categories);
     }
     if def.create_only.is_none() && !def.storage_prefix.is_empty() {
-        resource["storageVersionHash"] = json!(storage_version_hash(def.storage_group, def.storage_version, def.kind));
+        resource["storageVersionHash"] =
+            json!(storage_version_hash(def.storage_group, def.storage_version, def.kind));
     }
     resource
 }
 
 /// Group, version and kind of a subresource's body where the parent is served as `version`.
-pub(super) fn subresource_kind<'a>(def: &ResourceDef, sub: &'a Subresource, version: &'a str) -> (&'a str, &'a str, &'a str) {
+pub(super) fn subresource_kind<'a>(
+    def: &ResourceDef,
+    sub: &'a Subresource,
+    version: &'a str,
+) -> (&'a str, &'a str, &'a str) {
     let (group, declared, kind) = sub.kind;
     // Subresources of the kind itself (status) follow the version they are served in.
     let follows = group == def.group && declared == def.storage_version;
@@ -328,7 +341,9 @@ impl Aggregated {
                 }
             }
             match (group, version, kind) {
-                ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => return Some(answer(&self.v2, "v2", headers)),
+                ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") => {
+                    return Some(answer(&self.v2, "v2", headers));
+                }
                 ("apidiscovery.k8s.io", "v2beta1", "APIGroupDiscoveryList") => {
                     return Some(answer(&self.v2beta1, "v2beta1", headers));
                 }
@@ -354,9 +369,17 @@ pub fn etag(bytes: &[u8]) -> HeaderValue {
 }
 
 /// 304 when the client has this version already, else the whole.
-pub fn with_etag(headers: &HeaderMap, etag: &HeaderValue, whole: impl FnOnce() -> Response<Body>) -> Response<Body> {
+pub fn with_etag(
+    headers: &HeaderMap,
+    etag: &HeaderValue,
+    whole: impl FnOnce() -> Response<Body>,
+) -> Response<Body> {
     let bare = etag.to_str().unwrap_or_default();
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','));
     let mut response = if known.map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == bare) {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;

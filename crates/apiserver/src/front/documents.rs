@@ -49,7 +49,12 @@ impl Documents {
         self.get(path, query, headers).await.unwrap_or_else(not_found)
     }
 
-    async fn get(&self, path: &str, query: &[(String, String)], headers: &HeaderMap) -> Option<Response<Body>> {
+    async fn get(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        headers: &HeaderMap,
+    ) -> Option<Response<Body>> {
         if is_health_path(path) {
             return Some(self.health.serve(path, query).await);
         }

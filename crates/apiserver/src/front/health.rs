@@ -33,9 +33,10 @@ impl Health {
         if let Some(name) = one {
             return match checks.iter().find(|(check, _)| check == name) {
                 Some((_, None)) => respond::text(StatusCode::OK, "ok"),
-                Some((_, Some(error))) => {
-                    respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {error}\n"))
-                }
+                Some((_, Some(error))) => respond::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("internal server error: {error}\n"),
+                ),
                 None => respond::text(StatusCode::NOT_FOUND, "404 page not found\n"),
             };
         }
@@ -56,7 +57,10 @@ impl Health {
         }
         if endpoint != "livez" {
             let stopping = self.ctx.tasks.is_stopping();
-            checks.push(("shutdown".into(), (stopping && endpoint == "readyz").then(|| "process is shutting down".into())));
+            checks.push((
+                "shutdown".into(),
+                (stopping && endpoint == "readyz").then(|| "process is shutting down".into()),
+            ));
         }
         checks
     }
@@ -78,7 +82,8 @@ impl Health {
 
 /// `?verbose` lists every check, `?exclude=<check>` leaves one out.
 fn report(endpoint: &str, checks: &[(String, Option<String>)], query: &[(String, String)]) -> Response<Body> {
-    let excluded: Vec<&str> = query.iter().filter(|(key, _)| key == "exclude").map(|(_, name)| name.as_str()).collect();
+    let excluded: Vec<&str> =
+        query.iter().filter(|(key, _)| key == "exclude").map(|(_, name)| name.as_str()).collect();
     let verbose = query.iter().any(|(key, value)| key == "verbose" && truthy(value));
     let (mut text, mut failed) = (String::new(), Vec::new());
     for (name, error) in checks {

@@ -10,10 +10,14 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
 /// The query parameters in order, decoded. `+` is a space, as in forms.
 pub fn parse_query(query: &str) -> Vec<(String, String)> {
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(key), decode(value))
-    }).collect()
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key), decode(value))
+        })
+        .collect()
 }
 
 fn decode(text: &str) -> String {
@@ -119,20 +123,25 @@ pub fn truthy(value: &str) -> bool {
 /// The name a field selector pins down with `metadata.name=<name>`, if it is a valid path segment.
 fn selected_name(query: &[(String, String)]) -> Option<String> {
     let (_, selector) = query.iter().find(|(key, _)| key == "fieldSelector")?;
-    exact_fields(selector).into_iter().find(|(key, _)| key == "metadata.name").map(|(_, value)| value).filter(|name| {
-        !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '%'])
-    })
+    exact_fields(selector)
+        .into_iter()
+        .find(|(key, _)| key == "metadata.name")
+        .map(|(_, value)| value)
+        .filter(|name| !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '%']))
 }
 
 /// The `key=value` and `key==value` requirements of a field selector, unescaped.
 pub fn exact_fields(selector: &str) -> Vec<(String, String)> {
-    selector.split(',').filter_map(|term| {
-        if term.contains("!=") {
-            return None;
-        }
-        let (key, value) = term.split_once("==").or_else(|| term.split_once('='))?;
-        Some((key.to_owned(), value.replace("\\,", ",").replace("\\=", "=").replace("\\\\", "\\")))
-    }).collect()
+    selector
+        .split(',')
+        .filter_map(|term| {
+            if term.contains("!=") {
+                return None;
+            }
+            let (key, value) = term.split_once("==").or_else(|| term.split_once('='))?;
+            Some((key.to_owned(), value.replace("\\,", ",").replace("\\=", "=").replace("\\\\", "\\")))
+        })
+        .collect()
 }
 
 /// Whether a request may stay open as long as it likes: watches, proxies, and streams of containers.
@@ -157,28 +166,69 @@ mod tests {
         let cases: &[(&str, &str, [&str; 8])] = &[
             ("GET", "/api/v1/namespaces", ["list", "", "v1", "", "namespaces", "", "", ""]),
             ("GET", "/api/v1/namespaces/other", ["get", "", "v1", "other", "namespaces", "", "other", ""]),
-            ("PUT", "/api/v1/namespaces/other/finalize", ["update", "", "v1", "other", "namespaces", "finalize", "other", ""]),
+            (
+                "PUT",
+                "/api/v1/namespaces/other/finalize",
+                ["update", "", "v1", "other", "namespaces", "finalize", "other", ""],
+            ),
             ("GET", "/api/v1/namespaces/other/pods", ["list", "", "v1", "other", "pods", "", "", ""]),
             ("GET", "/api/v1/namespaces/other/pods/foo", ["get", "", "v1", "other", "pods", "", "foo", ""]),
             ("HEAD", "/api/v1/namespaces/other/pods/foo", ["get", "", "v1", "other", "pods", "", "foo", ""]),
             ("GET", "/api/v1/pods?watch=true", ["watch", "", "v1", "", "pods", "", "", ""]),
             ("GET", "/api/v1/pods?watch=0", ["list", "", "v1", "", "pods", "", "", ""]),
             ("GET", "/api/v1/watch/namespaces/other/pods", ["watch", "", "v1", "other", "pods", "", "", ""]),
-            ("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dfoo&watch", ["watch", "", "v1", "", "pods", "", "foo", ""]),
-            ("GET", "/api/v1/pods?fieldSelector=metadata.name!%3Dfoo", ["list", "", "v1", "", "pods", "", "", ""]),
-            ("GET", "/api/v1/pods?fieldSelector=metadata.name%3Da%2Fb", ["list", "", "v1", "", "pods", "", "", ""]),
-            ("POST", "/api/v1/namespaces/other/pods/foo/exec?command=ls", ["create", "", "v1", "other", "pods", "exec", "foo", ""]),
-            ("DELETE", "/api/v1/namespaces/other/pods", ["deletecollection", "", "v1", "other", "pods", "", "", ""]),
-            ("DELETE", "/apis/apps/v1/namespaces/x/deployments/d", ["delete", "apps", "v1", "x", "deployments", "", "d", ""]),
-            ("GET", "/apis/apps/v1/namespaces/x/deployments/d/scale", ["get", "apps", "v1", "x", "deployments", "scale", "d", ""]),
-            ("GET", "/api/v1/nodes/n/proxy/stats/summary", ["get", "", "v1", "", "nodes", "proxy", "n", "stats/summary"]),
+            (
+                "GET",
+                "/api/v1/pods?fieldSelector=metadata.name%3Dfoo&watch",
+                ["watch", "", "v1", "", "pods", "", "foo", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/pods?fieldSelector=metadata.name!%3Dfoo",
+                ["list", "", "v1", "", "pods", "", "", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/pods?fieldSelector=metadata.name%3Da%2Fb",
+                ["list", "", "v1", "", "pods", "", "", ""],
+            ),
+            (
+                "POST",
+                "/api/v1/namespaces/other/pods/foo/exec?command=ls",
+                ["create", "", "v1", "other", "pods", "exec", "foo", ""],
+            ),
+            (
+                "DELETE",
+                "/api/v1/namespaces/other/pods",
+                ["deletecollection", "", "v1", "other", "pods", "", "", ""],
+            ),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/x/deployments/d",
+                ["delete", "apps", "v1", "x", "deployments", "", "d", ""],
+            ),
+            (
+                "GET",
+                "/apis/apps/v1/namespaces/x/deployments/d/scale",
+                ["get", "apps", "v1", "x", "deployments", "scale", "d", ""],
+            ),
+            (
+                "GET",
+                "/api/v1/nodes/n/proxy/stats/summary",
+                ["get", "", "v1", "", "nodes", "proxy", "n", "stats/summary"],
+            ),
             ("GET", "/api/v1/proxy/nodes/n/stats", ["proxy", "", "v1", "", "nodes", "", "n", "stats"]),
-            ("GET", "/api/v1/namespaces/x/services/http:web:80/proxy/a", ["get", "", "v1", "x", "services", "proxy", "http:web:80", "a"]),
+            (
+                "GET",
+                "/api/v1/namespaces/x/services/http:web:80/proxy/a",
+                ["get", "", "v1", "x", "services", "proxy", "http:web:80", "a"],
+            ),
         ];
         for (method, url, want) in cases {
             let (path, query) = url.split_once('?').unwrap_or((url, ""));
             let i = resolve(&method.parse().unwrap(), path, &parse_query(query));
-            let got = [&i.verb, &i.group, &i.version, &i.namespace, &i.resource, &i.subresource, &i.name, &i.rest];
+            let got =
+                [&i.verb, &i.group, &i.version, &i.namespace, &i.resource, &i.subresource, &i.name, &i.rest];
             assert_eq!(got.map(String::as_str), *want, "{method} {url}");
             assert!(i.is_resource);
         }
@@ -186,7 +236,9 @@ mod tests {
 
     #[test]
     fn other_paths_are_not_resources_and_keep_the_method_as_verb() {
-        for path in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v2"] {
+        for path in
+            ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v2"]
+        {
             let info = resolve(&Method::GET, path, &[]);
             assert!(!info.is_resource, "{path}");
             assert_eq!(info.verb, "get");
@@ -195,11 +247,14 @@ mod tests {
 
     #[test]
     fn queries_are_decoded_like_forms() {
-        assert_eq!(parse_query("a=b+c&command=sh&command=%2Bx&flag"), [
-            ("a".into(), "b c".into()),
-            ("command".into(), "sh".into()),
-            ("command".into(), "+x".into()),
-            ("flag".into(), String::new())
-        ]);
+        assert_eq!(
+            parse_query("a=b+c&command=sh&command=%2Bx&flag"),
+            [
+                ("a".into(), "b c".into()),
+                ("command".into(), "sh".into()),
+                ("command".into(), "+x".into()),
+                ("flag".into(), String::new())
+            ]
+        );
     }
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 /// Upstream's buckets of apiserver_request_duration_seconds.
 const DURATION_BUCKETS: [f64; 27] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
-    45.0, 60.0, 90.0, 120.0, 180.0, 300.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0,
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,7 +142,8 @@ impl RequestMetrics {
 
     /// The labels of a request.
     pub fn labels(&self, info: &RequestInfo) -> Labels {
-        let served = self.names.get(&info.group).filter(|_| info.is_resource).and_then(|g| g.get(&info.resource));
+        let served =
+            self.names.get(&info.group).filter(|_| info.is_resource).and_then(|g| g.get(&info.resource));
         let verb = verb(info);
         Labels(match served {
             None => DurationLabels { verb, group: "", version: "", resource: "", subresource: "", scope: "" },
@@ -162,7 +163,8 @@ impl RequestMetrics {
         let gauge = if long_running {
             self.longrunning.get_or_create_owned(&labels.0)
         } else {
-            let mutating = matches!(labels.0.verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION");
+            let mutating =
+                matches!(labels.0.verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION");
             let request_kind = if mutating { "mutating" } else { "readOnly" };
             self.inflight.get_or_create_owned(&KindLabels { request_kind })
         };

@@ -31,7 +31,8 @@ impl Document {
     }
 
     fn serve(&self, content_type: &str, headers: &HeaderMap) -> Response<Body> {
-        let mut response = with_etag(headers, &self.etag, || respond::bytes(content_type, self.bytes.clone()));
+        let mut response =
+            with_etag(headers, &self.etag, || respond::bytes(content_type, self.bytes.clone()));
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
         response
     }
@@ -59,7 +60,8 @@ impl OpenApi {
 
     /// `/openapi/v2`.
     pub async fn v2(&self, headers: &HeaderMap) -> Response<Body> {
-        let proto = [openapi::V2_PROTO_MEDIA_TYPE, PROTO_V2_DOTTED].into_iter().find(|t| respond::names(headers, t));
+        let proto =
+            [openapi::V2_PROTO_MEDIA_TYPE, PROTO_V2_DOTTED].into_iter().find(|t| respond::names(headers, t));
         let this = self.0.clone();
         let document = blocking(move || {
             let made = || openapi::v2(&this.served);
@@ -73,10 +75,17 @@ impl OpenApi {
     }
 
     /// `/openapi/v3` and what is under it.
-    pub async fn v3(&self, path: &str, query: &[(String, String)], headers: &HeaderMap) -> Option<Response<Body>> {
+    pub async fn v3(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        headers: &HeaderMap,
+    ) -> Option<Response<Body>> {
         let rest = path.trim_start_matches("/openapi/v3").trim_matches('/').to_owned();
         if rest.is_empty() {
-            return Some(Document::json(&openapi::v3_index(&self.0.served)).serve("application/json", headers));
+            return Some(
+                Document::json(&openapi::v3_index(&self.0.served)).serve("application/json", headers),
+            );
         }
         let asked_hash = query.iter().find(|(key, _)| key == "hash").map(|(_, hash)| hash.as_str());
         let current = asked_hash.is_some_and(|hash| hash == openapi::v3_hash(&self.0.served, &rest));

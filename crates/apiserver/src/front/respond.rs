@@ -62,27 +62,41 @@ pub fn warning_value(text: &str) -> HeaderValue {
 
 /// Whether a media range of the Accept header names `media_type`; without a header nothing is named.
 pub fn names(headers: &HeaderMap, media_type: &str) -> bool {
-    ranges(headers).any(|range| range.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(media_type)))
+    ranges(headers)
+        .any(|range| range.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(media_type)))
 }
 
 /// The media ranges of the Accept headers in order.
 pub fn ranges(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
 }
 
 /// Whether the client takes gzip.
 pub fn takes_gzip(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|e| {
-        let mut parts = e.split(';');
-        let refused = |q: &str| q.trim().strip_prefix("q=").is_some_and(|q| q.parse::<f32>() == Ok(0.0));
-        parts.next().is_some_and(|name| name.trim().eq_ignore_ascii_case("gzip")) && !parts.any(refused)
-    })
+    headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|e| {
+            let mut parts = e.split(';');
+            let refused = |q: &str| q.trim().strip_prefix("q=").is_some_and(|q| q.parse::<f32>() == Ok(0.0));
+            parts.next().is_some_and(|name| name.trim().eq_ignore_ascii_case("gzip")) && !parts.any(refused)
+        })
 }
 
 /// Compresses a large body of known length. The work is done off the threads that serve.
 pub async fn compress(response: Response<Body>) -> Response<Body> {
     let large = response.body().known_len().is_some_and(|len| len > GZIP_THRESHOLD_BYTES);
-    if !large || response.headers().contains_key(header::CONTENT_ENCODING) || response.status() != StatusCode::OK {
+    if !large
+        || response.headers().contains_key(header::CONTENT_ENCODING)
+        || response.status() != StatusCode::OK
+    {
         return response;
     }
     let (mut parts, body) = response.into_parts();
@@ -118,7 +132,9 @@ mod tests {
 
     #[test]
     fn gzip_is_taken_only_when_named_and_not_refused() {
-        for (value, takes) in [("gzip", true), ("deflate, gzip;q=1.0", true), ("gzip;q=0", false), ("identity", false)] {
+        for (value, takes) in
+            [("gzip", true), ("deflate, gzip;q=1.0", true), ("gzip;q=0", false), ("identity", false)]
+        {
             let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]);
             assert_eq!(takes_gzip(&headers), takes, "{value}");
         }

@@ -83,14 +83,17 @@ fn client_certificate(front: &Front, stream: &TlsStream<TcpStream>) -> Option<Ce
     x509::authenticate(&front.clients, chain, front.chain.ctx.clock.now())
 }
 
-async fn serve(front: Front, stream: TlsStream<TcpStream>, certificate: Option<CertificateUser>, http2: bool) {
+async fn serve(
+    front: Front,
+    stream: TlsStream<TcpStream>,
+    certificate: Option<CertificateUser>,
+    http2: bool,
+) {
     let tasks = front.chain.ctx.tasks.clone();
     let chain = front.chain;
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (chain, identity) = (chain.clone(), Identity::Connection(certificate.clone()));
-        async move {
-            Ok::<_, Infallible>(chain.serve(request.map(RequestBody::Network), identity).await)
-        }
+        async move { Ok::<_, Infallible>(chain.serve(request.map(RequestBody::Network), identity).await) }
     });
     let io = TokioIo::new(stream);
     // The two kinds of connection have no type in common; both finish what is under way when told to stop.

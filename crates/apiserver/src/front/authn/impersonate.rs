@@ -27,7 +27,9 @@ pub fn resolve(
     for attributes in wanted.questions(&requester) {
         match authorizer.authorize(&attributes) {
             Decision::Allow(_) => {}
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => return Err(forbidden(&attributes, &reason)),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                return Err(forbidden(&attributes, &reason));
+            }
         }
     }
     let names: Vec<_> = headers.keys().filter(|n| n.as_str().starts_with("impersonate-")).cloned().collect();
@@ -85,9 +87,11 @@ impl Wanted {
                 ..base.clone()
             }),
             None if self.user.is_empty() => {}
-            None => {
-                questions.push(Attributes { resource: "users".into(), name: self.user.clone(), ..base.clone() })
-            }
+            None => questions.push(Attributes {
+                resource: "users".into(),
+                name: self.user.clone(),
+                ..base.clone()
+            }),
         }
         for group in &self.groups {
             questions.push(Attributes { resource: "groups".into(), name: group.clone(), ..base.clone() });
@@ -162,7 +166,10 @@ mod tests {
         let asked = [(USER, "bob"), (GROUP, "dev"), ("impersonate-extra-scopes", "view")];
         let all = Only("users/:bob groups/:dev userextras/scopes:view");
         let user = resolve(&mut headers(&asked), me.clone(), &all).unwrap();
-        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("bob", &["dev".to_owned(), "system:authenticated".into()][..]));
+        assert_eq!(
+            (user.name.as_str(), user.groups.as_slice()),
+            ("bob", &["dev".to_owned(), "system:authenticated".into()][..])
+        );
         assert_eq!(user.extra["scopes"], ["view"]);
 
         let refused = resolve(&mut headers(&asked), me.clone(), &Only("users/:bob")).unwrap_err();
@@ -179,7 +186,10 @@ mod tests {
         let name = "system:serviceaccount:web:default";
         let mut asked = headers(&[(USER, name)]);
         let user = resolve(&mut asked, Arc::default(), &Only("serviceaccounts/:default")).unwrap();
-        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:web", "system:authenticated"]);
+        assert_eq!(
+            user.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:web", "system:authenticated"]
+        );
         assert!(asked.is_empty());
     }
 }

@@ -67,7 +67,8 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
         return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
     }
     let protocols = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL);
-    let mut offered = protocols.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
+    let mut offered =
+        protocols.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
     let encoded = offered.find_map(|p| p.strip_prefix("base64url.bearer.authorization.k8s.io."))?;
     String::from_utf8(tokens::unbase64(encoded)?).ok()
 }

@@ -6,7 +6,9 @@ use crate::request::{Reader, UserInfo};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -16,8 +18,8 @@ use std::time::{Duration, SystemTime};
 
 /// What precedes an uncompressed P-256 point in a SubjectPublicKeyInfo (RFC 5480).
 const P256_SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// Clocks of machines differ by up to this much.
 const LEEWAY_SECONDS: i64 = 60;
@@ -56,10 +58,18 @@ pub struct Claims {
     #[serde(default)]
     pub sub: String,
     /// Claims of tokens kept in secrets.
-    #[serde(rename = "kubernetes.io/serviceaccount/namespace", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "kubernetes.io/serviceaccount/namespace",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub legacy_namespace: String,
     /// Name of the secret.
-    #[serde(rename = "kubernetes.io/serviceaccount/secret.name", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "kubernetes.io/serviceaccount/secret.name",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub legacy_secret: String,
     /// Name of the service account.
     #[serde(
@@ -177,8 +187,10 @@ impl Tokens {
         let header = serde_json::json!({"alg": "ES256", "kid": self.key_id}).to_string();
         let body = serde_json::to_vec(&claims).expect("claims always serialize");
         let message = format!("{}.{}", base64(header.as_bytes()), base64(&body));
-        let signature =
-            self.key.sign(&SystemRandom::new(), message.as_bytes()).expect("signing with a valid key succeeds");
+        let signature = self
+            .key
+            .sign(&SystemRandom::new(), message.as_bytes())
+            .expect("signing with a valid key succeeds");
         format!("{message}.{}", base64(signature.as_ref()))
     }
 
@@ -250,12 +262,16 @@ impl Tokens {
         }
         alive(reader, "serviceaccounts", &claims.legacy_namespace, &account, now)?;
         let secret = reader.get("", "secrets", &claims.legacy_namespace, &claims.legacy_secret)?;
-        let stored = base64::engine::general_purpose::STANDARD.decode(secret["data"]["token"].as_str()?).ok()?;
+        let stored =
+            base64::engine::general_purpose::STANDARD.decode(secret["data"]["token"].as_str()?).ok()?;
         if stored != token.as_bytes() || !secret["metadata"]["deletionTimestamp"].is_null() {
             return None;
         }
-        let private =
-            Private { namespace: claims.legacy_namespace.clone(), serviceaccount: account, ..Private::default() };
+        let private = Private {
+            namespace: claims.legacy_namespace.clone(),
+            serviceaccount: account,
+            ..Private::default()
+        };
         Some(Verified { user: user(&private, ""), audiences: shared })
     }
 

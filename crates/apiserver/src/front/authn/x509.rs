@@ -45,7 +45,8 @@ pub fn authenticate(
         .to_owned();
     let hash: String = Sha256::digest(chain.first()?).iter().map(|b| format!("{b:02x}")).collect();
     let extra =
-        [("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hash}")])].into();
+        [("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={hash}")])]
+            .into();
     let expires = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
     Some(CertificateUser {
         user: Arc::new(UserInfo { name, uid, groups, extra }),

@@ -62,9 +62,13 @@ pub fn confirm_rules(rbac: &Rbac, user: &UserInfo, namespace: &str, wanted: &[Ru
 /// The parts of `wanted` that no rule of `held` covers, put together again by resource.
 fn uncovered(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     let mut missing: Vec<Rule> = Vec::new();
-    for part in wanted.iter().flat_map(Rule::split).filter(|part| !held.iter().any(|rule| rule.covers(part))) {
+    for part in wanted.iter().flat_map(Rule::split).filter(|part| !held.iter().any(|rule| rule.covers(part)))
+    {
         let same = missing.iter_mut().find(|m| {
-            m.groups == part.groups && m.resources == part.resources && m.names == part.names && m.paths == part.paths
+            m.groups == part.groups
+                && m.resources == part.resources
+                && m.names == part.names
+                && m.paths == part.paths
         });
         match same {
             Some(rule) if !rule.verbs.contains(&part.verbs[0]) => rule.verbs.extend(part.verbs),

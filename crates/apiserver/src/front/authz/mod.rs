@@ -106,7 +106,12 @@ fn describe(a: &Attributes) -> String {
     } else {
         format!("in the namespace {}", quoted(&a.namespace))
     };
-    format!("{user} cannot {} resource {} in API group {} {place}", a.verb, quoted(&resource), quoted(&a.group))
+    format!(
+        "{user} cannot {} resource {} in API group {} {place}",
+        a.verb,
+        quoted(&resource),
+        quoted(&a.group)
+    )
 }
 
 #[cfg(test)]

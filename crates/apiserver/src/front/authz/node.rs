@@ -13,12 +13,20 @@ static NODE_RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| {
     let core = |verbs: &[&str], resources: &[&str]| Rule::resources(verbs, "", resources);
     vec![
         Rule::resources(&["create"], "authentication.k8s.io", &["tokenreviews"]),
-        Rule::resources(&["create"], "authorization.k8s.io", &["subjectaccessreviews", "localsubjectaccessreviews"]),
+        Rule::resources(
+            &["create"],
+            "authorization.k8s.io",
+            &["subjectaccessreviews", "localsubjectaccessreviews"],
+        ),
         core(&["get", "list", "watch"], &["services"]),
         core(&["create", "patch", "update"], &["events"]),
         Rule::resources(&["create", "patch", "update"], "events.k8s.io", &["events"]),
         core(&["get"], &["endpoints"]),
-        Rule::resources(&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
+        Rule::resources(
+            &["create", "get", "list", "watch"],
+            "certificates.k8s.io",
+            &["certificatesigningrequests"],
+        ),
         Rule::resources(&["get", "list", "watch"], "certificates.k8s.io", &["clustertrustbundles"]),
         Rule::resources(&["get", "list", "watch"], "storage.k8s.io", &["csidrivers"]),
         Rule::resources(&["get", "list", "watch"], "node.k8s.io", &["runtimeclasses"]),
@@ -161,7 +169,9 @@ impl NodeAuthorizer {
                 Err(format!("no relationship found between node '{node}' and this object"))
             }
             ("", "list" | "watch") if selects(a, "spec.nodeName", node) => Ok(()),
-            ("", "list" | "watch") => Err("can only list/watch pods with spec.nodeName field selector".into()),
+            ("", "list" | "watch") => {
+                Err("can only list/watch pods with spec.nodeName field selector".into())
+            }
             _ => Err(String::new()),
         }
     }
@@ -223,7 +233,10 @@ fn own_lease(node: &str, a: &Attributes) -> Result<(), String> {
         return Err("can only get, create, update, patch, or delete a node lease".into());
     }
     if a.namespace != "kube-node-lease" {
-        return Err(format!("can only access leases in the {} system namespace", super::quoted("kube-node-lease")));
+        return Err(format!(
+            "can only access leases in the {} system namespace",
+            super::quoted("kube-node-lease")
+        ));
     }
     if a.verb != "create" && a.name != node {
         return Err("can only access node lease with the same name as the requesting node".into());
@@ -304,9 +317,11 @@ fn volume_secret(volume: &Value, name: &str) -> bool {
 /// Whether a persistent volume's source names the secret, in whichever field.
 fn mentions_secret(spec: &Value, namespace: &str, name: &str) -> bool {
     let claim_namespace = spec["claimRef"]["namespace"].as_str().unwrap_or_default();
-    let fields = spec.as_object().into_iter().flatten().filter_map(|(_, source)| source.as_object()).flatten();
+    let fields =
+        spec.as_object().into_iter().flatten().filter_map(|(_, source)| source.as_object()).flatten();
     fields.filter(|(field, _)| field.ends_with("SecretRef") || *field == "secretRef").any(|(_, reference)| {
         reference["name"] == name
-            && reference["namespace"].as_str().filter(|ns| !ns.is_empty()).unwrap_or(claim_namespace) == namespace
+            && reference["namespace"].as_str().filter(|ns| !ns.is_empty()).unwrap_or(claim_namespace)
+                == namespace
     })
 }

@@ -74,7 +74,12 @@ impl Rbac {
         }
     }
 
-    fn current<T>(&self, slot: &ArcSwap<Compiled<T>>, resource: &str, compile: fn(&[Arc<Value>]) -> T) -> Arc<T> {
+    fn current<T>(
+        &self,
+        slot: &ArcSwap<Compiled<T>>,
+        resource: &str,
+        compile: fn(&[Arc<Value>]) -> T,
+    ) -> Arc<T> {
         let revision = self.reader.revision(GROUP, resource);
         let compiled = slot.load();
         if compiled.revision == revision {
@@ -124,7 +129,11 @@ impl Rbac {
         }
         let roles = self.current(&self.roles, "roles", compile_roles);
         for grant in applying {
-            let go_on = if grant.cluster_role { each(grant, &cluster_roles, "") } else { each(grant, &roles, namespace) };
+            let go_on = if grant.cluster_role {
+                each(grant, &cluster_roles, "")
+            } else {
+                each(grant, &roles, namespace)
+            };
             if !go_on {
                 return;
             }
@@ -198,7 +207,11 @@ fn reason(grant: &Grant) -> String {
         )
     } else {
         let binding = super::quoted(&format!("{}/{}", grant.binding, grant.namespace));
-        format!("RBAC: allowed by RoleBinding {binding} of {role} {} to {}", super::quoted(&grant.role), grant.subject)
+        format!(
+            "RBAC: allowed by RoleBinding {binding} of {role} {} to {}",
+            super::quoted(&grant.role),
+            grant.subject
+        )
     }
 }
 

@@ -43,7 +43,12 @@ impl Rule {
     /// A rule over resources, for tables of rules in code.
     pub fn resources(verbs: &[&str], group: &str, resources: &[&str]) -> Self {
         let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        Self { verbs: own(verbs), groups: vec![group.to_owned()], resources: own(resources), ..Self::default() }
+        Self {
+            verbs: own(verbs),
+            groups: vec![group.to_owned()],
+            resources: own(resources),
+            ..Self::default()
+        }
     }
 
     /// Whether the rule permits this.
@@ -95,7 +100,10 @@ impl Rule {
             return part.paths.iter().all(|path| self.paths.iter().any(|own| path_covers(own, path)));
         }
         part.groups.iter().all(|group| has(&self.groups, group))
-            && part.resources.iter().all(|resource| self.resources.iter().any(|own| resource_covers(own, resource)))
+            && part
+                .resources
+                .iter()
+                .all(|resource| self.resources.iter().any(|own| resource_covers(own, resource)))
             && (self.names.is_empty()
                 || (!part.names.is_empty() && part.names.iter().all(|name| self.names.contains(name))))
     }
@@ -156,7 +164,9 @@ fn resource_covers(own: &str, other: &str) -> bool {
 }
 
 fn path_matches(pattern: &str, path: &str) -> bool {
-    pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
+    pattern == "*"
+        || pattern == path
+        || pattern.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
 }
 
 fn path_covers(own: &str, other: &str) -> bool {

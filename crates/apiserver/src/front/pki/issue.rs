@@ -2,8 +2,8 @@
 
 use super::{Pem, PkiError};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
 use std::net::IpAddr;
@@ -84,15 +84,23 @@ fn name(common_name: &str, organization: Option<&str>) -> DistinguishedName {
 
 impl Authority {
     /// Makes a self-signed CA.
-    pub(super) fn create(file: &str, common_name: &str, now: SystemTime, lifetime: Duration) -> Result<Pem, PkiError> {
+    pub(super) fn create(
+        file: &str,
+        common_name: &str,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Pem, PkiError> {
         let make = || {
             let key = new_key()?;
             let mut params = base_params(now, lifetime);
             params.distinguished_name = name(common_name, None);
             params.subject_alt_names = vec![SanType::DnsName(common_name.try_into()?)];
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages =
-                vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.key_usages = vec![
+                KeyUsagePurpose::DigitalSignature,
+                KeyUsagePurpose::KeyCertSign,
+                KeyUsagePurpose::CrlSign,
+            ];
             let certificate = params.self_signed(&key)?;
             Ok(Pem { certificate: certificate.pem(), key: key.serialize_pem() })
         };
@@ -103,7 +111,8 @@ impl Authority {
     pub(super) fn load(pem: &Pem) -> Result<Self, String> {
         let key = KeyPair::from_pem(&pem.key).map_err(|e| format!("the key cannot be read: {e}"))?;
         let der = pem_der(&pem.certificate).ok_or("it is not a PEM certificate")?;
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|e| format!("the certificate cannot be read: {e}"))?;
+        let (_, parsed) =
+            X509Certificate::from_der(&der).map_err(|e| format!("the certificate cannot be read: {e}"))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err("the key is not that of the certificate".into());
         }
@@ -112,7 +121,13 @@ impl Authority {
     }
 
     /// Issues a certificate with a new key.
-    pub(super) fn issue(&self, file: &str, spec: &CertificateSpec, now: SystemTime, lifetime: Duration) -> Result<Pem, PkiError> {
+    pub(super) fn issue(
+        &self,
+        file: &str,
+        spec: &CertificateSpec,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Pem, PkiError> {
         let make = || {
             let key = new_key()?;
             let mut params = base_params(now, lifetime);

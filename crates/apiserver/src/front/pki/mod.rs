@@ -137,7 +137,12 @@ impl Pki {
         Self { config: PkiConfig { addresses, ..self.config.clone() } }
     }
 
-    fn renew_leaves(&self, ca: &Authority, now: SystemTime, issued: &mut Vec<String>) -> Result<(), PkiError> {
+    fn renew_leaves(
+        &self,
+        ca: &Authority,
+        now: SystemTime,
+        issued: &mut Vec<String>,
+    ) -> Result<(), PkiError> {
         self.leaf(ca, "apiserver", &self.serving_spec(), now, issued)?;
         self.leaf(ca, "kubelet", &self.kubelet_spec(), now, issued)?;
         for (file, user, group) in client_identities(&self.config.node_name) {
@@ -145,19 +150,33 @@ impl Pki {
             self.leaf(ca, file, &spec, now, issued)?;
         }
         let front_proxy = self.load_authority("front-proxy-ca")?;
-        self.leaf(&front_proxy, "front-proxy-client", &CertificateSpec::client("front-proxy-client", None), now, issued)
+        self.leaf(
+            &front_proxy,
+            "front-proxy-client",
+            &CertificateSpec::client("front-proxy-client", None),
+            now,
+            issued,
+        )
     }
 
     fn serving_spec(&self) -> CertificateSpec {
         let domain = &self.config.cluster_domain;
         let mut names: Vec<String> =
-            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).to_vec();
+            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
+                .map(str::to_owned)
+                .to_vec();
         names.push(format!("kubernetes.default.svc.{domain}"));
         names.push(self.config.node_name.clone());
         names.extend(self.config.extra_names.iter().cloned());
         let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), self.config.service_ip];
         addresses.extend(&self.config.addresses);
-        CertificateSpec { common_name: "kube-apiserver".into(), organization: None, names, addresses, usage: Usage::Server }
+        CertificateSpec {
+            common_name: "kube-apiserver".into(),
+            organization: None,
+            names,
+            addresses,
+            usage: Usage::Server,
+        }
     }
 
     fn kubelet_spec(&self) -> CertificateSpec {
@@ -243,7 +262,10 @@ impl Pki {
     /// `kubelet-client`, `apiserver-kubelet-client`, `kube-proxy`, `controller-manager`, `scheduler`,
     /// `front-proxy-client`.
     pub fn pem(&self, name: &str) -> Result<Pem, PkiError> {
-        Ok(Pem { certificate: read(&self.path(&format!("{name}.crt")))?, key: read(&self.path(&format!("{name}.key")))? })
+        Ok(Pem {
+            certificate: read(&self.path(&format!("{name}.crt")))?,
+            key: read(&self.path(&format!("{name}.key")))?,
+        })
     }
 
     /// The CA's certificate as PEM, for kubeconfigs and the root-CA config map.

@@ -27,10 +27,13 @@ fn a_second_start_issues_nothing_and_changes_are_noticed_one_by_one() {
     assert!(again.is_empty(), "{again:?}");
 
     let moved = pki.with_addresses(vec![IpAddr::from([192, 0, 2, 9])]);
-    assert_eq!(moved.renew(now()).unwrap(), [
-        "apiserver.crt: the address 192.0.2.9 was not in it",
-        "kubelet.crt: the address 192.0.2.9 was not in it"
-    ]);
+    assert_eq!(
+        moved.renew(now()).unwrap(),
+        [
+            "apiserver.crt: the address 192.0.2.9 was not in it",
+            "kubelet.crt: the address 192.0.2.9 was not in it"
+        ]
+    );
     let late = now() + LEAF_LIFETIME - Duration::from_secs(24 * 3600);
     let renewed = moved.renew(late).unwrap();
     assert_eq!(renewed.len(), 9, "{renewed:?}");

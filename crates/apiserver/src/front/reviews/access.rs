@@ -72,7 +72,8 @@ impl AccessReview {
 fn validate(kind: ReviewKind, spec: &Value) -> ErrorList {
     let path = Path::new("spec");
     let mut errors = ErrorList::default();
-    let (resource, other) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
+    let (resource, other) =
+        (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
     if resource && other {
         let path = path.child("nonResourceAttributes");
         let detail = "cannot be specified in combination with resourceAttributes";
@@ -84,13 +85,21 @@ fn validate(kind: ReviewKind, spec: &Value) -> ErrorList {
     }
     if kind == ReviewKind::Local && other {
         let detail = "disallowed on this kind of request";
-        errors.0.push(field::invalid(&path.child("nonResourceAttributes"), &spec["nonResourceAttributes"], detail));
+        errors.0.push(field::invalid(
+            &path.child("nonResourceAttributes"),
+            &spec["nonResourceAttributes"],
+            detail,
+        ));
     }
     let nobody = spec["user"].as_str().unwrap_or_default().is_empty()
         && spec["groups"].as_array().is_none_or(|groups| groups.is_empty());
     if kind != ReviewKind::Own && nobody {
         let user = spec["user"].as_str().unwrap_or_default();
-        errors.0.push(field::invalid(&path.child("user"), user, "at least one of user or group must be specified"));
+        errors.0.push(field::invalid(
+            &path.child("user"),
+            user,
+            "at least one of user or group must be specified",
+        ));
     }
     errors
 }
@@ -118,7 +127,12 @@ fn asked(spec: &Value, user: Arc<UserInfo>) -> Attributes {
     let resource = &spec["resourceAttributes"];
     if !resource.is_object() {
         let other = &spec["nonResourceAttributes"];
-        return Attributes { user, verb: text(&other["verb"]), path: text(&other["path"]), ..Attributes::default() };
+        return Attributes {
+            user,
+            verb: text(&other["verb"]),
+            path: text(&other["path"]),
+            ..Attributes::default()
+        };
     }
     Attributes {
         user,

@@ -40,9 +40,9 @@ impl TokenRequests {
     fn answer(&self, request: SubRequest<'_>) -> Result<Reply, Status> {
         let cx = request.cx;
         let name = cx.info.name.as_str();
-        let account = request.parent.ok_or_else(|| {
-            Status::not_found(&GroupResource::new("", "serviceaccounts"), name)
-        })?;
+        let account = request
+            .parent
+            .ok_or_else(|| Status::not_found(&GroupResource::new("", "serviceaccounts"), name))?;
         let mut review = request.body;
         if !review.is_object() {
             review = json!({});
@@ -72,7 +72,9 @@ impl TokenRequests {
 
         let now = epoch_seconds(cx.ctx.clock.now());
         let own = self.late.tokens.audiences();
-        let extend = seconds == WARN_ONLY_SECONDS && private.pod.is_some() && audiences.iter().all(|a| own.contains(a));
+        let extend = seconds == WARN_ONLY_SECONDS
+            && private.pod.is_some()
+            && audiences.iter().all(|a| own.contains(a));
         if extend {
             private.warnafter = Some(now + seconds);
         }
@@ -93,8 +95,7 @@ impl TokenRequests {
         review["metadata"]["namespace"] = json!(cx.info.namespace);
         review["spec"]["audiences"] = json!(audiences);
         review["spec"]["expirationSeconds"] = json!(seconds);
-        review["status"] =
-            json!({"token": token, "expirationTimestamp": knarr_meta::time::rfc3339(expires)});
+        review["status"] = json!({"token": token, "expirationTimestamp": knarr_meta::time::rfc3339(expires)});
         Ok(Reply::Object(201, review))
     }
 }
@@ -108,7 +109,11 @@ fn validate(seconds: i64, name: &str) -> Result<(), Status> {
     if seconds > MAX_SECONDS {
         errors.0.push(field::invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds"));
     }
-    if errors.0.is_empty() { Ok(()) } else { Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, errors)) }
+    if errors.0.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, errors))
+    }
 }
 
 fn reference(object: &Value) -> Ref {

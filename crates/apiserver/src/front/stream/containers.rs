@@ -22,7 +22,9 @@ fn parent(pod: Option<Value>, cx: &RequestCx) -> Result<Value, Status> {
 
 /// The kubelet that runs the pod; `None` when it is not bound to a node yet.
 fn kubelet(kubelets: &Kubelets, cx: &RequestCx, pod: &Value) -> Result<Option<Target>, Status> {
-    let Some(name) = pod["spec"]["nodeName"].as_str().filter(|name| !name.is_empty()) else { return Ok(None) };
+    let Some(name) = pod["spec"]["nodeName"].as_str().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
     let node = cx
         .reader
         .get("", "nodes", "", name)
@@ -65,7 +67,8 @@ fn container(asked: &str, pod: &Value) -> Result<String, Status> {
 
 fn encode_query(pairs: &[(&str, &str)]) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let joined: Vec<String> = pairs.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
+    let joined: Vec<String> =
+        pairs.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
     if joined.is_empty() { String::new() } else { format!("?{}", joined.join("&")) }
 }
 
@@ -152,7 +155,11 @@ fn validate_log_options(cx: &RequestCx) -> Result<(), Status> {
         let words = "at most one of `sinceTime` or `sinceSeconds` may be specified";
         errors.0.push(field::forbidden(&Path::nil(), words));
     }
-    if errors.0.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &cx.info.name, errors)) }
+    if errors.0.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid("", "PodLogOptions", &cx.info.name, errors))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -204,7 +211,8 @@ fn kubelet_path(kind: Kind, cx: &RequestCx, pod: &Value) -> Result<String, Statu
     let (namespace, name) = (&cx.info.namespace, &cx.info.name);
     let mut query: Vec<(&str, &str)> = Vec::new();
     if kind == Kind::PortForward {
-        let ports: Vec<&str> = cx.query.iter().filter(|(key, _)| key == "ports").map(|(_, v)| v.as_str()).collect();
+        let ports: Vec<&str> =
+            cx.query.iter().filter(|(key, _)| key == "ports").map(|(_, v)| v.as_str()).collect();
         let joined = ports.join(",");
         if !joined.is_empty() {
             query.push(("port", &joined));
@@ -212,7 +220,8 @@ fn kubelet_path(kind: Kind, cx: &RequestCx, pod: &Value) -> Result<String, Statu
         return Ok(format!("/portForward/{namespace}/{name}{}", encode_query(&query)));
     }
     let container = container(cx.query("container").unwrap_or_default(), pod)?;
-    for (option, parameter) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+    for (option, parameter) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+    {
         if cx.query(option).is_some_and(truthy) {
             query.push((parameter, "1"));
         }

@@ -88,7 +88,9 @@ fn incoming<T: Send + 'static>(response: Response<hyper::body::Incoming>, sender
     let mut plain = Response::new(());
     *plain.status_mut() = head.status;
     *plain.headers_mut() = head.headers;
-    let frames = BodyStream::new(body).map_err(Into::into).try_filter_map(|frame| async move { Ok(frame.into_data().ok()) });
+    let frames = BodyStream::new(body)
+        .map_err(Into::into)
+        .try_filter_map(|frame| async move { Ok(frame.into_data().ok()) });
     let stream = frames.map(move |item| {
         let _open = &sender;
         item
@@ -116,14 +118,19 @@ fn outgoing(
     body: Outgoing,
     upgrade: bool,
 ) -> Result<Request<Outgoing>, Status> {
-    let uri: Uri =
-        path_and_query.parse().map_err(|e| Status::bad_request(format!("the path cannot be passed on: {e}")))?;
+    let uri: Uri = path_and_query
+        .parse()
+        .map_err(|e| Status::bad_request(format!("the path cannot be passed on: {e}")))?;
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     for (name, value) in &parts.headers {
-        if !HOP_BY_HOP.contains(name) && *name != header::HOST && *name != header::AUTHORIZATION && *name != header::UPGRADE {
+        if !HOP_BY_HOP.contains(name)
+            && *name != header::HOST
+            && *name != header::AUTHORIZATION
+            && *name != header::UPGRADE
+        {
             headers.append(name, value.clone());
         }
     }

@@ -74,8 +74,12 @@ impl Kubelets {
     /// The kubelet of a node.
     pub(super) fn of_node(&self, node: &Value) -> Result<Target, Status> {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
-        let ip = node_address(node)
-            .ok_or_else(|| Status::internal(format!("no preferred addresses found for node {name:?}; known addresses: {}", node["status"]["addresses"])))?;
+        let ip = node_address(node).ok_or_else(|| {
+            Status::internal(format!(
+                "no preferred addresses found for node {name:?}; known addresses: {}",
+                node["status"]["addresses"]
+            ))
+        })?;
         let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
         let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(KUBELET_PORT);
         Ok(Target::Kubelet(SocketAddr::new(ip, port)))
@@ -89,7 +93,9 @@ impl Kubelets {
             Some(Ok(io)) => Ok(io),
             Some(Err(error)) => {
                 // 503 as upstream's proxies answer when the other end cannot be reached.
-                Err(Status::service_unavailable(format!("error trying to reach service: dial tcp {address}: {error}")))
+                Err(Status::service_unavailable(format!(
+                    "error trying to reach service: dial tcp {address}: {error}"
+                )))
             }
             None => Err(Status::service_unavailable(format!(
                 "error trying to reach service: dial tcp {address}: i/o timeout"
@@ -154,7 +160,12 @@ impl ServerCertVerifier for Anybody {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let provider = tls::provider();
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &provider.signature_verification_algorithms,
+        )
     }
     fn verify_tls13_signature(
         &self,
@@ -163,7 +174,12 @@ impl ServerCertVerifier for Anybody {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let provider = tls::provider();
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &provider.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &provider.signature_verification_algorithms,
+        )
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         tls::provider().signature_verification_algorithms.supported_schemes()

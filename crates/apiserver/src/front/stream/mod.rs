@@ -58,7 +58,9 @@ fn split_target(text: &str) -> (String, ProxyTarget) {
     let own = |text: &str| text.to_owned();
     match text.split(':').collect::<Vec<_>>().as_slice() {
         [name, port] => (own(name), ProxyTarget { scheme: String::new(), port: own(port) }),
-        [scheme @ ("http" | "https" | ""), name, port] => (own(name), ProxyTarget { scheme: own(scheme), port: own(port) }),
+        [scheme @ ("http" | "https" | ""), name, port] => {
+            (own(name), ProxyTarget { scheme: own(scheme), port: own(port) })
+        }
         _ => (own(text), ProxyTarget::default()),
     }
 }
@@ -78,10 +80,17 @@ pub fn subresources(kubelets: &Arc<Kubelets>, resource: &str) -> Vec<Subresource
             make("log", "Pod", &["get"], Box::new(containers::Logs(kubelets.clone()))),
             make("exec", "PodExecOptions", CONNECT, Box::new(containers::Session::exec(kubelets))),
             make("attach", "PodAttachOptions", CONNECT, Box::new(containers::Session::attach(kubelets))),
-            make("portforward", "PodPortForwardOptions", CONNECT, Box::new(containers::Session::port_forward(kubelets))),
+            make(
+                "portforward",
+                "PodPortForwardOptions",
+                CONNECT,
+                Box::new(containers::Session::port_forward(kubelets)),
+            ),
             make("proxy", "PodProxyOptions", PROXY, Box::new(proxies::Pods(kubelets.clone()))),
         ],
-        "services" => vec![make("proxy", "ServiceProxyOptions", PROXY, Box::new(proxies::Services(kubelets.clone())))],
+        "services" => {
+            vec![make("proxy", "ServiceProxyOptions", PROXY, Box::new(proxies::Services(kubelets.clone())))]
+        }
         "nodes" => vec![make("proxy", "NodeProxyOptions", PROXY, Box::new(proxies::Nodes(kubelets.clone())))],
         _ => Vec::new(),
     }

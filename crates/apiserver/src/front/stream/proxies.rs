@@ -32,7 +32,9 @@ fn rest(parts: &Parts, namespaced: bool) -> Rest {
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     match rest.next() {
         Some(rest) => Rest::Path(format!("/{rest}{query}")),
-        None if matches!(parts.method, Method::GET | Method::HEAD) && !super::forward::wants_upgrade(&parts.headers) => {
+        None if matches!(parts.method, Method::GET | Method::HEAD)
+            && !super::forward::wants_upgrade(&parts.headers) =>
+        {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
             if let Ok(location) = HeaderValue::from_str(&format!("{path}/{query}")) {
@@ -64,12 +66,7 @@ fn target(scheme: &str, address: SocketAddr) -> Target {
     if scheme == "https" { Target::Unverified(address) } else { Target::Plain(address) }
 }
 
-async fn pass(
-    kubelets: &Kubelets,
-    target: &Target,
-    parts: Parts,
-    namespaced: bool,
-) -> Result<Reply, Status> {
+async fn pass(kubelets: &Kubelets, target: &Target, parts: Parts, namespaced: bool) -> Result<Reply, Status> {
     match rest(&parts, namespaced) {
         Rest::Path(path) => forward(kubelets, target, &path, parts).await.map(Reply::Raw),
         Rest::Redirect(response) => Ok(Reply::Raw(response)),
@@ -102,7 +99,10 @@ fn pod_address(pod: &Value, port: &str) -> Result<SocketAddr, Status> {
     let containers = || pod["spec"]["containers"].as_array().into_iter().flatten();
     let ports = || containers().flat_map(|c| c["ports"].as_array().into_iter().flatten());
     let number = match port {
-        "" => ports().find_map(|p| p["containerPort"].as_u64()).and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
+        "" => ports()
+            .find_map(|p| p["containerPort"].as_u64())
+            .and_then(|p| u16::try_from(p).ok())
+            .unwrap_or(80),
         text => match text.parse() {
             Ok(number) => number,
             Err(_) => ports()
@@ -160,7 +160,9 @@ fn service_address(cx: &RequestCx, service: &Value, port: &str) -> Result<Socket
             }
             let addresses = endpoint["addresses"].as_array().into_iter().flatten();
             candidates.extend(
-                addresses.filter_map(|a| a.as_str()?.parse().ok()).map(|ip: IpAddr| SocketAddr::new(ip, number)),
+                addresses
+                    .filter_map(|a| a.as_str()?.parse().ok())
+                    .map(|ip: IpAddr| SocketAddr::new(ip, number)),
             );
         }
     }
