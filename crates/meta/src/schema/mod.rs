@@ -5,6 +5,7 @@
 //! strategic merge patch (`patchStrategy`, `patchMergeKey`).
 
 mod check;
+mod duration;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -131,7 +132,8 @@ impl ListType {
 /// When Go's encoder leaves a field out. It decides what an object looks like once stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
-    /// No `omitempty`: written always; a missing value stays missing here, but a given zero stays too.
+    /// No `omitempty`, or a struct that is no pointer: written always. Missing structs are filled in; other
+    /// missing values stay missing here, but a given zero stays.
     Always,
     /// A plain value with `omitempty`: zero (empty text, 0, false) is not written.
     OmitZero,
@@ -206,6 +208,8 @@ pub struct StructType {
     pub others: Option<Type>,
     /// Positions in `fields`, sorted by name; lookups fall back to a scan while it is not built.
     index: Vec<u32>,
+    /// Positions of fields that hold a struct which Go always writes.
+    always: Vec<u32>,
 }
 
 impl StructType {
@@ -220,7 +224,16 @@ impl StructType {
     pub fn set_fields(&mut self, fields: Vec<Field>) {
         self.index = (0..fields.len() as u32).collect();
         self.index.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+        let is_always = |at: &u32| {
+            matches!(&fields[*at as usize], Field { presence: Presence::Always, ty: Type::Struct(_), .. })
+        };
+        self.always = (0..fields.len() as u32).filter(is_always).collect();
         self.fields = fields;
+    }
+
+    /// The fields that hold a struct which Go always writes, even empty.
+    pub fn always_structs(&self) -> impl Iterator<Item = &Field> {
+        self.always.iter().filter_map(|at| self.fields.get(*at as usize))
     }
 
     /// The field of a JSON name.

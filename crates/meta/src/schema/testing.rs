@@ -10,6 +10,10 @@ fn zero(name: &str, ty: Type) -> Field {
     Field { presence: Presence::OmitZero, ..Field::new(name, ty, 0) }
 }
 
+fn always(name: &str, ty: Type) -> Field {
+    Field { presence: Presence::Always, ..Field::new(name, ty, 0) }
+}
+
 fn list(list: ListType) -> Type {
     Type::List(Box::new(list))
 }
@@ -55,6 +59,9 @@ pub(crate) fn pod_like() -> (Schema, Type) {
             Field { default: Some("TCP".into()), ..zero("protocol", Type::String) },
         ],
     ));
+    let deep = schema.insert(StructType::new("io.k8s.api.core.v1.Deep", vec![zero("a", Type::String)]));
+    let resources = schema
+        .insert(StructType::new("io.k8s.api.core.v1.Resources", vec![always("deep", Type::Struct(deep))]));
     let container = schema.insert(StructType::new(
         "io.k8s.api.core.v1.Container",
         vec![
@@ -64,6 +71,7 @@ pub(crate) fn pod_like() -> (Schema, Type) {
             field("ports", list(ListType::map(Type::Struct(port), &["containerPort", "protocol"]))),
             field("limits", map(Type::Quantity)),
             field("probe", Type::IntOrString),
+            always("resources", Type::Struct(resources)),
         ],
     ));
     let path =
@@ -119,9 +127,9 @@ pub(crate) fn pod_like() -> (Schema, Type) {
         vec![
             zero("apiVersion", Type::String),
             zero("kind", Type::String),
-            field("metadata", Type::Struct(meta)),
+            always("metadata", Type::Struct(meta)),
             field("spec", Type::Struct(spec)),
-            field("status", Type::Struct(status)),
+            always("status", Type::Struct(status)),
         ],
     ));
     (schema, Type::Struct(root))
