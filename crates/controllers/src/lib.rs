@@ -5,6 +5,7 @@ pub mod framework;
 pub mod manager;
 
 mod deployment;
+mod endpoints;
 mod garbagecollector;
 mod namespace;
 mod replicas;

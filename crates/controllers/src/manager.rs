@@ -54,6 +54,17 @@ pub const ALL: &[Descriptor] = &[
         account: "generic-garbage-collector",
         start: crate::garbagecollector::start,
     },
+    Descriptor {
+        name: "endpointslice",
+        account: "endpointslice-controller",
+        start: crate::endpoints::start_slices,
+    },
+    Descriptor { name: "endpoint", account: "endpoint-controller", start: crate::endpoints::start_endpoints },
+    Descriptor {
+        name: "endpointslicemirroring",
+        account: "endpointslicemirroring-controller",
+        start: crate::endpoints::start_mirroring,
+    },
     Descriptor { name: "deployment", account: "deployment-controller", start: crate::deployment::start },
     Descriptor {
         name: "replicaset",
