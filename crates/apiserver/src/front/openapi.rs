@@ -48,9 +48,6 @@ struct Inner {
     v3: Mutex<HashMap<String, Document>>,
 }
 
-/// What clients may call the protobuf form; the `@` of the real name is not a token of RFC 9110.
-const PROTO_V2_DOTTED: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
 impl OpenApi {
     /// Documents about `defs`.
     pub fn new(defs: &[Arc<ResourceDef>]) -> Self {
@@ -60,18 +57,20 @@ impl OpenApi {
 
     /// `/openapi/v2`.
     pub async fn v2(&self, headers: &HeaderMap) -> Response<Body> {
-        let proto =
-            [openapi::V2_PROTO_MEDIA_TYPE, PROTO_V2_DOTTED].into_iter().find(|t| respond::names(headers, t));
+        let asked = [openapi::V2_PROTO_MEDIA_TYPE, openapi::V2_PROTO_REQUEST_MEDIA_TYPE];
+        let proto = asked.iter().any(|media_type| respond::names(headers, media_type));
         let this = self.0.clone();
         let document = blocking(move || {
             let made = || openapi::v2(&this.served);
-            match proto {
-                Some(_) => this.v2_proto.get_or_init(|| Document::new(openapi::v2_proto(&made()))).clone(),
-                None => this.v2.get_or_init(|| Document::json(&made())).clone(),
+            if proto {
+                this.v2_proto.get_or_init(|| Document::new(openapi::v2_proto(&made()))).clone()
+            } else {
+                this.v2.get_or_init(|| Document::json(&made())).clone()
             }
         })
         .await;
-        document.serve(proto.unwrap_or("application/json"), headers)
+        let content_type = if proto { openapi::V2_PROTO_MEDIA_TYPE } else { "application/json" };
+        document.serve(content_type, headers)
     }
 
     /// `/openapi/v3` and what is under it.

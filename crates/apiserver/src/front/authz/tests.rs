@@ -36,7 +36,8 @@ impl Objects {
 impl Reader for Objects {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.list(group, resource, namespace).into_iter().find(|o| {
-            o["metadata"]["name"] == name && o["metadata"]["namespace"].as_str().unwrap_or_default() == namespace
+            o["metadata"]["name"] == name
+                && o["metadata"]["namespace"].as_str().unwrap_or_default() == namespace
         })
     }
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
@@ -86,20 +87,62 @@ fn rbac_objects() -> Arc<Objects> {
             json!({"metadata": {"name": name, "namespace": namespace}, "roleRef": role, "subjects": [subject]}),
         )
     };
-    let cluster_role = |name: &str, rules: Value| (rbac::GROUP, "clusterroles", json!({"metadata": {"name": name}, "rules": rules}));
+    let cluster_role = |name: &str, rules: Value| {
+        (rbac::GROUP, "clusterroles", json!({"metadata": {"name": name}, "rules": rules}))
+    };
     Objects::of(&[
-        cluster_role("reader", json!([
-            {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/log"]},
-            {"verbs": ["get"], "nonResourceURLs": ["/metrics", "/docs/*"]},
-        ])),
+        cluster_role(
+            "reader",
+            json!([
+                {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/log"]},
+                {"verbs": ["get"], "nonResourceURLs": ["/metrics", "/docs/*"]},
+            ]),
+        ),
         cluster_role("scaler", json!([{"verbs": ["update"], "apiGroups": ["*"], "resources": ["*/scale"]}])),
-        cluster_role("one", json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["only"]}])),
-        (rbac::GROUP, "roles", json!({"metadata": {"name": "edit", "namespace": "dev"}, "rules": [{"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*"]}]})),
-        binding("ClusterRoleBinding", "readers", "", json!({"kind": "ClusterRole", "name": "reader"}), json!({"kind": "Group", "name": "team"})),
-        binding("ClusterRoleBinding", "scalers", "", json!({"kind": "ClusterRole", "name": "scaler"}), json!({"kind": "User", "name": "bob"})),
-        binding("RoleBinding", "editors", "dev", json!({"kind": "Role", "name": "edit"}), json!({"kind": "User", "name": "bob"})),
-        binding("RoleBinding", "robots", "dev", json!({"kind": "ClusterRole", "name": "one"}), json!({"kind": "ServiceAccount", "name": "robot", "namespace": "ci"})),
-        binding("RoleBinding", "broken", "dev", json!({"kind": "Role", "name": "gone"}), json!({"kind": "User", "name": "carol"})),
+        cluster_role(
+            "one",
+            json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["only"]}]),
+        ),
+        (
+            rbac::GROUP,
+            "roles",
+            json!({"metadata": {"name": "edit", "namespace": "dev"}, "rules": [{"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*"]}]}),
+        ),
+        binding(
+            "ClusterRoleBinding",
+            "readers",
+            "",
+            json!({"kind": "ClusterRole", "name": "reader"}),
+            json!({"kind": "Group", "name": "team"}),
+        ),
+        binding(
+            "ClusterRoleBinding",
+            "scalers",
+            "",
+            json!({"kind": "ClusterRole", "name": "scaler"}),
+            json!({"kind": "User", "name": "bob"}),
+        ),
+        binding(
+            "RoleBinding",
+            "editors",
+            "dev",
+            json!({"kind": "Role", "name": "edit"}),
+            json!({"kind": "User", "name": "bob"}),
+        ),
+        binding(
+            "RoleBinding",
+            "robots",
+            "dev",
+            json!({"kind": "ClusterRole", "name": "one"}),
+            json!({"kind": "ServiceAccount", "name": "robot", "namespace": "ci"}),
+        ),
+        binding(
+            "RoleBinding",
+            "broken",
+            "dev",
+            json!({"kind": "Role", "name": "gone"}),
+            json!({"kind": "User", "name": "carol"}),
+        ),
     ])
 }
 
@@ -142,15 +185,33 @@ fn refusals_are_worded_as_upstream_words_them() {
     let chain = Chain::new(rbac_objects());
     let refuse = |user: &str, question: &str| {
         let question = ask(&Arc::new(UserInfo::new(user, &[])), question);
-        let Decision::NoOpinion(reason) = chain.authorize(&question) else { panic!("{user} is permitted {question:?}") };
+        let Decision::NoOpinion(reason) = chain.authorize(&question) else {
+            panic!("{user} is permitted {question:?}")
+        };
         forbidden(&question, &reason).message
     };
     for (user, question, message) in [
-        ("x", "list /pods default", r#"pods is forbidden: User "x" cannot list resource "pods" in API group "" in the namespace "default""#),
-        ("x", "get apps/deployments/scale default web", r#"deployments.apps "web" is forbidden: User "x" cannot get resource "deployments/scale" in API group "apps" in the namespace "default""#),
-        ("x", "list /nodes -", r#"nodes is forbidden: User "x" cannot list resource "nodes" in API group "" at the cluster scope"#),
+        (
+            "x",
+            "list /pods default",
+            r#"pods is forbidden: User "x" cannot list resource "pods" in API group "" in the namespace "default""#,
+        ),
+        (
+            "x",
+            "get apps/deployments/scale default web",
+            r#"deployments.apps "web" is forbidden: User "x" cannot get resource "deployments/scale" in API group "apps" in the namespace "default""#,
+        ),
+        (
+            "x",
+            "list /nodes -",
+            r#"nodes is forbidden: User "x" cannot list resource "nodes" in API group "" at the cluster scope"#,
+        ),
         ("x", "get /metrics", r#"forbidden: User "x" cannot get path "/metrics""#),
-        ("carol", "list /pods dev", r#"pods is forbidden: User "carol" cannot list resource "pods" in API group "" in the namespace "dev": RBAC: role.rbac.authorization.k8s.io "gone" not found"#),
+        (
+            "carol",
+            "list /pods dev",
+            r#"pods is forbidden: User "carol" cannot list resource "pods" in API group "" in the namespace "dev": RBAC: role.rbac.authorization.k8s.io "gone" not found"#,
+        ),
     ] {
         assert_eq!(refuse(user, question), message);
     }
@@ -174,22 +235,34 @@ fn a_changed_binding_counts_at_the_next_request() {
 #[test]
 fn a_node_reaches_only_what_its_own_pods_need() {
     let pod = |name: &str, node: &str, secret: &str| {
-        ("", "pods", json!({
-            "metadata": {"name": name, "namespace": "dev"},
-            "spec": {
-                "nodeName": node, "serviceAccountName": format!("{name}-sa"),
-                "containers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": format!("{name}-env")}}}], "envFrom": [{"secretRef": {"name": format!("{name}-all")}}]}],
-                "volumes": [{"name": "a", "secret": {"secretName": secret}}, {"name": "b", "persistentVolumeClaim": {"claimName": format!("{name}-claim")}},
-                    {"name": "c", "projected": {"sources": [{"configMap": {"name": format!("{name}-projected")}}]}}],
-                "imagePullSecrets": [{"name": "registry"}],
-            },
-        }))
+        (
+            "",
+            "pods",
+            json!({
+                "metadata": {"name": name, "namespace": "dev"},
+                "spec": {
+                    "nodeName": node, "serviceAccountName": format!("{name}-sa"),
+                    "containers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": format!("{name}-env")}}}], "envFrom": [{"secretRef": {"name": format!("{name}-all")}}]}],
+                    "volumes": [{"name": "a", "secret": {"secretName": secret}}, {"name": "b", "persistentVolumeClaim": {"claimName": format!("{name}-claim")}},
+                        {"name": "c", "projected": {"sources": [{"configMap": {"name": format!("{name}-projected")}}]}}],
+                    "imagePullSecrets": [{"name": "registry"}],
+                },
+            }),
+        )
     };
     let chain = Chain::new(Objects::of(&[
         pod("mine", "alpha", "tls"),
         pod("other", "beta", "theirs"),
-        ("", "persistentvolumes", json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"namespace": "dev", "name": "mine-claim"}, "csi": {"nodeStageSecretRef": {"name": "stage", "namespace": "csi"}}}})),
-        ("", "persistentvolumes", json!({"metadata": {"name": "pv2"}, "spec": {"claimRef": {"namespace": "dev", "name": "other-claim"}}})),
+        (
+            "",
+            "persistentvolumes",
+            json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"namespace": "dev", "name": "mine-claim"}, "csi": {"nodeStageSecretRef": {"name": "stage", "namespace": "csi"}}}}),
+        ),
+        (
+            "",
+            "persistentvolumes",
+            json!({"metadata": {"name": "pv2"}, "spec": {"claimRef": {"namespace": "dev", "name": "other-claim"}}}),
+        ),
     ]));
     let alpha = Arc::new(UserInfo::new("system:node:alpha", &["system:nodes"]));
     for (question, want) in [
@@ -246,7 +319,11 @@ fn rules_cover_others_only_when_they_permit_all_of_it() {
         ..Rule::resources(verbs, group, resources)
     };
     for (held, wanted, covered) in [
-        (rule(&["*"], "*", &["*"], &[]), rule(&["get", "delete"], "apps", &["deployments", "deployments/scale"], &[]), true),
+        (
+            rule(&["*"], "*", &["*"], &[]),
+            rule(&["get", "delete"], "apps", &["deployments", "deployments/scale"], &[]),
+            true,
+        ),
         (rule(&["get"], "", &["pods"], &[]), rule(&["get"], "", &["pods"], &["x"]), true),
         (rule(&["get"], "", &["pods"], &["x"]), rule(&["get"], "", &["pods"], &[]), false),
         (rule(&["get"], "", &["pods"], &["x"]), rule(&["get"], "", &["pods"], &["x", "y"]), false),

@@ -97,7 +97,10 @@ pub fn subresources(kubelets: &Arc<Kubelets>, resource: &str) -> Vec<Subresource
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod target_tests {
     use super::*;
 
     #[test]

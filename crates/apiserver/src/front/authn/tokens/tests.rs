@@ -41,21 +41,31 @@ fn claims() -> Claims {
 
 #[test]
 fn a_good_token_names_the_account_its_groups_and_what_it_is_bound_to() {
-    let objects = Objects::of(&[("", "serviceaccounts", object("dev", "robot", "u1")), ("", "pods", object("dev", "web", "u2"))]);
+    let objects = Objects::of(&[
+        ("", "serviceaccounts", object("dev", "robot", "u1")),
+        ("", "pods", object("dev", "web", "u2")),
+    ]);
     let tokens = tokens();
     let token = tokens.sign(claims());
     let verified = tokens.authenticate(&token, tokens.audiences(), now(), &*objects).unwrap();
     assert_eq!(verified.user.name, "system:serviceaccount:dev:robot");
     assert_eq!(verified.user.uid, "u1");
-    assert_eq!(verified.user.groups, ["system:serviceaccounts", "system:serviceaccounts:dev", "system:authenticated"]);
-    let extra: Vec<(&str, &str)> = verified.user.extra.iter().map(|(k, v)| (k.as_str(), v[0].as_str())).collect();
-    assert_eq!(extra, [
-        ("authentication.kubernetes.io/credential-id", "JTI=id-1"),
-        ("authentication.kubernetes.io/node-name", "alpha"),
-        ("authentication.kubernetes.io/node-uid", "u3"),
-        ("authentication.kubernetes.io/pod-name", "web"),
-        ("authentication.kubernetes.io/pod-uid", "u2"),
-    ]);
+    assert_eq!(
+        verified.user.groups,
+        ["system:serviceaccounts", "system:serviceaccounts:dev", "system:authenticated"]
+    );
+    let extra: Vec<(&str, &str)> =
+        verified.user.extra.iter().map(|(k, v)| (k.as_str(), v[0].as_str())).collect();
+    assert_eq!(
+        extra,
+        [
+            ("authentication.kubernetes.io/credential-id", "JTI=id-1"),
+            ("authentication.kubernetes.io/node-name", "alpha"),
+            ("authentication.kubernetes.io/node-uid", "u3"),
+            ("authentication.kubernetes.io/pod-name", "web"),
+            ("authentication.kubernetes.io/pod-uid", "u2"),
+        ]
+    );
     let vault = tokens.authenticate(&token, &["vault".into()], now(), &*objects).unwrap();
     assert_eq!(vault.audiences, ["vault"]);
 }
@@ -67,7 +77,8 @@ fn a_token_is_refused_when_anything_does_not_hold() {
     let live = || Objects::of(&[account.clone(), pod.clone()]);
     let deleted = |seconds_ago: u64| {
         let mut pod = pod.2.clone();
-        pod["metadata"]["deletionTimestamp"] = json!(knarr_meta::time::rfc3339(now() - Duration::from_secs(seconds_ago)));
+        pod["metadata"]["deletionTimestamp"] =
+            json!(knarr_meta::time::rfc3339(now() - Duration::from_secs(seconds_ago)));
         Objects::of(&[account.clone(), ("", "pods", pod)])
     };
     let tokens = tokens();
@@ -85,8 +96,18 @@ fn a_token_is_refused_when_anything_does_not_hold() {
     assert!(at(&good, &own, now(), deleted(30)), "a pod that is ending still needs its token");
     assert!(!at(&good, &own, now(), deleted(61)));
     assert!(!at(&good, &own, now(), Objects::of(&[account.clone()])), "the pod is gone");
-    assert!(!at(&good, &own, now(), Objects::of(&[account.clone(), ("", "pods", object("dev", "web", "u9"))])));
-    assert!(!at(&good, &own, now(), Objects::of(&[("", "serviceaccounts", object("dev", "robot", "u9")), pod.clone()])));
+    assert!(!at(
+        &good,
+        &own,
+        now(),
+        Objects::of(&[account.clone(), ("", "pods", object("dev", "web", "u9"))])
+    ));
+    assert!(!at(
+        &good,
+        &own,
+        now(),
+        Objects::of(&[("", "serviceaccounts", object("dev", "robot", "u9")), pod.clone()])
+    ));
     assert!(!at(&good, &["elsewhere".into()], now(), live()));
     assert!(!at(&good, &own, now() + Duration::from_secs(661), live()), "expired");
     assert!(!at(&good, &own, now() - Duration::from_secs(61), live()), "not valid yet");
@@ -100,7 +121,14 @@ fn a_token_is_refused_when_anything_does_not_hold() {
     let (message, signature) = good.rsplit_once('.').unwrap();
     let (_, body) = message.split_once('.').unwrap();
     let none = base64(br#"{"alg":"none"}"#);
-    for forged in ["", "a", "a.b.c", &format!("{none}.{body}."), &format!("{none}.{body}.{signature}"), &format!("{message}.")] {
+    for forged in [
+        "",
+        "a",
+        "a.b.c",
+        &format!("{none}.{body}."),
+        &format!("{none}.{body}.{signature}"),
+        &format!("{message}."),
+    ] {
         assert!(!at(forged, &own, now(), live()), "{forged}");
     }
 }
@@ -124,7 +152,8 @@ fn the_key_set_describes_the_key_in_use() {
     let tokens = tokens();
     let keys = tokens.jwks();
     let header = tokens.sign(claims());
-    let header: Value = serde_json::from_slice(&unbase64(header.split('.').next().unwrap()).unwrap()).unwrap();
+    let header: Value =
+        serde_json::from_slice(&unbase64(header.split('.').next().unwrap()).unwrap()).unwrap();
     assert_eq!(keys["keys"][0]["kid"], header["kid"]);
     assert_eq!(unbase64(keys["keys"][0]["x"].as_str().unwrap()).unwrap().len(), 32);
 }
