@@ -43,8 +43,9 @@ pub trait Strategy: Send + Sync + 'static {
     fn validate_update(&self, cx: &RequestCx, new: &Self::Object, _old: &Self::Object) -> ErrorList {
         self.validate(cx, new)
     }
-    /// Before validation of a status update. The generic part already kept everything but status,
-    /// managedFields (and, as upstream, what else the status strategy lets through) from `old`.
+    /// Before validation of a status update. The generic part already kept everything but metadata and status
+    /// from `old`; kinds whose status writers may not touch labels or owners take those from `old` here, as
+    /// upstream's status strategies do.
     fn prepare_for_status_update(&self, _cx: &RequestCx, _new: &mut Value, _old: &Value) {}
     /// All errors of a changed status.
     fn validate_status_update(&self, _cx: &RequestCx, _new: &Self::Object, _old: &Self::Object) -> ErrorList {
@@ -346,20 +347,25 @@ impl ResourceDef {
     }
 
     fn from_facts<K: Kind>(group: &'static str, version: &'static str, resource: &'static str, strategy: Box<dyn ErasedStrategy>, _kind: PhantomData<K>) -> Self {
-        let fact = knarr_api::facts::resource(group, version, resource).expect("a declared kind is in the facts");
+        let facts = knarr_api::facts::resources();
+        let fact = facts
+            .iter()
+            .find(|fact| fact.group == group && fact.version == version && fact.resource == resource)
+            .expect("a declared kind is in the facts");
+        let storage = knarr_api::facts::storage_key(group, version, resource);
         Self {
             group,
             resource,
             singular: fact.singular,
             kind: fact.kind,
-            short: fact.short,
-            categories: fact.categories,
+            short: &fact.short,
+            categories: &fact.categories,
             scope: if fact.namespaced { Scope::Namespaced } else { Scope::Cluster },
             versions: vec![ServedVersion { version, to_hub: None, from_hub: None }],
             storage_version: version,
             storage_group: group,
-            storage_prefix: knarr_api::facts::storage_prefix(group, resource).unwrap_or(""),
-            verbs: fact.verbs,
+            storage_prefix: storage.map_or("", |key| key.prefix),
+            verbs: &fact.verbs,
             strategy,
             subresources: Vec::new(),
             cells: name_and_age,

@@ -87,6 +87,16 @@ pub struct Details {
     pub causes: Vec<Cause>,
     /// When to try again; 0 says nothing of it.
     pub retry_after_seconds: u32,
+    /// Where an expired list can go on; written as the status's own `metadata.continue`.
+    pub continue_token: String,
+}
+
+impl Details {
+    /// Whether there is anything to write beside the token, or nothing at all (which upstream writes as `{}`).
+    fn is_shown(&self) -> bool {
+        let token_alone = Self { continue_token: self.continue_token.clone(), ..Self::default() };
+        self.continue_token.is_empty() || *self != token_alone
+    }
 }
 
 /// One error of several.
@@ -388,6 +398,7 @@ impl Status {
                     })
                     .collect(),
                 retry_after_seconds: number(&details["retryAfterSeconds"]),
+                continue_token: text(&value["metadata"]["continue"]),
             })
         });
         let failed = value["status"] != "Success";
@@ -415,16 +426,19 @@ impl std::error::Error for Status {}
 
 impl Serialize for Status {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Metadata;
-        impl Serialize for Metadata {
+        struct Metadata<'a>(&'a str);
+        impl Serialize for Metadata<'_> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_struct("ListMeta", 0)?.end()
+                let mut s = serializer.serialize_struct("ListMeta", 1)?;
+                serialize_texts(&mut s, &[("continue", self.0)])?;
+                s.end()
             }
         }
+        let token = self.details.as_ref().map_or("", |details| details.continue_token.as_str());
         let mut s = serializer.serialize_struct("Status", 8)?;
         s.serialize_field("kind", "Status")?;
         s.serialize_field("apiVersion", "v1")?;
-        s.serialize_field("metadata", &Metadata)?;
+        s.serialize_field("metadata", &Metadata(token))?;
         s.serialize_field("status", if self.is_success() { "Success" } else { "Failure" })?;
         if !self.message.is_empty() {
             s.serialize_field("message", &self.message)?;
@@ -432,7 +446,7 @@ impl Serialize for Status {
         if self.reason != Reason::Unknown {
             s.serialize_field("reason", self.reason.as_str())?;
         }
-        if let Some(details) = &self.details {
+        if let Some(details) = self.details.as_ref().filter(|details| details.is_shown()) {
             s.serialize_field("details", details)?;
         }
         if self.code != 0 {

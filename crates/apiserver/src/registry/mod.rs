@@ -1,29 +1,119 @@
-//! The generic registry: every verb of every kind that a [`ResourceDef`] declares, over one store.
+//! The generic registry: every verb of every kind that a [`ResourceDef`] declares, over one store. A request
+//! is routed here ([`Registry::serve`]), reads are in [`read`] and [`watch`], writes in [`write`], and what
+//! is answered is put into the form the client asked for by [`render`].
+
+mod admit;
+mod body;
+mod create;
+mod delete;
+mod leases;
+mod negotiate;
+mod options;
+mod parse;
+mod patch;
+mod read;
+mod reader;
+mod render;
+mod resource;
+mod subresource;
+mod table;
+mod update;
+mod watch;
+mod write;
+
+pub use negotiate::{Accept, Media};
+pub use render::{ordered_json, pretty, status_response, to_yaml};
 
 use crate::admission::Plugin;
+use crate::authorize::{Attributes, Authorizer, Decision};
+use crate::cache::Cache;
 use crate::def::ResourceDef;
+use crate::obj::Shape;
 use crate::request::{Reader, RequestCx};
 use bytes::Bytes;
+use http::{Method, Response};
 use knarr_base::Ctx;
 use knarr_client::Body;
 use knarr_meta::status::Status;
 use knarr_store::Store;
-use std::sync::Arc;
+use negotiate::Offers;
+use render::{Answer, Rendering, status_in};
+use resource::{Resource, Version};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use write::Part;
 
 /// All served kinds over one store. See the module's documentation.
 pub struct Registry {
+    ctx: Ctx,
+    store: Arc<dyn Store>,
     defs: Vec<Arc<ResourceDef>>,
+    resources: HashMap<&'static str, Vec<Arc<Resource>>>,
+    plugins: Vec<Arc<dyn Plugin>>,
+    leases: leases::Leases,
+    authorizer: OnceLock<Arc<dyn Authorizer>>,
+    myself: Weak<Registry>,
+}
+
+/// One request with what has been found out about it.
+struct Call<'a> {
+    cx: &'a RequestCx,
+    resource: &'a Resource,
+    resource_arc: &'a Arc<Resource>,
+    version: &'a Version,
+    version_index: usize,
+    accept: Accept,
+    parts: &'a http::request::Parts,
+    /// The request's extensions, for handlers that take over the connection.
+    extensions: std::sync::Mutex<http::Extensions>,
+    body: Bytes,
+}
+
+impl Call<'_> {
+    /// The request's head for a handler, extensions included (the first time).
+    fn fresh_parts(&self) -> http::request::Parts {
+        let mut request = http::Request::new(());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.version_mut() = self.parts.version;
+        *request.headers_mut() = self.parts.headers.clone();
+        let mut extensions = self.extensions.lock().expect("no holder of the extensions panics");
+        *request.extensions_mut() = std::mem::take(&mut *extensions);
+        request.into_parts().0
+    }
 }
 
 impl Registry {
     /// A registry that serves `defs` out of `store`, with the admission plugins in the order they run.
     pub fn new(
-        _ctx: &Ctx,
-        _store: Arc<dyn Store>,
+        ctx: &Ctx,
+        store: Arc<dyn Store>,
         defs: Vec<ResourceDef>,
-        _plugins: Vec<Arc<dyn Plugin>>,
+        plugins: Vec<Arc<dyn Plugin>>,
     ) -> Arc<Self> {
-        Arc::new(Self { defs: defs.into_iter().map(Arc::new).collect() })
+        let defs: Vec<Arc<ResourceDef>> = defs.into_iter().map(Arc::new).collect();
+        let schema = knarr_api::facts::schema();
+        let mut caches: HashMap<&'static str, Arc<Cache>> = HashMap::new();
+        let mut resources: HashMap<&'static str, Vec<Arc<Resource>>> = HashMap::new();
+        let mut forms = 0;
+        for def in &defs {
+            let cache = caches.entry(def.storage_prefix).or_insert_with(|| {
+                let shape = Shape::new(def.storage_group, def.storage_version, def.kind, def.selectable);
+                Cache::new(ctx, store.clone(), shape, def.storage_prefix)
+            });
+            let resource = Resource::new(def.clone(), cache.clone(), schema, &mut forms);
+            resources.entry(def.resource).or_default().push(Arc::new(resource));
+        }
+        Arc::new_cyclic(|myself| Self {
+            ctx: ctx.clone(),
+            store,
+            defs,
+            resources,
+            plugins,
+            leases: leases::Leases::default(),
+            authorizer: OnceLock::new(),
+            myself: myself.clone(),
+        })
     }
 
     /// What is served.
@@ -31,44 +121,202 @@ impl Registry {
         &self.defs
     }
 
-    /// Serves one request on a resource. Never fails: an error is rendered as a Status.
-    pub async fn serve(
-        self: &Arc<Self>,
-        _cx: RequestCx,
-        parts: http::request::Parts,
-        _body: Bytes,
-    ) -> http::Response<Body> {
-        let accept = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
-        status_response(&Status::internal("the registry is not ready".to_owned()), accept)
+    /// Who is asked whether a user may create an object by update or apply. Until this is set, who may update
+    /// or patch may.
+    pub fn set_authorizer(&self, authorizer: Arc<dyn Authorizer>) {
+        let _ = self.authorizer.set(authorizer);
+    }
+
+    /// Fills the caches of these resources (group, resource), so that [`Registry::reader`] answers at once.
+    pub async fn warm(&self, resources: &[(&str, &str)]) {
+        for (group, name) in resources {
+            if let Some(resource) = self.resource(group, name) {
+                let _ = resource.cache.wait_latest().await;
+            }
+        }
+    }
+
+    fn resource(&self, group: &str, name: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(name)?.iter().find(|resource| resource.def.group == group)
     }
 
     /// Reads out of the watch cache, for authorizers and admission.
     pub fn reader(self: &Arc<Self>) -> Arc<dyn Reader> {
-        Arc::new(NoReader)
+        Arc::new(reader::RegistryReader(self.myself.clone()))
+    }
+
+    /// Serves one request on a resource. Never fails: an error is rendered as a Status.
+    pub async fn serve(
+        self: &Arc<Self>,
+        cx: RequestCx,
+        mut parts: http::request::Parts,
+        body: Bytes,
+    ) -> Response<Body> {
+        let extensions = std::sync::Mutex::new(std::mem::take(&mut parts.extensions));
+        let mut response = self.answer(&cx, &parts, extensions, body).await;
+        let warnings = std::mem::take(&mut *cx.warnings.lock().expect("warnings lock is never poisoned"));
+        let mut sent: Vec<&str> = Vec::new();
+        for warning in &warnings {
+            if !sent.contains(&warning.as_str()) {
+                sent.push(warning);
+                if let Some(value) = warning_value(warning) {
+                    response.headers_mut().append(http::header::WARNING, value);
+                }
+            }
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        cx: &RequestCx,
+        parts: &http::request::Parts,
+        extensions: std::sync::Mutex<http::Extensions>,
+        body: Bytes,
+    ) -> Response<Body> {
+        let info = &cx.info;
+        let refuse = |status: &Status| {
+            let accept = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
+            status_response(status, accept)
+        };
+        let Some(resource) = self.resource(&info.group, &info.resource) else {
+            return refuse(&Status::no_such_path());
+        };
+        let Some(version_index) = resource.versions.iter().position(|version| version.name == info.version) else {
+            return refuse(&Status::no_such_path());
+        };
+        let version = &resource.versions[version_index];
+        let offers = Offers {
+            proto: version.proto,
+            transforms: true,
+            stream: info.subresource.is_empty() && is_watch(cx),
+        };
+        // Streams of another kind are nobody's to negotiate here.
+        let accept = match negotiate::accept(&parts.headers, cx.query("pretty"), offers) {
+            Ok(accept) => accept,
+            Err(_) if !info.subresource.is_empty() => Accept::JSON,
+            Err(status) => return refuse(&status),
+        };
+        let call = Call {
+            cx,
+            resource,
+            resource_arc: resource,
+            version,
+            version_index,
+            accept,
+            parts,
+            extensions,
+            body,
+        };
+        let include = match accept.transform {
+            None => "",
+            Some(_) => match table::include(cx) {
+                Ok(include) => include,
+                Err(status) => return refuse(&status),
+            },
+        };
+        match self.route(&call).await {
+            Ok(answer) => {
+                let now = self.ctx.clock.now();
+                Rendering { resource, version, accept, now, include }.render(answer)
+            }
+            Err(status) => status_in(&status, Accept { transform: None, ..accept }),
+        }
+    }
+
+    async fn route(&self, call: &Call<'_>) -> Result<Answer, Status> {
+        let (info, def) = (&call.cx.info, &call.resource.def);
+        if !info.subresource.is_empty() {
+            let Some(sub) = def.subresources.iter().find(|sub| sub.name == info.subresource) else {
+                return Err(Status::no_such_path());
+            };
+            return self.subresource(call, sub).await;
+        }
+        if let Some(handler) = &def.create_only {
+            return match call.parts.method {
+                Method::POST => self.create_only(call, &**handler).await,
+                _ => Err(Status::method_not_supported(&call.resource.gr, &info.verb)),
+            };
+        }
+        let verb = match (&call.parts.method, info.name.is_empty()) {
+            (&Method::GET | &Method::HEAD, _) if is_watch(call.cx) => "watch",
+            (&Method::GET | &Method::HEAD, true) => "list",
+            (&Method::GET | &Method::HEAD, false) if info.verb == "list" => "list",
+            (&Method::GET | &Method::HEAD, false) => "get",
+            (&Method::POST, true) => "create",
+            (&Method::PUT, false) => "update",
+            (&Method::PATCH, false) => "patch",
+            (&Method::DELETE, false) => "delete",
+            (&Method::DELETE, true) => "deletecollection",
+            _ => "",
+        };
+        if verb.is_empty() || !def.verbs.contains(&verb) {
+            return Err(Status::method_not_supported(&call.resource.gr, &info.verb));
+        }
+        match verb {
+            "watch" => self.watch(call).await,
+            "list" => self.list(call).await,
+            "get" => self.get(call).await,
+            "create" => self.create(call).await,
+            "update" => self.update(call, Part::Main).await,
+            "patch" => self.patch(call, Part::Main).await,
+            "delete" => self.delete(call).await,
+            _ => self.delete_collection(call).await,
+        }
+    }
+
+    /// Whether the user may create what an update or apply is about to create.
+    fn authorize_create(&self, cx: &RequestCx) -> Result<(), Status> {
+        let Some(authorizer) = self.authorizer.get() else { return Ok(()) };
+        let info = &cx.info;
+        let attributes = Attributes {
+            user: cx.user.clone(),
+            verb: "create".to_owned(),
+            is_resource: true,
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+            namespace: info.namespace.clone(),
+            name: info.name.clone(),
+            path: info.path.clone(),
+            ..Attributes::default()
+        };
+        let reason = match authorizer.authorize(&attributes) {
+            Decision::Allow(_) => return Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+        };
+        let gr = knarr_meta::gvk::GroupResource::new(info.group.clone(), info.resource.clone());
+        let place = if info.namespace.is_empty() {
+            "at the cluster scope".to_owned()
+        } else {
+            format!("in the namespace \"{}\"", info.namespace)
+        };
+        let mut text = format!(
+            "User \"{}\" cannot create resource \"{}\" in API group \"{}\" {place}",
+            cx.user.name, info.resource, info.group
+        );
+        if !reason.is_empty() {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
+        Err(Status::forbidden(&gr, &info.name, text))
     }
 }
 
-struct NoReader;
-
-impl Reader for NoReader {
-    fn get(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Arc<serde_json::Value>> {
-        None
-    }
-    fn list(&self, _: &str, _: &str, _: &str) -> Vec<Arc<serde_json::Value>> {
-        Vec::new()
-    }
-    fn revision(&self, _: &str, _: &str) -> u64 {
-        0
-    }
+/// Whether a request is a watch: by its verb, or by the query the way clients ask.
+fn is_watch(cx: &RequestCx) -> bool {
+    cx.info.verb == "watch"
 }
 
-/// A response that carries `status`, in the form the `Accept` header asks for (JSON when it asks for none
-/// that is served).
-pub fn status_response(status: &Status, _accept: Option<&str>) -> http::Response<Body> {
-    let json = serde_json::to_vec(&status.to_json()).expect("a JSON value always serializes");
-    http::Response::builder()
-        .status(status.code)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(Body::full(json))
-        .expect("a status is a valid response")
+/// The value of a `Warning` header (RFC 7234, code 299, no agent).
+fn warning_value(text: &str) -> Option<http::HeaderValue> {
+    let mut quoted = String::with_capacity(text.len());
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if matches!(c, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    http::HeaderValue::from_str(&format!("299 - \"{quoted}\"")).ok()
 }

@@ -1,0 +1,285 @@
+//! The watch cache: the current objects of one storage resource in key order and a bounded window of past
+//! changes, fed by one watch of the store and started by the first who needs it. It is what upstream's
+//! cacher (KEP-2340 consistent reads, KEP-3157 watch-list) is: lists and watches are answered from here, and
+//! a read at the latest revision waits until the cache has seen it.
+
+pub mod event;
+pub mod filter;
+mod watch;
+
+pub use event::{Event, FrameKey, Window};
+pub use filter::{Field, Filter, Requirement, Trigger, key};
+pub use watch::{Matched, Watch, WatchError, WatchStart, classify};
+
+use crate::obj::{Obj, Shape};
+use bytes::Bytes;
+use knarr_base::{Backoff, Ctx};
+use knarr_store::{Range, Store, StoreError, WatchBatch, prefix_end};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, Weak};
+use std::time::Duration;
+use watch::Watchers;
+
+/// How long a read waits for the cache to catch up before it fails, as upstream.
+const FRESH_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why the cache cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The revision asked for has not happened, or has not arrived in time.
+    #[error("Too large resource version: {asked}, current: {current}")]
+    TooLarge {
+        /// What was asked for.
+        asked: u64,
+        /// Where the cache is.
+        current: u64,
+    },
+    /// The cache has not been filled, because the store does not answer.
+    #[error("the watch cache is not ready")]
+    NotReady,
+}
+
+/// See the module's documentation.
+pub struct Cache {
+    myself: Weak<Cache>,
+    ctx: Ctx,
+    store: Arc<dyn Store>,
+    shape: Shape,
+    /// The keys' prefix with its closing slash.
+    prefix: Bytes,
+    state: RwLock<State>,
+    /// Every change up to this revision is in the state. 0 until it is filled.
+    seen: AtomicU64,
+    progress: tokio::sync::watch::Sender<u64>,
+    started: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    objs: BTreeMap<Bytes, Arc<Obj>>,
+    revision: u64,
+    changed: u64,
+    window: Window,
+    watchers: Watchers,
+}
+
+/// The answer to a list.
+#[derive(Debug)]
+pub struct Listed {
+    /// The matching objects, at most as many as asked for.
+    pub objs: Vec<Arc<Obj>>,
+    /// The revision the list is of.
+    pub revision: u64,
+    /// Whether there are objects after the last one that was looked at.
+    pub more: bool,
+    /// How many objects are left after the limit (regardless of selectors).
+    pub remaining: usize,
+}
+
+impl Cache {
+    /// A cache of the keys under `prefix` (without closing slash). Nothing is read before it is needed.
+    pub fn new(ctx: &Ctx, store: Arc<dyn Store>, shape: Shape, prefix: &str) -> Arc<Self> {
+        Arc::new_cyclic(|myself| Self {
+            myself: myself.clone(),
+            ctx: ctx.clone(),
+            store,
+            shape,
+            prefix: format!("{prefix}/").into(),
+            state: RwLock::default(),
+            seen: AtomicU64::new(0),
+            progress: tokio::sync::watch::Sender::new(0),
+            started: AtomicBool::new(false),
+        })
+    }
+
+    /// How its objects are laid out.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The keys' prefix with its closing slash.
+    pub fn prefix(&self) -> &Bytes {
+        &self.prefix
+    }
+
+    /// Starts the cache if nobody has yet.
+    pub fn start(&self) {
+        if self.started.load(Ordering::Acquire) || self.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(cache) = self.myself.upgrade() else { return };
+        self.ctx.tasks.spawn_until_stopped("watch-cache", async move { cache.run().await });
+    }
+
+    /// Whether it holds the objects already.
+    pub fn is_ready(&self) -> bool {
+        self.seen.load(Ordering::Acquire) > 0
+    }
+
+    /// Keeps the state current until the scope stops.
+    async fn run(self: Arc<Self>) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), 2.0, Duration::from_secs(5));
+        loop {
+            match self.fill().await {
+                Ok(mut stream) => {
+                    backoff.reset();
+                    while let Some(mut batch) = stream.recv().await {
+                        // One lock for whatever has gathered meanwhile.
+                        while let Ok(next) = stream.try_recv() {
+                            batch.events.extend(next.events);
+                            batch.revision = next.revision;
+                        }
+                        self.apply(batch);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(prefix = %String::from_utf8_lossy(&self.prefix), %error, "watch cache cannot be filled");
+                }
+            }
+            self.ctx.clock.sleep(backoff.step_jittered(&*self.ctx.rng, 0.5)).await;
+        }
+    }
+
+    /// Reads everything and starts the watch after it.
+    async fn fill(&self) -> Result<knarr_store::WatchStream, StoreError> {
+        let end = prefix_end(&self.prefix);
+        let range = Range { start: self.prefix.clone(), end: end.clone(), ..Range::default() };
+        let result = self.store.range(range).await?;
+        let stream = self.store.watch(self.prefix.clone(), end, result.revision + 1).await?;
+        let mut objs = BTreeMap::new();
+        let mut changed = 0;
+        for kv in result.kvs {
+            changed = changed.max(kv.mod_revision);
+            match Obj::new(&self.shape, &self.prefix, kv.key.clone(), kv.value, kv.mod_revision) {
+                Ok(obj) => {
+                    objs.insert(kv.key, Arc::new(obj));
+                }
+                Err(error) => tracing::error!(%error, "an object in the store is left out"),
+            }
+        }
+        let mut state = self.state.write().expect("no holder of the cache lock panics");
+        // Whoever watched an earlier filling has missed something and must list again.
+        state.watchers.clear();
+        state.window.reset(result.revision);
+        state.objs = objs;
+        state.changed = changed.max(state.changed);
+        state.revision = result.revision;
+        drop(state);
+        self.reached(result.revision);
+        Ok(stream)
+    }
+
+    fn reached(&self, revision: u64) {
+        self.seen.store(revision, Ordering::Release);
+        self.progress.send_replace(revision);
+    }
+
+    fn apply(&self, batch: WatchBatch) {
+        let mut state = self.state.write().expect("no holder of the cache lock panics");
+        let state = &mut *state;
+        for change in batch.events {
+            let revision = change.kv.mod_revision;
+            if revision <= state.revision {
+                continue;
+            }
+            let event = if change.deleted {
+                let Some(prev) = state.objs.remove(&change.kv.key) else { continue };
+                Event::new(Arc::new(prev.at(revision)), Some(prev), true)
+            } else {
+                let key = change.kv.key.clone();
+                match Obj::new(&self.shape, &self.prefix, change.kv.key, change.kv.value, revision) {
+                    Ok(obj) => {
+                        let obj = Arc::new(obj);
+                        let prev = state.objs.insert(key, obj.clone());
+                        Event::new(obj, prev, false)
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "an object in the store is left out");
+                        let Some(prev) = state.objs.remove(&key) else { continue };
+                        Event::new(Arc::new(prev.at(revision)), Some(prev), true)
+                    }
+                }
+            };
+            let event = Arc::new(event);
+            state.changed = revision;
+            state.window.push(event.clone());
+            state.watchers.dispatch(&event);
+        }
+        state.revision = batch.revision.max(state.revision);
+        let revision = state.revision;
+        self.reached(revision);
+    }
+
+    /// Waits until every change up to `revision` is here (0: until the cache is filled).
+    pub async fn wait_for(&self, revision: u64) -> Result<(), CacheError> {
+        self.start();
+        let wanted = revision.max(1);
+        if self.seen.load(Ordering::Acquire) >= wanted {
+            return Ok(());
+        }
+        let mut progress = self.progress.subscribe();
+        let wait = progress.wait_for(|seen| *seen >= wanted);
+        let arrived = knarr_base::clock::timeout(&*self.ctx.clock, FRESH_LIMIT, wait).await;
+        match (arrived, self.seen.load(Ordering::Acquire)) {
+            (Some(Ok(_)), _) => Ok(()),
+            (_, 0) => Err(CacheError::NotReady),
+            (_, current) => Err(CacheError::TooLarge { asked: revision, current }),
+        }
+    }
+
+    /// Waits until the cache has seen all that is committed now.
+    pub async fn wait_latest(&self) -> Result<(), CacheError> {
+        self.wait_for(self.store.revision()).await
+    }
+
+    /// The revision it has seen.
+    pub fn revision(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// The revision of the last change of its objects.
+    pub fn changed(&self) -> u64 {
+        self.state.read().expect("no holder of the cache lock panics").changed
+    }
+
+    /// One object.
+    pub fn get(&self, key: &[u8]) -> Option<Arc<Obj>> {
+        self.state.read().expect("no holder of the cache lock panics").objs.get(key).cloned()
+    }
+
+    /// The matching objects in key order, `limit` of them at most (0: all), from `start` on (if not empty).
+    pub fn list(&self, filter: &Filter, namespaced: bool, start: &[u8], limit: usize) -> Listed {
+        let state = self.state.read().expect("no holder of the cache lock panics");
+        let mut listed = Listed { objs: Vec::new(), revision: state.revision, more: false, remaining: 0 };
+        if let Trigger::Key(key) = filter.trigger(&self.prefix, namespaced) {
+            let found = state.objs.get(&key).filter(|obj| &key[..] >= start && filter.matches(obj));
+            listed.objs.extend(found.cloned());
+            return listed;
+        }
+        let scope = if namespaced && !filter.namespace.is_empty() {
+            key(&self.prefix, &filter.namespace, "")
+        } else {
+            self.prefix.clone()
+        };
+        let end = prefix_end(&scope);
+        let from = if start > &scope[..] { start } else { &scope[..] };
+        if from >= &end[..] {
+            return listed;
+        }
+        let mut range = state.objs.range::<[u8], _>((Bound::Included(from), Bound::Excluded(&end[..])));
+        let selective = filter.is_selective();
+        for (_, obj) in range.by_ref() {
+            if limit > 0 && listed.objs.len() == limit {
+                listed.more = true;
+                listed.remaining = if selective { 0 } else { 1 + range.count() };
+                break;
+            }
+            if !selective || filter.matches(obj) {
+                listed.objs.push(obj.clone());
+            }
+        }
+        listed
+    }
+}

@@ -1,0 +1,491 @@
+//! The envelope of a stored object: its canonical JSON as the store holds it, and where kind, apiVersion and
+//! resourceVersion are spliced in when it is handed out. Canonical means: kind and apiVersion first, then
+//! `metadata` without a resourceVersion (upstream's etcd layout clears it too: the revision is known only
+//! after the commit), then the rest. Objects that upstream wrote, as JSON or as `k8s\0` protobuf, are brought
+//! into that form when they are read.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use knarr_meta::gvk::api_version;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// Why a stored value cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjError {
+    /// It is not JSON.
+    #[error("unable to decode the stored object at {key}: {source}")]
+    Json {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// It is a protobuf envelope that cannot be read.
+    #[error("unable to decode the stored object at {key}: {source}")]
+    Proto {
+        /// The key.
+        key: String,
+        /// What is wrong.
+        source: knarr_api::proto::ProtoError,
+    },
+}
+
+/// How the objects of one storage resource are laid out: their type and what selectors look at.
+#[derive(Debug)]
+pub struct Shape {
+    /// Kind.
+    pub kind: String,
+    /// The stored `apiVersion`.
+    pub api_version: String,
+    /// What every canonical value starts with.
+    head: String,
+    /// Labels and paths of the selectable fields beside name and namespace, with the value of an absent one.
+    fields: Vec<(String, String)>,
+    paths: Node,
+}
+
+/// A tree of the paths whose values are extracted.
+#[derive(Debug, Default)]
+struct Node {
+    children: Vec<(String, Node)>,
+    slot: Option<usize>,
+    labels: bool,
+    uid: bool,
+}
+
+impl Node {
+    fn insert(&mut self, path: &[&str], mark: impl FnOnce(&mut Node)) {
+        let Some((first, rest)) = path.split_first() else { return mark(self) };
+        let at = match self.children.iter().position(|(name, _)| name == first) {
+            Some(at) => at,
+            None => {
+                self.children.push(((*first).to_owned(), Node::default()));
+                self.children.len() - 1
+            }
+        };
+        self.children[at].1.insert(rest, mark);
+    }
+}
+
+impl Shape {
+    /// The layout of a kind stored as `group/version`, with selectable fields as in a resource's declaration.
+    pub fn new(group: &str, version: &str, kind: &str, selectable: &[(&str, &[&str], &str)]) -> Self {
+        let api_version = api_version(group, version);
+        let mut paths = Node::default();
+        paths.insert(&["metadata", "labels"], |node| node.labels = true);
+        paths.insert(&["metadata", "uid"], |node| node.uid = true);
+        for (slot, (_, path, _)) in selectable.iter().enumerate() {
+            paths.insert(path, |node| node.slot = Some(slot));
+        }
+        Self {
+            head: format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{"),
+            kind: kind.to_owned(),
+            fields: selectable.iter().map(|(label, _, absent)| ((*label).to_owned(), (*absent).to_owned())).collect(),
+            api_version,
+            paths,
+        }
+    }
+
+    /// The index of a selectable field beside name and namespace.
+    pub fn field(&self, label: &str) -> Option<usize> {
+        self.fields.iter().position(|(name, _)| name == label)
+    }
+
+    /// The canonical bytes of `value`, whose kind and apiVersion are replaced by the stored ones.
+    pub fn encode(&self, value: &Value) -> Stored {
+        let mut out = Vec::with_capacity(1024);
+        out.extend_from_slice(self.head.as_bytes());
+        if let Some(metadata) = value.get("metadata").and_then(Value::as_object) {
+            let mut first = true;
+            for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
+                put_member(&mut out, &mut first, key, value);
+            }
+        }
+        out.push(b'}');
+        if let Some(object) = value.as_object() {
+            for (key, value) in object {
+                if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+                    put_member(&mut out, &mut false, key, value);
+                }
+            }
+        }
+        out.push(b'}');
+        out.shrink_to_fit();
+        Stored { value: out.into(), tail: self.head.len(), revision: 0 }
+    }
+
+    /// Takes a value out of the store: as it is when it is canonical, re-encoded otherwise.
+    pub fn adopt(&self, key: &[u8], value: Bytes, revision: u64) -> Result<Stored, ObjError> {
+        if value.starts_with(self.head.as_bytes()) {
+            return Ok(Stored { value, tail: self.head.len(), revision });
+        }
+        let name = || String::from_utf8_lossy(key).into_owned();
+        let parsed = if value.starts_with(&knarr_api::proto::MAGIC) {
+            knarr_api::proto::decode(&value).map_err(|source| ObjError::Proto { key: name(), source })?
+        } else {
+            serde_json::from_slice(&value).map_err(|source| ObjError::Json { key: name(), source })?
+        };
+        Ok(Stored { revision, ..self.encode(&parsed) })
+    }
+}
+
+fn put_member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+    serde_json::to_writer(&mut *out, key).expect("writing to memory succeeds");
+    out.push(b':');
+    serde_json::to_writer(&mut *out, value).expect("a JSON value always serializes");
+}
+
+/// Canonical bytes at a revision.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The canonical JSON.
+    pub value: Bytes,
+    /// Where the content of `metadata` begins.
+    tail: usize,
+    /// The revision of its last change, the object's resourceVersion.
+    pub revision: u64,
+}
+
+impl Stored {
+    /// The same value as of another revision.
+    pub fn at(&self, revision: u64) -> Self {
+        Self { revision, ..self.clone() }
+    }
+
+    /// Writes the object with kind, apiVersion and resourceVersion: what a GET answers.
+    pub fn put_full(&self, out: &mut BytesMut, api_version: &str, kind: &str) {
+        out.reserve(self.value.len() + api_version.len() + 64);
+        out.put_slice(b"{\"kind\":\"");
+        out.put_slice(kind.as_bytes());
+        out.put_slice(b"\",\"apiVersion\":\"");
+        out.put_slice(api_version.as_bytes());
+        out.put_slice(b"\",\"metadata\":{");
+        self.put_revision(out);
+        out.put_slice(&self.value[self.tail..]);
+    }
+
+    /// Writes what precedes [`Stored::tail`] in a list of built-in kinds, whose items omit kind and apiVersion.
+    pub fn put_item_head(&self, out: &mut BytesMut) {
+        out.put_slice(b"{\"metadata\":{");
+        self.put_revision(out);
+    }
+
+    fn put_revision(&self, out: &mut BytesMut) {
+        out.put_slice(b"\"resourceVersion\":\"");
+        put_decimal(out, self.revision);
+        out.put_slice(if self.value[self.tail] == b'}' { b"\"" } else { b"\"," });
+    }
+
+    /// The bytes from the content of `metadata` to the end of the object, shared with the store.
+    pub fn tail(&self) -> Bytes {
+        self.value.slice(self.tail..)
+    }
+
+    /// The length of [`Stored::tail`].
+    pub fn tail_len(&self) -> usize {
+        self.value.len() - self.tail
+    }
+
+    /// The object as a value, with kind, apiVersion (of the stored version) and resourceVersion.
+    pub fn parse(&self) -> Value {
+        let mut value: Value = serde_json::from_slice(&self.value).expect("a canonical value is JSON");
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
+        }
+        value
+    }
+}
+
+/// Writes a number in decimal without allocating.
+fn put_decimal(out: &mut BytesMut, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.put_slice(&digits[at..]);
+}
+
+/// What was read out of an object once, for selectors.
+#[derive(Debug, Default)]
+struct Extract {
+    uid: Box<str>,
+    labels: Box<[(Box<str>, Box<str>)]>,
+    fields: Box<[Box<str>]>,
+}
+
+/// One object at one revision, as the watch cache holds it.
+#[derive(Clone, Debug)]
+pub struct Obj {
+    /// Its key in the store.
+    pub key: Bytes,
+    /// Its bytes and revision.
+    pub stored: Stored,
+    namespace: (u32, u32),
+    name: u32,
+    extract: Arc<Extract>,
+    value: Arc<OnceLock<Arc<Value>>>,
+}
+
+impl Obj {
+    /// Reads an object of `shape` whose key starts with `prefix` (which ends in a slash).
+    pub fn new(shape: &Shape, prefix: &[u8], key: Bytes, value: Bytes, revision: u64) -> Result<Self, ObjError> {
+        let stored = shape.adopt(&key, value, revision)?;
+        let rest = key.get(prefix.len()..).unwrap_or_default();
+        let slash = rest.iter().position(|b| *b == b'/');
+        let start = key.len() - rest.len();
+        let (namespace, name) = match slash {
+            Some(at) => ((start, start + at), start + at + 1),
+            None => ((start, start), start),
+        };
+        let mut out = Extract {
+            fields: shape.fields.iter().map(|(_, absent)| absent.as_str().into()).collect(),
+            ..Extract::default()
+        };
+        let mut json = serde_json::Deserializer::from_slice(&stored.value);
+        Scan { node: &shape.paths, out: &mut out }.deserialize(&mut json).map_err(|source| ObjError::Json {
+            key: String::from_utf8_lossy(&key).into_owned(),
+            source,
+        })?;
+        Ok(Self {
+            stored,
+            namespace: (namespace.0 as u32, namespace.1 as u32),
+            name: name as u32,
+            extract: Arc::new(out),
+            value: Arc::default(),
+            key,
+        })
+    }
+
+    /// The same object as of another revision (a deletion's).
+    pub fn at(&self, revision: u64) -> Self {
+        Self { stored: self.stored.at(revision), value: Arc::default(), ..self.clone() }
+    }
+
+    /// The revision of its last change.
+    pub fn revision(&self) -> u64 {
+        self.stored.revision
+    }
+
+    /// Its namespace, empty for cluster-scoped kinds.
+    pub fn namespace(&self) -> &str {
+        std::str::from_utf8(&self.key[self.namespace.0 as usize..self.namespace.1 as usize]).unwrap_or_default()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        std::str::from_utf8(&self.key[self.name as usize..]).unwrap_or_default()
+    }
+
+    /// Its UID.
+    pub fn uid(&self) -> &str {
+        &self.extract.uid
+    }
+
+    /// A label's value.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.extract.labels.iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
+    }
+
+    /// The value of a selectable field, by its index in the shape.
+    pub fn field(&self, index: usize) -> &str {
+        self.extract.fields.get(index).map_or("", |value| value)
+    }
+
+    /// All values of selectable fields.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.extract.fields.iter().map(|value| &**value)
+    }
+
+    /// The object as a value, parsed at most once.
+    pub fn value(&self) -> Arc<Value> {
+        self.value.get_or_init(|| Arc::new(self.stored.parse())).clone()
+    }
+}
+
+/// Walks a JSON document and keeps what the tree of paths names; everything else is skipped unparsed.
+struct Scan<'a> {
+    node: &'a Node,
+    out: &'a mut Extract,
+}
+
+impl<'de> DeserializeSeed<'de> for Scan<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.node.labels {
+            let labels = Option::<Labels>::deserialize(deserializer)?;
+            self.out.labels = labels.map(|labels| labels.0.into()).unwrap_or_default();
+            return Ok(());
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Scan<'_> {
+    fn keep(self, text: &str) {
+        if self.node.uid {
+            self.out.uid = text.into();
+        }
+        if let Some(slot) = self.node.slot {
+            self.out.fields[slot] = text.into();
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Scan<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(child) = map.next_key_seed(Child(self.node))? {
+            match child {
+                Some(node) => map.next_value_seed(Scan { node, out: &mut *self.out })?,
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        self.keep(text);
+        Ok(())
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.keep(if value { "true" } else { "false" });
+        Ok(())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.keep(&value.to_string());
+        Ok(())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.keep(&value.to_string());
+        Ok(())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.keep(&value.to_string());
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// Finds a key's child in the tree without allocating it.
+struct Child<'a>(&'a Node);
+
+impl<'de, 'a> DeserializeSeed<'de> for Child<'a> {
+    type Value = Option<&'a Node>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'_> for Child<'a> {
+    type Value = Option<&'a Node>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.children.iter().find(|(name, _)| name == key).map(|(_, node)| node))
+    }
+}
+
+/// A map of labels as pairs. Values of another type (which no write lets through) are dropped.
+struct Labels(Vec<(Box<str>, Box<str>)>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Labels;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("labels")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+                let mut pairs = Vec::with_capacity(map.size_hint().unwrap_or(4));
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Labels(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn shape() -> Shape {
+        Shape::new("", "v1", "Pod", &[
+            ("spec.nodeName", &["spec", "nodeName"], ""),
+            ("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
+        ])
+    }
+
+    #[test]
+    fn a_value_is_stored_with_its_type_first_and_handed_out_with_its_revision() {
+        let shape = shape();
+        let pod = json!({"spec": {"nodeName": "n1"}, "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"uid": "u", "name": "a", "resourceVersion": "7", "labels": {"x": "y"}}});
+        let stored = shape.encode(&pod);
+        assert_eq!(
+            std::str::from_utf8(&stored.value).unwrap(),
+            r#"{"kind":"Pod","apiVersion":"v1","metadata":{"labels":{"x":"y"},"name":"a","uid":"u"},"spec":{"nodeName":"n1"}}"#
+        );
+        let key = Bytes::from_static(b"/registry/pods/ns/a");
+        let obj = Obj::new(&shape, b"/registry/pods/", key, stored.value.clone(), 42).unwrap();
+        assert_eq!((obj.namespace(), obj.name(), obj.uid()), ("ns", "a", "u"));
+        assert_eq!((obj.label("x"), obj.label("z")), (Some("y"), None));
+        assert_eq!((obj.field(0), obj.field(1)), ("n1", "false"));
+        let mut full = BytesMut::new();
+        obj.stored.put_full(&mut full, "v1", "Pod");
+        let full: Value = serde_json::from_slice(&full).unwrap();
+        assert_eq!(full["metadata"]["resourceVersion"], "42");
+        assert_eq!((&full, &full["spec"]), (&obj.stored.parse(), &json!({"nodeName": "n1"})));
+        assert!(stored.value.as_ptr() == obj.stored.value.as_ptr(), "canonical bytes are not copied");
+    }
+
+    #[test]
+    fn values_in_another_layout_or_in_protobuf_are_read() {
+        let shape = shape();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"nodeName": "n2", "containers": []}});
+        let proto = knarr_api::proto::encode(&pod).unwrap();
+        let json = serde_json::to_vec(&pod).unwrap();
+        for value in [proto, json] {
+            let obj = Obj::new(&shape, b"/p/", Bytes::from_static(b"/p/ns/a"), value.into(), 3).unwrap();
+            assert_eq!(obj.field(0), "n2");
+            assert!(obj.stored.value.starts_with(shape.head.as_bytes()));
+        }
+        assert!(Obj::new(&shape, b"/p/", Bytes::from_static(b"/p/ns/a"), Bytes::from_static(b"no"), 3).is_err());
+    }
+
+    #[test]
+    fn empty_metadata_is_spliced_without_a_comma() {
+        let stored = shape().encode(&json!({}));
+        let mut full = BytesMut::new();
+        stored.put_full(&mut full, "v1", "Pod");
+        assert_eq!(&full[..], br#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"0"}}"#);
+    }
+}

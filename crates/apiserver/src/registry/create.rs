@@ -1,0 +1,95 @@
+//! create: POST of a new object, and of the kinds that are only ever created (reviews).
+
+use super::admit::{Chain, dedup_owners, ensure_namespace};
+use super::body::Wanted;
+use super::options::{WriteKind, WriteOptions};
+use super::render::Answer;
+use super::resource::{Resource, Version};
+use super::write::wipe_system_fields;
+use super::{Call, Registry};
+use crate::admission::Operation;
+use crate::def::{Handler, Reply, SubRequest};
+use knarr_meta::object;
+use knarr_meta::status::Status;
+use serde_json::Value;
+
+impl Resource {
+    /// What a body of a version must be.
+    pub(super) fn wanted<'a>(&'a self, version: &'a Version) -> Wanted<'a> {
+        Wanted {
+            kind: self.def.kind,
+            api_version: &version.api_version,
+            ty: version.ty.as_ref(),
+            schema: self.schema,
+            proto: version.proto,
+        }
+    }
+}
+
+impl Registry {
+    /// Serves a create.
+    pub(super) async fn create(&self, call: &Call<'_>) -> Result<Answer, Status> {
+        let (cx, resource, version) = (call.cx, call.resource, call.version);
+        let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
+        let body = resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
+        let mut hub = resource.to_hub(version, body)?;
+        resource.hooks().default(&mut hub);
+        if !cx.info.name.is_empty() && object::name(&hub).is_empty() {
+            object::set_name(&mut hub, &cx.info.name);
+        }
+        wipe_system_fields(&mut hub);
+        ensure_namespace(resource, cx, &mut hub)?;
+        dedup_owners(cx, &mut hub, false);
+        // Nobody owns a status that the strategy is about to clear.
+        let status = if resource.has_status() { object::remove_path(&mut hub, &["status"]) } else { None };
+        self.track(cx, resource, &options, None, &mut hub);
+        if let Some(status) = status {
+            hub["status"] = status;
+        }
+        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Create);
+        if !chain.is_empty() {
+            let name = object::name(&hub).to_owned();
+            chain.mutate(&mut hub, None, &name).await?;
+            dedup_owners(cx, &mut hub, true);
+        }
+        self.insert(cx, resource, hub, &chain).await
+    }
+
+    /// Serves a create of a kind that is not stored.
+    pub(super) async fn create_only(&self, call: &Call<'_>, handler: &dyn Handler) -> Result<Answer, Status> {
+        let (cx, resource, version) = (call.cx, call.resource, call.version);
+        let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
+        let mut body = resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
+        resource.hooks().default(&mut body);
+        ensure_namespace(resource, cx, &mut body)?;
+        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Create);
+        chain.run(&mut body, None, "").await?;
+        let parts = call.fresh_parts();
+        let request = SubRequest { cx, parent: None, body, parts, raw: call.body.clone() };
+        Ok(reply(handler.handle(request).await?))
+    }
+}
+
+/// A handler's reply as an answer.
+pub fn reply(reply: Reply) -> Answer {
+    match reply {
+        Reply::Object(code, value) => match Status::from_json(&value) {
+            Some(mut status) => {
+                status.code = if status.code == 0 { code } else { status.code };
+                Answer::Status(status)
+            }
+            None => Answer::Plain(code, value),
+        },
+        Reply::Raw(response) => Answer::Raw(response),
+    }
+}
+
+/// An object without managed fields and system metadata, for comparisons in tests.
+#[cfg(test)]
+pub fn bare(mut value: Value) -> Value {
+    let metadata = object::metadata_mut(&mut value);
+    for name in ["managedFields", "uid", "creationTimestamp", "resourceVersion", "generation"] {
+        metadata.remove(name);
+    }
+    value
+}

@@ -1,0 +1,293 @@
+//! get and list: from the store or the watch cache, at the revision the client asks for, page by page
+//! (KEP-365 chunking, KEP-2340 consistent reads from cache).
+
+use super::options::{ListOptions, Match};
+use super::render::{Answer, ListAnswer};
+use super::resource::Resource;
+use super::write::store_error;
+use super::{Call, Registry};
+use crate::cache::{CacheError, Field, Filter, Listed, Requirement};
+use crate::obj::Obj;
+use crate::request::RequestCx;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use knarr_meta::selector::{FieldSelector, LabelSelector};
+use knarr_meta::status::{Cause, Details, Status};
+use knarr_store::{Range, StoreError, prefix_end};
+use serde_json::Value;
+use std::sync::Arc;
+
+const EXPIRED: &str = "The resourceVersion for the provided list is too old.";
+const INCONSISTENT: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+/// How many keys are read from the store at once when selectors decide which of them count.
+const PAGE: usize = 500;
+
+/// Where a list goes on.
+struct Continue {
+    /// The revision of the first page; -1 for whatever is there now.
+    revision: i64,
+    /// The first key, as a whole.
+    start: Vec<u8>,
+}
+
+impl Continue {
+    fn decode(token: &str, scope: &[u8]) -> Result<Self, Status> {
+        let bad = |why: &str| Status::bad_request(format!("continue key is not valid{why}"));
+        let json = URL_SAFE_NO_PAD.decode(token).map_err(|e| bad(&format!(": {e}")))?;
+        let token: Value = serde_json::from_slice(&json).map_err(|e| bad(&format!(": {e}")))?;
+        if token["v"] != "meta.k8s.io/v1" {
+            let version = token["v"].as_str().unwrap_or_default();
+            return Err(bad(&format!(": server does not recognize this encoded version {version}")));
+        }
+        let revision = token["rv"].as_i64().unwrap_or(0);
+        if revision == 0 {
+            return Err(bad(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        }
+        let start = token["start"].as_str().unwrap_or_default();
+        if start.is_empty() {
+            return Err(bad(": encoded start key empty (version meta.k8s.io/v1)"));
+        }
+        if start.starts_with("..") || start.contains("/../") || start.contains("//") {
+            return Err(bad(&format!(": {start}")));
+        }
+        Ok(Self { revision, start: [scope, start.trim_start_matches('/').as_bytes()].concat() })
+    }
+
+    fn encode(revision: i64, start: &[u8], scope: &[u8]) -> String {
+        let rest = String::from_utf8_lossy(start.get(scope.len()..).unwrap_or_default());
+        let start = serde_json::to_string(&rest).expect("a text serializes");
+        URL_SAFE_NO_PAD.encode(format!("{{\"v\":\"meta.k8s.io/v1\",\"rv\":{revision},\"start\":{start}}}"))
+    }
+}
+
+/// The failure of a read that the cache could not answer in time.
+pub fn cache_error(error: &CacheError) -> Status {
+    match error {
+        CacheError::TooLarge { .. } => {
+            let cause = Cause {
+                reason: "ResourceVersionTooLarge".to_owned(),
+                message: "Too large resource version".to_owned(),
+                ..Cause::default()
+            };
+            Status::timeout(error, 1).with_details(Details {
+                retry_after_seconds: 1,
+                causes: vec![cause],
+                ..Details::default()
+            })
+        }
+        CacheError::NotReady => Status::too_many_requests("storage is (re)initializing", 1),
+    }
+}
+
+/// The selectors of a list or watch.
+pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
+    let mut filter = Filter { namespace: cx.info.namespace.clone(), ..Filter::default() };
+    if !resource.namespaced() {
+        filter.namespace.clear();
+    }
+    if let Some(text) = cx.query("labelSelector").filter(|text| !text.is_empty()) {
+        let selector = LabelSelector::parse(text)
+            .map_err(|e| Status::bad_request(e.to_string()))?;
+        if !selector.is_empty() {
+            filter.labels = Some(selector);
+        }
+    }
+    if let Some(text) = cx.query("fieldSelector").filter(|text| !text.is_empty()) {
+        let selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
+        for requirement in selector.requirements() {
+            let field = Field::find(resource.cache.shape(), &requirement.field)
+                .ok_or_else(|| unsupported_field(resource, &requirement.field))?;
+            filter.fields.push(Requirement {
+                field,
+                equal: !requirement.negated,
+                value: requirement.value.clone(),
+            });
+        }
+    }
+    if !cx.info.name.is_empty() {
+        match filter.exact(Field::Name) {
+            None if filter.fields.is_empty() => {
+                filter.fields.push(Requirement { field: Field::Name, equal: true, value: cx.info.name.clone() });
+            }
+            Some(name) if name == cx.info.name => {}
+            _ => return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name")),
+        }
+    }
+    filter.narrow();
+    Ok(filter)
+}
+
+/// Upstream has two texts: kinds with selectable fields of their own say the short one.
+fn unsupported_field(resource: &Resource, label: &str) -> Status {
+    let text = if resource.def.selectable.is_empty() {
+        format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", knarr_meta::go::quote(label))
+    } else {
+        format!("field label not supported: {label}")
+    };
+    Status::bad_request(text)
+}
+
+impl Registry {
+    /// Serves a get.
+    pub(super) async fn get(&self, call: &Call<'_>) -> Result<Answer, Status> {
+        let (cx, resource) = (call.cx, call.resource);
+        // The store answers from memory; the cache is only asked where the client accepts what it has.
+        let asked = match cx.query("resourceVersion") {
+            None | Some("") | Some("0") => 0,
+            Some(text) => text.parse::<u64>().map_err(|_| {
+                let quoted = knarr_meta::go::quote(text);
+                Status::bad_request(format!(
+                    "resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
+                ))
+            })?,
+        };
+        if asked > self.store.revision() {
+            resource.cache.wait_for(asked).await.map_err(|e| cache_error(&e))?;
+        }
+        Ok(Answer::Stored(200, self.fetch(resource, &cx.info.namespace, &cx.info.name).await?))
+    }
+
+    /// Serves a list.
+    pub(super) async fn list(&self, call: &Call<'_>) -> Result<Answer, Status> {
+        Ok(Answer::List(self.list_objects(call).await?))
+    }
+
+    /// The objects a list request means.
+    pub(super) async fn list_objects(&self, call: &Call<'_>) -> Result<ListAnswer, Status> {
+        let (cx, resource) = (call.cx, call.resource);
+        let options = ListOptions::read(cx)?;
+        let filter = filter(cx, resource)?;
+        let scope = scope(resource, &filter);
+        if !options.token.is_empty() {
+            if options.revision.is_some_and(|revision| revision != 0) {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let token = Continue::decode(&options.token, &scope)?;
+            return if token.revision > 0 {
+                let revision = token.revision.unsigned_abs();
+                self.list_at(resource, &filter, &scope, revision, &token.start, options.limit, true).await
+            } else {
+                self.list_latest(resource, &filter, &scope, &token.start, options.limit).await
+            };
+        }
+        match (options.revision, options.matching) {
+            (None, _) => self.list_latest(resource, &filter, &scope, &[], options.limit).await,
+            // Whatever the cache holds, in one page.
+            (Some(0), _) => {
+                resource.cache.wait_for(0).await.map_err(|e| cache_error(&e))?;
+                Ok(self.page(resource, &filter, &scope, &[], 0))
+            }
+            (Some(revision), Some(Match::Exact)) => {
+                self.list_at(resource, &filter, &scope, revision, &[], options.limit, false).await
+            }
+            (Some(revision), None) if options.limit > 0 => {
+                self.list_at(resource, &filter, &scope, revision, &[], options.limit, false).await
+            }
+            (Some(revision), _) => {
+                resource.cache.wait_for(revision).await.map_err(|e| cache_error(&e))?;
+                Ok(self.page(resource, &filter, &scope, &[], options.limit))
+            }
+        }
+    }
+
+    async fn list_latest(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        scope: &[u8],
+        start: &[u8],
+        limit: usize,
+    ) -> Result<ListAnswer, Status> {
+        resource.cache.wait_latest().await.map_err(|e| cache_error(&e))?;
+        Ok(self.page(resource, filter, scope, start, limit))
+    }
+
+    fn page(&self, resource: &Resource, filter: &Filter, scope: &[u8], start: &[u8], limit: usize) -> ListAnswer {
+        let listed = resource.cache.list(filter, resource.namespaced(), start, limit);
+        let remaining = (listed.more && !filter.is_selective()).then_some(listed.remaining);
+        let token = next_token(&listed, scope);
+        ListAnswer { listed, token, remaining }
+    }
+
+    /// A list as of a revision in the past, out of the store's history.
+    #[allow(clippy::too_many_arguments)]
+    async fn list_at(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        scope: &[u8],
+        revision: u64,
+        start: &[u8],
+        limit: usize,
+        paging: bool,
+    ) -> Result<ListAnswer, Status> {
+        let end = prefix_end(scope);
+        let mut listed = Listed { objs: Vec::new(), revision, more: false, remaining: 0 };
+        let mut from = Bytes::copy_from_slice(if start > scope { start } else { scope });
+        loop {
+            let wanted = match (limit, filter.is_selective()) {
+                (0, false) => 0,
+                (limit, false) => limit - listed.objs.len(),
+                (_, true) => PAGE,
+            };
+            let range = Range { start: from.clone(), end: end.clone(), at: Some(revision), limit: wanted, count_only: false };
+            let result = self.store.range(range).await.map_err(|e| self.range_error(resource, e, paging, start, scope))?;
+            let (read, count) = (result.kvs.len(), result.count);
+            for (index, kv) in result.kvs.into_iter().enumerate() {
+                if limit > 0 && listed.objs.len() == limit {
+                    listed.more = true;
+                    return Ok(self.finish(listed, filter, scope));
+                }
+                from = [&kv.key[..], b"\0"].concat().into();
+                let obj = Obj::new(resource.cache.shape(), resource.cache.prefix(), kv.key, kv.value, kv.mod_revision);
+                match obj {
+                    Ok(obj) if !filter.is_selective() || filter.matches(&obj) => listed.objs.push(Arc::new(obj)),
+                    Ok(_) => {}
+                    Err(error) => tracing::error!(%error, "an object in the store is left out of a list"),
+                }
+                if limit > 0 && listed.objs.len() == limit && index + 1 == read {
+                    listed.more = count > read;
+                    listed.remaining = count - read;
+                }
+            }
+            if count <= read || (limit > 0 && listed.objs.len() == limit) {
+                return Ok(self.finish(listed, filter, scope));
+            }
+        }
+    }
+
+    fn finish(&self, listed: Listed, filter: &Filter, scope: &[u8]) -> ListAnswer {
+        let remaining = (listed.more && !filter.is_selective()).then_some(listed.remaining);
+        let token = next_token(&listed, scope);
+        ListAnswer { listed, token, remaining }
+    }
+
+    fn range_error(&self, resource: &Resource, error: StoreError, paging: bool, start: &[u8], scope: &[u8]) -> Status {
+        match error {
+            StoreError::Compacted { .. } if paging => {
+                let continue_token = Continue::encode(-1, start, scope);
+                Status::expired(INCONSISTENT).with_details(Details { continue_token, ..Details::default() })
+            }
+            StoreError::Compacted { .. } => Status::expired(EXPIRED),
+            StoreError::Future { asked, current } => cache_error(&CacheError::TooLarge { asked, current }),
+            error => store_error(resource, "list", error),
+        }
+    }
+}
+
+/// The keys under which a list looks, which its tokens are relative to.
+fn scope(resource: &Resource, filter: &Filter) -> Bytes {
+    let namespace = if resource.namespaced() { filter.namespace.as_str() } else { "" };
+    crate::cache::key(resource.cache.prefix(), namespace, "")
+}
+
+fn next_token(listed: &Listed, scope: &[u8]) -> String {
+    match listed.objs.last().filter(|_| listed.more) {
+        Some(last) => {
+            let start = [&last.key[..], b"\0"].concat();
+            Continue::encode(i64::try_from(listed.revision).unwrap_or(i64::MAX), &start, scope)
+        }
+        None => String::new(),
+    }
+}

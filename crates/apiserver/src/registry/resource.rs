@@ -1,0 +1,155 @@
+//! One served resource as the registry works on it: its declaration with what is derived from it once (cache,
+//! schema types, the forms of its served versions).
+
+use super::negotiate::{Media, Transform};
+use crate::cache::{Cache, key};
+use crate::def::{ResourceDef, Scope, ServedVersion, UntypedHooks};
+use bytes::Bytes;
+use knarr_meta::gvk::{GroupResource, api_version};
+use knarr_meta::schema::{Schema, Type};
+use knarr_meta::status::Status;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// See the module's documentation.
+pub struct Resource {
+    /// The declaration.
+    pub def: Arc<ResourceDef>,
+    /// The cache, shared by resources over the same keys.
+    pub cache: Arc<Cache>,
+    /// For messages.
+    pub gr: GroupResource,
+    /// The schema its types are in.
+    pub schema: &'static Schema,
+    /// The type of the stored form.
+    pub hub_type: Option<Type>,
+    /// The `apiVersion` of the stored form.
+    pub hub_api_version: String,
+    /// The served versions, in the declaration's order.
+    pub versions: Vec<Version>,
+}
+
+/// One served version.
+pub struct Version {
+    /// Its place in the declaration.
+    index: usize,
+    /// The name.
+    pub name: &'static str,
+    /// `group/version`.
+    pub api_version: String,
+    /// The type of objects in this version.
+    pub ty: Option<Type>,
+    /// Whether stored bytes can be handed out with nothing but their apiVersion replaced.
+    pub identical: bool,
+    /// Whether it has a protobuf form.
+    pub proto: bool,
+    /// The columns of its Tables.
+    pub columns: Vec<Value>,
+    /// A number that no other version over the same cache has, for shared frames.
+    pub form: u32,
+}
+
+impl Resource {
+    /// Derives everything from the declaration. `forms` numbers the versions.
+    pub fn new(def: Arc<ResourceDef>, cache: Arc<Cache>, schema: &'static Schema, forms: &mut u32) -> Self {
+        let versions = def
+            .versions
+            .iter()
+            .enumerate()
+            .map(|(index, served)| {
+                *forms += 1;
+                let api_version = api_version(def.group, served.version);
+                Version {
+                    index,
+                    name: served.version,
+                    ty: knarr_api::facts::root(def.group, served.version, def.kind),
+                    identical: served.from_hub.is_none(),
+                    proto: knarr_api::proto::supports(&api_version, def.kind),
+                    columns: super::table::columns(def.group, served.version, def.resource),
+                    form: *forms * 64,
+                    api_version,
+                }
+            })
+            .collect();
+        Self {
+            gr: GroupResource::new(def.group, def.resource),
+            hub_type: knarr_api::facts::root(def.storage_group, def.storage_version, def.kind),
+            hub_api_version: api_version(def.storage_group, def.storage_version),
+            versions,
+            schema,
+            cache,
+            def,
+        }
+    }
+
+    /// A served version by name.
+    pub fn version(&self, name: &str) -> Option<&Version> {
+        self.versions.iter().find(|version| version.name == name)
+    }
+
+    fn served(&self, version: &Version) -> &ServedVersion {
+        &self.def.versions[version.index]
+    }
+
+    /// Turns an object of a served version into the stored form.
+    pub fn to_hub(&self, version: &Version, value: Value) -> Result<Value, Status> {
+        let mut value = match self.served(version).to_hub {
+            Some(convert) => convert(value)?,
+            None => value,
+        };
+        knarr_meta::object::set_type(&mut value, &self.hub_api_version, self.def.kind);
+        Ok(value)
+    }
+
+    /// Turns an object of the stored form into a served version.
+    pub fn from_hub(&self, version: &Version, value: Value) -> Result<Value, Status> {
+        let mut value = match self.served(version).from_hub {
+            Some(convert) => convert(value)?,
+            None => value,
+        };
+        knarr_meta::object::set_type(&mut value, &version.api_version, self.def.kind);
+        Ok(value)
+    }
+
+    /// Whether its objects live in namespaces.
+    pub fn namespaced(&self) -> bool {
+        self.def.scope == Scope::Namespaced
+    }
+
+    /// The untyped hooks of its strategy.
+    pub fn hooks(&self) -> &dyn UntypedHooks {
+        self.def.strategy.untyped()
+    }
+
+    /// The key of an object.
+    pub fn key(&self, namespace: &str, name: &str) -> Bytes {
+        key(self.cache.prefix(), if self.namespaced() { namespace } else { "" }, name)
+    }
+
+    /// Whether it has a status that only the subresource changes.
+    pub fn has_status(&self) -> bool {
+        self.def.subresources.iter().any(|sub| matches!(sub.serve, crate::def::SubKind::Status))
+    }
+
+    /// 404 for an object.
+    pub fn not_found(&self, name: &str) -> Status {
+        Status::not_found(&self.gr, name)
+    }
+}
+
+impl Version {
+    /// The number of a form of watch frames.
+    pub fn frame_form(&self, media: Media, transform: Option<(Transform, &'static str)>) -> u32 {
+        let media = match media {
+            Media::Json => 0,
+            Media::Yaml => 1,
+            Media::Proto => 2,
+        };
+        let transform = match transform {
+            None => 0,
+            Some((Transform::Table, version)) => 1 + u32::from(version != "v1"),
+            Some((_, version)) => 3 + u32::from(version != "v1"),
+        };
+        self.form + media * 8 + transform
+    }
+}

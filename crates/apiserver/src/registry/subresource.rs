@@ -1,0 +1,229 @@
+//! Subresources: `scale` as a view on its parent (autoscaling/v1), and those with handlers of their own.
+
+use super::admit::Chain;
+use super::body::Wanted;
+use super::create::reply;
+use super::options::{WriteKind, WriteOptions};
+use super::patch::{Applying, Patch, PatchType};
+use super::render::Answer;
+use super::write::{Modify, Part};
+use super::{Call, Registry};
+use crate::admission::Operation;
+use crate::def::{Handler, SubKind, SubRequest, Subresource};
+use crate::request::RequestCx;
+use http::Method;
+use knarr_meta::field::{self, ErrorList, Path};
+use knarr_meta::gvk::api_version;
+use knarr_meta::object;
+use knarr_meta::selector::LabelSelector;
+use knarr_meta::status::Status;
+use serde_json::{Value, json};
+
+/// Where a kind keeps what Scale shows.
+#[derive(Clone, Copy)]
+struct ScalePaths {
+    spec: &'static [&'static str],
+    status: &'static [&'static str],
+    selector: &'static [&'static str],
+}
+
+impl ScalePaths {
+    /// The Scale of an object.
+    fn view(&self, parent: &Value) -> Value {
+        let number = |path: &[&str]| object::get_i64(parent, path).unwrap_or(0);
+        let mut metadata = serde_json::Map::new();
+        for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if let Some(value) = parent["metadata"].get(name) {
+                metadata.insert(name.to_owned(), value.clone());
+            }
+        }
+        let selector = object::get_path(parent, self.selector).map(selector_text).unwrap_or_default();
+        let mut status = json!({"replicas": number(self.status)});
+        if !selector.is_empty() {
+            status["selector"] = selector.into();
+        }
+        json!({
+            "kind": "Scale",
+            "apiVersion": "autoscaling/v1",
+            "metadata": metadata,
+            "spec": {"replicas": number(self.spec)},
+            "status": status,
+        })
+    }
+}
+
+/// A label selector, or the plain map that replication controllers have, as text.
+fn selector_text(selector: &Value) -> String {
+    if let Some(text) = selector.as_str() {
+        return text.to_owned();
+    }
+    let is_selector = selector.get("matchLabels").is_some_and(Value::is_object)
+        || selector.get("matchExpressions").is_some_and(Value::is_array);
+    if is_selector {
+        return LabelSelector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default();
+    }
+    let labels = selector.as_object().into_iter().flatten();
+    let labels = labels.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
+    LabelSelector::from_map(labels).to_string()
+}
+
+impl Registry {
+    /// Serves a request on a subresource.
+    pub(super) async fn subresource(&self, call: &Call<'_>, sub: &Subresource) -> Result<Answer, Status> {
+        let verb = call.cx.info.verb.as_str();
+        let method = &call.parts.method;
+        match (&sub.serve, method) {
+            (SubKind::Status | SubKind::Partial(_), &Method::GET | &Method::HEAD) => self.get(call).await,
+            (SubKind::Status, &Method::PUT) => self.update(call, Part::Status).await,
+            (SubKind::Status, &Method::PATCH) => self.patch(call, Part::Status).await,
+            (SubKind::Partial(prepare), &Method::PUT) => self.update(call, Part::Partial(*prepare)).await,
+            (SubKind::Partial(prepare), &Method::PATCH) => self.patch(call, Part::Partial(*prepare)).await,
+            (SubKind::Scale { spec, status, selector }, _) => {
+                let paths = ScalePaths { spec, status, selector };
+                match *method {
+                    Method::GET | Method::HEAD => {
+                        let stored =
+                            self.fetch(call.resource, &call.cx.info.namespace, &call.cx.info.name).await?;
+                        Ok(Answer::Plain(200, paths.view(&stored.parse())))
+                    }
+                    Method::PUT => self.update_scale(call, paths).await,
+                    Method::PATCH => self.patch_scale(call, paths).await,
+                    _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
+                }
+            }
+            (SubKind::Custom(handler), _) => self.custom(call, sub, &**handler).await,
+            _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
+        }
+    }
+
+    async fn custom(&self, call: &Call<'_>, sub: &Subresource, handler: &dyn Handler) -> Result<Answer, Status> {
+        let (cx, resource) = (call.cx, call.resource);
+        let parent = self.fetch(resource, &cx.info.namespace, &cx.info.name).await?.parse();
+        let connects = matches!(sub.name, "exec" | "attach" | "portforward" | "proxy");
+        let mut body = Value::Null;
+        if !connects && !call.body.is_empty() {
+            let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
+            let (group, version, kind) = sub.kind;
+            let api = api_version(group, version);
+            let ty = knarr_api::facts::root(group, version, kind);
+            let proto = knarr_api::proto::supports(&api, kind);
+            let wanted = Wanted { kind, api_version: &api, ty: ty.as_ref(), schema: resource.schema, proto };
+            body = wanted.decode(cx, &call.parts.headers, &call.body, options.validation)?;
+        }
+        let operation = match call.parts.method {
+            _ if connects => Some(Operation::Connect),
+            Method::POST => Some(Operation::Create),
+            Method::PUT | Method::PATCH => Some(Operation::Update),
+            Method::DELETE => Some(Operation::Delete),
+            _ => None,
+        };
+        if let Some(operation) = operation {
+            let chain = Chain::new(&self.plugins, cx, sub.kind.2, operation);
+            let old = (operation == Operation::Update).then_some(&parent);
+            if !chain.is_empty() {
+                chain.run(&mut body, old, &cx.info.name).await?;
+            }
+        }
+        let parts = call.fresh_parts();
+        let request = SubRequest { cx, parent: Some(parent), body, parts, raw: call.body.clone() };
+        Ok(reply(handler.handle(request).await?))
+    }
+
+    async fn update_scale(&self, call: &Call<'_>, paths: ScalePaths) -> Result<Answer, Status> {
+        let options = WriteOptions::read(call.cx, &call.parts.headers, WriteKind::Update)?;
+        let ty = knarr_api::facts::root("autoscaling", "v1", "Scale");
+        let wanted = scale_type(call, ty.as_ref());
+        let scale = wanted.decode(call.cx, &call.parts.headers, &call.body, options.validation)?;
+        self.write_scale(call, paths, &options, &|_, _| Ok(scale.clone())).await
+    }
+
+    async fn patch_scale(&self, call: &Call<'_>, paths: ScalePaths) -> Result<Answer, Status> {
+        let cx = call.cx;
+        let patch = Patch::read(cx, &call.parts.headers, &call.body, true)?;
+        let ty = knarr_api::facts::root("autoscaling", "v1", "Scale");
+        let make = |cx: &RequestCx, live: Value| {
+            let wanted = scale_type(call, ty.as_ref());
+            if patch.kind != PatchType::Apply {
+                return patch.apply_to(cx, &wanted, live);
+            }
+            let Some(ty) = &ty else { return Err(Status::internal("the type of Scale is not known")) };
+            let time = knarr_meta::time::rfc3339(cx.ctx.clock.now());
+            let by = Applying {
+                cx,
+                kind: "Scale",
+                api_version: "autoscaling/v1",
+                ty,
+                schema: call.resource.schema,
+                time: &time,
+            };
+            patch.apply_live(Some(&live), &by)
+        };
+        self.write_scale(call, paths, &patch.options, &make).await
+    }
+
+    async fn write_scale(
+        &self,
+        call: &Call<'_>,
+        paths: ScalePaths,
+        options: &WriteOptions,
+        make: &(dyn Fn(&RequestCx, Value) -> Result<Value, Status> + Send + Sync),
+    ) -> Result<Answer, Status> {
+        let (cx, resource) = (call.cx, call.resource);
+        let view = move |parent: &Value| paths.view(parent);
+        let change = |old: Option<&Value>| {
+            let old = old.ok_or_else(|| resource.not_found(&cx.info.name))?;
+            let scale = make(cx, paths.view(old))?;
+            check_scale(cx, &scale, old, resource)?;
+            let replicas = object::get_i64(&scale, &["spec", "replicas"]).unwrap_or(0);
+            let mut new = old.clone();
+            object::set_path(&mut new, paths.spec, replicas.into());
+            let given = object::resource_version(&scale);
+            object::set_resource_version(&mut new, if given.is_empty() { object::resource_version(old) } else { given });
+            self.track(cx, resource, options, Some(old), &mut new);
+            Ok(new)
+        };
+        let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, view: Some(&view), options };
+        Ok(match self.modify(what, &change).await? {
+            Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())),
+            Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)),
+            answer => answer,
+        })
+    }
+}
+
+fn scale_type<'a>(call: &Call<'a>, ty: Option<&'a knarr_meta::schema::Type>) -> Wanted<'a> {
+    Wanted { kind: "Scale", api_version: "autoscaling/v1", ty, schema: call.resource.schema, proto: true }
+}
+
+fn check_scale(
+    cx: &RequestCx,
+    scale: &Value,
+    parent: &Value,
+    resource: &super::resource::Resource,
+) -> Result<(), Status> {
+    let (name, namespace) = (object::name(scale), object::namespace(scale));
+    if name != cx.info.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            cx.info.name
+        )));
+    }
+    if !namespace.is_empty() && namespace != cx.info.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let (uid, current) = (object::uid(scale), object::uid(parent));
+    if !uid.is_empty() && uid != current {
+        let key = resource.key(&cx.info.namespace, name);
+        return Err(Status::conflict(&resource.gr, name, super::write::uid_mismatch(&key, uid, current)));
+    }
+    let replicas = object::get_i64(scale, &["spec", "replicas"]).unwrap_or(0);
+    if replicas < 0 {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec").child("replicas");
+        errors.push(field::invalid(&path, replicas, "must be greater than or equal to 0"));
+        return Err(Status::invalid("autoscaling", "Scale", name, errors));
+    }
+    Ok(())
+}
