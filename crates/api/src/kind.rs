@@ -132,12 +132,50 @@ fn parse_value(json: &[u8]) -> Value {
     serde_json::from_slice(json).expect("an encoded object is JSON")
 }
 
+/// One of the typed kinds, for code that runs over all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct KindEntry {
+    /// API group, empty for core.
+    pub group: &'static str,
+    /// API version.
+    pub version: &'static str,
+    /// The kind's name.
+    pub kind: &'static str,
+    /// [`Kind::PLURAL`].
+    pub plural: &'static str,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// Decodes JSON into the type and encodes it again.
+    pub reencode: fn(&[u8]) -> Result<Vec<u8>, DecodeError>,
+}
+
+impl KindEntry {
+    const fn of<K: Kind>() -> Self {
+        Self {
+            group: K::GROUP,
+            version: K::VERSION,
+            kind: K::KIND,
+            plural: K::PLURAL,
+            namespaced: K::NAMESPACED,
+            reencode: |json| Ok(K::decode(json)?.encode()),
+        }
+    }
+}
+
 macro_rules! kinds {
     ($($module:path: [$($kind:ident),* $(,)?];)*) => {
-        $($({
+        const _: () = {
+            $($({
+                use $module as module;
+                impl_kind!(module::$kind);
+            })*)*
+        };
+
+        /// Every typed kind.
+        pub const KINDS: &[KindEntry] = &[$($({
             use $module as module;
-            impl_kind!(module::$kind);
-        })*)*
+            KindEntry::of::<module::$kind>()
+        },)*)*];
     };
 }
 
@@ -168,44 +206,42 @@ macro_rules! impl_kind {
     };
 }
 
-/// The implementations. A kind is added by naming it here.
-const _: () = {
-    kinds! {
-        crate::core::v1: [
-            Binding, ComponentStatus, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node,
-            PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate, ReplicationController,
-            ResourceQuota, Secret, Service, ServiceAccount,
-        ];
-        crate::admissionregistration::v1: [
-            MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
-            ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
-        ];
-        crate::apiextensions::v1: [CustomResourceDefinition];
-        crate::apiregistration::v1: [APIService];
-        crate::apps::v1: [ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet];
-        crate::authentication::v1: [SelfSubjectReview, TokenRequest, TokenReview];
-        crate::authorization::v1: [
-            LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
-        ];
-        crate::autoscaling::v1: [HorizontalPodAutoscaler, Scale];
-        crate::autoscaling::v2: [HorizontalPodAutoscaler];
-        crate::batch::v1: [CronJob, Job];
-        crate::certificates::v1: [CertificateSigningRequest];
-        crate::coordination::v1: [Lease];
-        crate::discovery::v1: [EndpointSlice];
-        crate::events::v1: [Event];
-        crate::flowcontrol::v1: [FlowSchema, PriorityLevelConfiguration];
-        crate::networking::v1: [Ingress, IngressClass, IPAddress, NetworkPolicy, ServiceCIDR];
-        crate::node::v1: [RuntimeClass];
-        crate::policy::v1: [Eviction, PodDisruptionBudget];
-        crate::rbac::v1: [ClusterRole, ClusterRoleBinding, Role, RoleBinding];
-        crate::resource::v1: [DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice];
-        crate::scheduling::v1: [PriorityClass];
-        crate::storage::v1: [
-            CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
-        ];
-    }
-};
+// The implementations. A kind is added by naming it here.
+kinds! {
+    crate::core::v1: [
+        Binding, ComponentStatus, ConfigMap, Endpoints, Event, LimitRange, Namespace, Node,
+        PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate, ReplicationController,
+        ResourceQuota, Secret, Service, ServiceAccount,
+    ];
+    crate::admissionregistration::v1: [
+        MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration,
+        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration,
+    ];
+    crate::apiextensions::v1: [CustomResourceDefinition];
+    crate::apiregistration::v1: [APIService];
+    crate::apps::v1: [ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet];
+    crate::authentication::v1: [SelfSubjectReview, TokenRequest, TokenReview];
+    crate::authorization::v1: [
+        LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+    ];
+    crate::autoscaling::v1: [HorizontalPodAutoscaler, Scale];
+    crate::autoscaling::v2: [HorizontalPodAutoscaler];
+    crate::batch::v1: [CronJob, Job];
+    crate::certificates::v1: [CertificateSigningRequest];
+    crate::coordination::v1: [Lease];
+    crate::discovery::v1: [EndpointSlice];
+    crate::events::v1: [Event];
+    crate::flowcontrol::v1: [FlowSchema, PriorityLevelConfiguration];
+    crate::networking::v1: [Ingress, IngressClass, IPAddress, NetworkPolicy, ServiceCIDR];
+    crate::node::v1: [RuntimeClass];
+    crate::policy::v1: [Eviction, PodDisruptionBudget];
+    crate::rbac::v1: [ClusterRole, ClusterRoleBinding, Role, RoleBinding];
+    crate::resource::v1: [DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice];
+    crate::scheduling::v1: [PriorityClass];
+    crate::storage::v1: [
+        CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttributesClass,
+    ];
+}
 
 #[cfg(test)]
 mod tests {
@@ -237,6 +273,50 @@ mod tests {
         let err = Pod::decode(br#"{"kind":"Service","apiVersion":"v1"}"#).unwrap_err();
         assert!(err.to_string().starts_with("decode Pod: "), "{err}");
         assert!(Pod::decode(b"{").is_err());
+    }
+
+    #[test]
+    fn the_types_and_the_facts_have_the_same_fields() {
+        use crate::facts::{decl, sample};
+        let messages = decl::messages();
+        let mut wrong = Vec::new();
+        for entry in KINDS {
+            let mut kinds = sample::kinds(&messages);
+            let message = kinds.find(|m| {
+                (m.package.group, m.package.version, m.name) == (entry.group, entry.version, entry.kind)
+            });
+            let object = sample::kind_sample(&messages, message.expect("the facts have every typed kind"));
+            match (entry.reencode)(&to_bytes(&object)) {
+                Ok(json) => differences(entry.kind, &object, &parse_value(&json), &mut wrong),
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    fn differences(path: &str, facts: &Value, typed: &Value, found: &mut Vec<String>) {
+        match (facts, typed) {
+            (Value::Object(facts), Value::Object(typed)) => {
+                for key in facts.keys().chain(typed.keys().filter(|key| !facts.contains_key(*key))) {
+                    match (facts.get(key), typed.get(key)) {
+                        (Some(facts), Some(typed)) => {
+                            differences(&format!("{path}.{key}"), facts, typed, found)
+                        }
+                        // k8s-openapi writes the type of a nested object (volumeClaimTemplates) too.
+                        (None, Some(_)) if key == "apiVersion" || key == "kind" => {}
+                        (None, Some(value)) => found.push(format!("{path}.{key}: only the type has {value}")),
+                        (_, None) => found.push(format!("{path}.{key}: only the facts have it")),
+                    }
+                }
+            }
+            (Value::Array(facts), Value::Array(typed)) if facts.len() == typed.len() => {
+                for (index, (facts, typed)) in facts.iter().zip(typed).enumerate() {
+                    differences(&format!("{path}[{index}]"), facts, typed, found);
+                }
+            }
+            _ if facts == typed => {}
+            _ => found.push(format!("{path}: {facts} in the facts, {typed} in the type")),
+        }
     }
 
     #[test]

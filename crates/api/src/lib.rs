@@ -19,4 +19,4 @@ pub use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 pub use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 pub use k8s_openapi::kube_aggregator::pkg::apis::apiregistration;
 pub use k8s_openapi::{ByteString, jiff};
-pub use kind::{DecodeError, Kind, RawList};
+pub use kind::{DecodeError, KINDS, Kind, KindEntry, RawList};

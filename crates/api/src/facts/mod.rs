@@ -2,6 +2,8 @@
 //! they are first asked for.
 
 pub(crate) mod decl;
+#[cfg(test)]
+pub(crate) mod sample;
 mod schema;
 mod tables;
 

@@ -11,8 +11,13 @@ use serde_json::{Map, Number, Value};
 /// No real object nests its messages this deep; what does is an attack on the stack.
 const MAX_DEPTH: usize = 120;
 
-/// Reads an object in its `k8s\0` envelope.
-pub(super) fn envelope(d: &Descriptors, bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
+/// Reads an object in its `k8s\0` envelope; `default` is its type where the envelope has none.
+pub(super) fn envelope(
+    d: &Descriptors,
+    bytes: &[u8],
+    default: (&str, &str),
+    depth: usize,
+) -> Result<Value, ProtoError> {
     let unknown = bytes.strip_prefix(&MAGIC).ok_or(ProtoError::NoMagic)?;
     let (mut api_version, mut kind, mut raw, mut content_type) = ("", "", &[][..], "");
     let mut fields = Reader::new(unknown);
@@ -35,6 +40,9 @@ pub(super) fn envelope(d: &Descriptors, bytes: &[u8], depth: usize) -> Result<Va
     }
     if content_type == "application/json" {
         return serde_json::from_slice(raw).map_err(|_| ProtoError::Malformed("JSON in the envelope"));
+    }
+    if kind.is_empty() {
+        (api_version, kind) = default;
     }
     if kind.is_empty() {
         return Err(ProtoError::NoKind);
@@ -214,7 +222,7 @@ fn value(d: &Descriptors, wire: Wire, payload: Payload<'_>, depth: usize) -> Res
         Wire::Duration => scalar::duration_text(two_ints(payload.bytes()?)?[0]).into(),
         Wire::RawExtension => match first_bytes(payload)? {
             b"" => Value::Null,
-            raw if raw.starts_with(&MAGIC) => envelope(d, raw, depth + 1)?,
+            raw if raw.starts_with(&MAGIC) => envelope(d, raw, ("", ""), depth + 1)?,
             raw => serde_json::from_slice(raw).map_err(|_| ProtoError::Malformed("raw JSON"))?,
         },
         Wire::JsonBytes => match first_bytes(payload)? {

@@ -59,7 +59,13 @@ pub enum ProtoError {
 
 /// Reads an object in the `k8s\0` envelope, of any kind the facts know, into its JSON form.
 pub fn decode(bytes: &[u8]) -> Result<Value, ProtoError> {
-    decode::envelope(Descriptors::get(), bytes, 0)
+    decode::envelope(Descriptors::get(), bytes, ("", ""), 0)
+}
+
+/// Reads an object whose envelope may leave out its type, as bodies of requests may: it is then `default`,
+/// an `apiVersion` and kind.
+pub fn decode_or(bytes: &[u8], default: (&str, &str)) -> Result<Value, ProtoError> {
+    decode::envelope(Descriptors::get(), bytes, default, 0)
 }
 
 /// Writes an object in the `k8s\0` envelope. Its `apiVersion` and `kind` say which message it is.

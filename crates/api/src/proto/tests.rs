@@ -3,79 +3,25 @@
 
 use super::descriptor::Descriptors;
 use super::*;
-use crate::facts::decl::{self, Field, Message, Shape};
-use serde_json::{Map, json};
-
-/// An object of `message` in which every field is set, three levels into messages that contain themselves.
-fn sample(all: &[Message], message: &Message, nesting: usize) -> Value {
-    let mut object = Map::new();
-    for field in &message.fields {
-        if field.inline {
-            if let Value::Object(inner) = sample(all, find(all, message, field.ty), nesting + 1) {
-                object.extend(inner);
-            }
-            continue;
-        }
-        if let Some(one) = sample_value(all, message, field, nesting) {
-            let value = match field.shape {
-                Shape::One => one,
-                Shape::List => json!([one]),
-                Shape::Map => json!({ "key": one }),
-            };
-            object.insert(field.name.to_owned(), value);
-        }
-    }
-    Value::Object(object)
-}
-
-fn sample_value(all: &[Message], message: &Message, field: &Field, nesting: usize) -> Option<Value> {
-    Some(match field.ty {
-        "s" => json!(format!("{}-value", field.name)),
-        "b" => json!(true),
-        "i" => json!(-(field.number as i32)),
-        "l" => json!(1i64 << 40),
-        "d" => json!(1.5),
-        "y" => json!("AQID"),
-        "Q" => json!("100m"),
-        "I" => json!("25%"),
-        "T" => json!("2026-11-21T09:00:00Z"),
-        "M" => json!("2026-11-21T09:00:00.123456Z"),
-        "D" => json!("1m30s"),
-        "R" | "F" | "J" => json!({ "f:any": { "x": [1, "two", null] } }),
-        "V" => json!(["a", "b"]),
-        "A" => json!([{ "type": "string" }, {}]),
-        "B" => json!({ "type": "integer" }),
-        "S" => json!(["a"]),
-        _ if nesting > 12 => return None,
-        name => sample(all, find(all, message, name), nesting + if name == message.name { 6 } else { 1 }),
-    })
-}
-
-fn find<'a>(all: &'a [Message], home: &Message, code: &str) -> &'a Message {
-    let (alias, name) = code.rsplit_once('.').unwrap_or((home.package.alias, code));
-    let found = all.iter().find(|m| m.package.alias == alias && m.name == name);
-    found.unwrap_or_else(|| panic!("{code} is not in the facts"))
-}
+use crate::facts::decl;
+use crate::facts::sample::{kind_sample, kinds};
+use serde_json::json;
 
 #[test]
 fn every_kind_with_every_field_set_survives_the_round_trip() {
     let all = decl::messages();
-    let mut kinds = 0;
-    for message in all.iter().filter(|m| m.type_meta) {
-        let package = message.package;
-        let group = if package.group.is_empty() { String::new() } else { format!("{}/", package.group) };
-        let mut object = sample(&all, message, 0);
-        object["apiVersion"] = json!(format!("{group}{}", package.version));
-        object["kind"] = json!(message.name);
+    let mut count = 0;
+    for message in kinds(&all) {
+        let object = kind_sample(&all, message);
         let bytes = encode(&object).unwrap_or_else(|e| panic!("{}: {e}", message.name));
         let mut again = decode(&bytes).unwrap_or_else(|e| panic!("{}: {e}", message.name));
         // A type that also stands inside others (PersistentVolumeClaim) carries its own kind only at the top.
         assert_eq!(encode(&again).unwrap(), bytes, "{} changes its bytes", message.name);
         drop_completed(&mut again, &object);
         assert_eq!(again, object, "{}", message.name);
-        kinds += 1;
+        count += 1;
     }
-    assert!(kinds > 150, "only {kinds} kinds in the facts");
+    assert!(count > 150, "only {count} kinds in the facts");
 }
 
 /// Removes what decoding adds because Go always writes it, where the sample was cut short.
@@ -156,6 +102,8 @@ fn options_and_status_are_part_of_every_group() {
     let options = json!({"apiVersion":"apps/v1","kind":"DeleteOptions","gracePeriodSeconds":0,
         "propagationPolicy":"Foreground","preconditions":{"uid":"u"}});
     assert_eq!(decode(&encode(&options).unwrap()).unwrap(), options);
+    let bare = decode_or(&wrap("", "", b"\x08\x1e"), ("v1", "DeleteOptions")).unwrap();
+    assert_eq!(bare, json!({"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":30}));
     let status = json!({"apiVersion":"v1","kind":"Status","metadata":{},"status":"Failure","code":404,
         "reason":"NotFound","message":"m","details":{"name":"n","kind":"pods"}});
     assert_eq!(decode(&encode(&status).unwrap()).unwrap(), status);
