@@ -257,3 +257,6 @@ fn complete(defs: &mut Vec<ResourceDef>, late: &Arc<Late>, kubelets: &Arc<Kubele
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! A whole server on loopback, met by a client of its own: identities, refusals, documents, certificates that
+//! change while it runs, and its end.
+
+use super::*;
+use crate::def::Strategy;
+use bytes::Bytes;
+use http::{Request, Response};
+use knarr_api::Kind;
+use knarr_api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
+use knarr_client::Body;
+use knarr_client::https::Https;
+use knarr_store::memory::MemoryStore;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use std::marker::PhantomData;
+
+struct Plain<K>(PhantomData<K>);
+impl<K: Kind> Strategy for Plain<K> {
+    type Object = K;
+}
+
+fn plain<K: Kind>() -> ResourceDef {
+    ResourceDef::new(Plain::<K>(PhantomData))
+}
+
+struct World {
+    server: Arc<ApiServer>,
+    port: u16,
+    _dir: tempfile::TempDir,
+}
+
+fn pki_config(dir: &std::path::Path) -> PkiConfig {
+    PkiConfig {
+        dir: dir.to_owned(),
+        node_name: "alpha".into(),
+        addresses: Vec::new(),
+        service_ip: IpAddr::from([10, 96, 0, 1]),
+        cluster_domain: "cluster.local".into(),
+        extra_names: Vec::new(),
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ctx = Ctx::system();
+        let config = ServerConfig {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            advertise: SocketAddr::from(([192, 0, 2, 1], 6443)),
+            pki: pki_config(dir.path()),
+            issuer: "https://issuer.test".into(),
+            audiences: Vec::new(),
+        };
+        let defs = vec![
+            plain::<ConfigMap>(),
+            plain::<Pod>().status(),
+            plain::<Node>().status(),
+            plain::<ServiceAccount>(),
+        ];
+        let server = ApiServer::new(config, &ctx, MemoryStore::new(&ctx), defs, Vec::new()).unwrap();
+        let port = server.start().await.unwrap()[0].port();
+        Self { server, port, _dir: dir }
+    }
+
+    fn tls(&self, pem: Option<&crate::pki::Pem>) -> rustls::ClientConfig {
+        let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(tls::roots("ca", &self.server.pki().ca().unwrap()).unwrap());
+        match pem {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let chain = tls::certificates("client", &pem.certificate).unwrap();
+                builder.with_client_auth_cert(chain, tls::private_key("client", &pem.key).unwrap()).unwrap()
+            }
+        }
+    }
+
+    fn client(&self, pem: Option<&crate::pki::Pem>, token: Option<&str>) -> Https {
+        Https::new("127.0.0.1", self.port, self.tls(pem), token).unwrap()
+    }
+
+    fn admin(&self) -> Https {
+        self.client(Some(&self.server.pki().pem("admin").unwrap()), None)
+    }
+
+    fn issue(&self, user: &str, group: Option<&str>) -> crate::pki::Pem {
+        self.server.pki().issue_client(user, group, self.server.ctx.clock.now()).unwrap()
+    }
+}
+
+async fn send(
+    client: &dyn Transport,
+    request: http::request::Builder,
+    body: impl Into<Bytes>,
+) -> Response<Bytes> {
+    let response = client.send(request.body(body.into()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    Response::from_parts(parts, Body::collect(body).await.unwrap())
+}
+
+async fn get(client: &dyn Transport, path: &str) -> (u16, String) {
+    let response = send(client, Request::get(path), "").await;
+    (response.status().as_u16(), String::from_utf8(response.body().to_vec()).unwrap())
+}
+
+async fn document(client: &dyn Transport, path: &str) -> Value {
+    let (code, text) = get(client, path).await;
+    assert_eq!(code, 200, "{path}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test]
+async fn who_asks_decides_between_200_401_and_403() {
+    let world = World::new().await;
+    let nobody = world.client(None, None);
+    assert_eq!(get(&nobody, "/livez").await, (200, "ok".into()));
+    let (code, text) = get(&nobody, "/version").await;
+    let status: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (code, status["message"].as_str(), status["reason"].as_str()),
+        (401, Some("Unauthorized"), Some("Unauthorized"))
+    );
+
+    assert_eq!(get(&world.admin(), "/version").await.0, 200);
+    let alice = world.client(Some(&world.issue("alice", None)), None);
+    let (code, text) = get(&alice, "/api/v1/pods").await;
+    let status: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, 403);
+    assert_eq!(
+        status["message"],
+        r#"pods is forbidden: User "alice" cannot list resource "pods" in API group "" at the cluster scope"#
+    );
+    let masters = world.client(Some(&world.issue("root", Some("system:masters"))), None);
+    assert_eq!(get(&masters, "/version").await.0, 200);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (other, _) = Pki::ensure(pki_config(elsewhere.path()), world.server.ctx.clock.now()).unwrap();
+    let stranger = world.client(Some(&other.pem("admin").unwrap()), None);
+    assert_eq!(get(&stranger, "/version").await.0, 401, "a certificate of another CA");
+    assert_eq!(get(&world.client(None, Some("no.such.token")), "/livez").await.0, 401, "a bad token");
+}
+
+#[tokio::test]
+async fn acting_as_somebody_else_needs_the_right_to_and_gives_no_more_than_theirs() {
+    let world = World::new().await;
+    let as_alice = || Request::get("/version").header("impersonate-user", "alice");
+    let response = send(&world.admin(), as_alice(), "").await;
+    assert_eq!(response.status(), 403);
+    assert!(String::from_utf8_lossy(response.body()).contains(r#"User \"alice\" cannot get path"#));
+    let alice = world.client(Some(&world.issue("mallory", None)), None);
+    let response = send(&alice, as_alice(), "").await;
+    assert!(String::from_utf8_lossy(response.body()).contains(r#"cannot impersonate resource \"users\""#));
+    let within = world.server.transport(UserInfo::new("alice", &[]));
+    assert_eq!(get(&*within, "/version").await.0, 403, "no socket, the same rights");
+    let within = world.server.transport(UserInfo::new("root", &["system:masters"]));
+    assert_eq!(get(&*within, "/version").await.0, 200);
+}
+
+#[tokio::test]
+async fn requests_are_told_apart_by_an_audit_id_and_large_bodies_are_refused() {
+    let world = World::new().await;
+    let response = send(&world.admin(), Request::get("/livez").header("audit-id", "mine"), "").await;
+    assert_eq!(response.headers()["audit-id"], "mine");
+    let response = send(&world.admin(), Request::get("/livez"), "").await;
+    assert_eq!(response.headers()["audit-id"].len(), 36);
+    let path = "/api/v1/namespaces/default/configmaps";
+    let response = send(&world.admin(), Request::post(path), vec![b' '; 3 * 1024 * 1024 + 1]).await;
+    let status: Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!((response.status().as_u16(), status["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
+    assert_eq!(status["message"], "Request entity too large: limit is 3145728");
+}
+
+#[tokio::test]
+async fn discovery_tells_what_is_declared_in_both_forms() {
+    let world = World::new().await;
+    let admin = world.admin();
+    let list = document(&admin, "/api/v1").await;
+    let resource = |name: &str| {
+        let all = list["resources"].as_array().unwrap();
+        all.iter().find(|r| r["name"] == name).unwrap_or_else(|| panic!("no {name} in {list}")).clone()
+    };
+    let pods = resource("pods");
+    assert_eq!(pods["shortNames"][0], "po");
+    assert_eq!(pods["singularName"], "pod");
+    assert_eq!(pods["storageVersionHash"], "xPOwRZ+Yhw8=");
+    assert_eq!(resource("pods/exec")["kind"], "PodExecOptions");
+    assert_eq!(resource("pods/log")["verbs"], serde_json::json!(["get"]));
+    assert_eq!(resource("nodes/proxy")["namespaced"], false);
+    let token = resource("serviceaccounts/token");
+    assert_eq!(
+        (token["group"].as_str(), token["kind"].as_str()),
+        (Some("authentication.k8s.io"), Some("TokenRequest"))
+    );
+    let reviews = document(&admin, "/apis/authorization.k8s.io/v1").await;
+    assert_eq!(reviews["groupVersion"], "authorization.k8s.io/v1");
+    assert!(reviews["resources"][0]["storageVersionHash"].is_null());
+    let groups = document(&admin, "/apis").await;
+    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "authentication.k8s.io/v1");
+    assert_eq!(
+        document(&admin, "/api").await["serverAddressByClientCIDRs"][0]["serverAddress"],
+        "192.0.2.1:6443"
+    );
+    assert_eq!(get(&admin, "/apis/nope").await.0, 404);
+
+    let form = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let accept = format!(
+        "{form},application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
+    );
+    let response = send(&admin, Request::get("/api").header("accept", &accept), "").await;
+    assert_eq!(response.headers()["content-type"], form);
+    let aggregated: Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!(aggregated["kind"], "APIGroupDiscoveryList");
+    let resources = aggregated["items"][0]["versions"][0]["resources"].as_array().unwrap();
+    let pods = resources.iter().find(|r| r["resource"] == "pods").unwrap();
+    assert_eq!(
+        (pods["scope"].as_str(), pods["responseKind"]["kind"].as_str()),
+        (Some("Namespaced"), Some("Pod"))
+    );
+    assert!(pods["subresources"].as_array().unwrap().iter().any(|s| s["subresource"] == "exec"));
+    let etag = response.headers()["etag"].clone();
+    let again = Request::get("/api").header("accept", &accept).header("if-none-match", etag);
+    assert_eq!(send(&admin, again, "").await.status(), 304);
+    assert_eq!(
+        document(&admin, "/openapi/v3").await["paths"]["api/v1"]["serverRelativeURL"]
+            .as_str()
+            .map(|u| u.starts_with("/openapi/v3/api/v1?hash=")),
+        Some(true)
+    );
+}
+
+#[tokio::test]
+async fn new_addresses_get_a_new_certificate_without_a_restart() {
+    let world = World::new().await;
+    let admin = world.admin();
+    assert_eq!(get(&admin, "/version").await.0, 200);
+    let trusts = |ip: [u8; 4]| {
+        let (tls, port) = (world.tls(None), world.port);
+        async move {
+            let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let name = ServerName::IpAddress(IpAddr::from(ip).into());
+            tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.is_ok()
+        }
+    };
+    assert!(!trusts([192, 0, 2, 7]).await);
+    let issued = world.server.renew_certificates(Some(vec![IpAddr::from([192, 0, 2, 7])])).await.unwrap();
+    assert_eq!(issued[0], "apiserver.crt: the address 192.0.2.7 was not in it");
+    assert!(trusts([192, 0, 2, 7]).await);
+    assert_eq!(get(&admin, "/version").await.0, 200, "connections made before go on");
+}
+
+#[tokio::test]
+async fn the_end_waits_for_connections_and_tells_clients() {
+    let world = World::new().await;
+    let admin = world.admin();
+    assert_eq!(get(&admin, "/readyz").await.0, 200);
+    assert!(
+        world.server.shutdown(Duration::from_secs(10)).await,
+        "idle connections do not hold the server up"
+    );
+    let within = world.server.transport(UserInfo::new("root", &["system:masters"]));
+    let (code, text) = get(&*within, "/readyz").await;
+    assert!(code == 500 && text.contains("[-]shutdown failed"), "{text}");
+    assert!(admin.send(Request::get("/version").body(Bytes::new()).unwrap()).await.is_err());
+}
