@@ -1,16 +1,19 @@
 //! Group commit: one thread takes whatever requests are queued, evaluates their expectations in order,
-//! writes one batch, syncs once, then makes it visible and answers. Throughput comes from the batch, never
+//! appends one frame to the journal, syncs once, then makes it visible and answers. Throughput comes from the batch, never
 //! from skipping the sync. [`Committer::commit`] is one turn of the loop, which a test can drive itself.
 
-use super::disk::{Disk, DiskError, Section};
+use super::checkpoint::{Progress, Work};
+use super::file::{IoCounters, is_no_space};
+use super::journal::Journal;
+use super::pending::{self, Pending, Section};
 use crate::keyspace::Keyspace;
 use crate::plan::{Answer, Effects, Plan, Planned, Request};
-use crate::{Revision, StoreError, lease};
+use crate::{StoreError, lease};
 use knarr_base::{ClockRef, Tasks};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// At most this many bytes of keys and values go into one batch: it bounds how long a writer waits for the
@@ -18,12 +21,8 @@ use tokio::sync::oneshot;
 const BATCH_BYTES: usize = 8 << 20;
 /// At most this many requests go into one batch.
 const BATCH_REQUESTS: usize = 2048;
-/// Superseded rows deleted along with a batch of writes.
-const SWEEP_WITH_WRITES: usize = 64;
-/// Superseded rows deleted in a batch of their own while nobody writes.
-const SWEEP_WHEN_IDLE: usize = 512;
-/// How long writes are answered "no space" before the disk is tried again.
-const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+/// While the database cannot take the journal in, the journal may grow to this many times its usual size.
+const JOURNAL_EXCESS: u64 = 8;
 /// The longest that a batch waits for the writers of the batch before to come back.
 const COMPANY_LIMIT: Duration = Duration::from_millis(1);
 
@@ -106,25 +105,28 @@ impl Queue {
         drop(waiting);
     }
 
-    /// The next batch, `None` when the queue is closed and empty. Waits for requests unless `limit` passes
-    /// first (then the batch is empty). When the batch before had `expected` requests, their writers are
-    /// likely to be back within moments of being answered: waits for that many up to `patience`, as else the
-    /// first of them would have a sync to itself and the rest another.
-    pub fn take(&self, limit: Option<Duration>, expected: usize, patience: Duration) -> Option<Vec<Queued>> {
-        let mut state = self.lock();
-        if limit != Some(Duration::ZERO) {
-            let idle = |state: &mut QueueState| state.waiting.is_empty() && !state.closed;
-            const POISONED: &str = "no holder of the queue lock panics";
-            state = match limit {
-                None => self.changed.wait_while(state, idle).expect(POISONED),
-                Some(limit) => self.changed.wait_timeout_while(state, limit, idle).expect(POISONED).0,
-            };
-            if !state.waiting.is_empty() && state.waiting.len() < expected {
-                let few = |state: &mut QueueState| state.waiting.len() < expected && !state.closed;
-                state = self.changed.wait_timeout_while(state, patience, few).expect(POISONED).0;
-            }
+    /// The next batch, `None` when the queue is closed and empty. When the batch before had `expected`
+    /// requests, their writers are likely to be back within moments of being answered: waits for that many
+    /// up to `patience`, as else the first of them would have a sync to itself and the rest another.
+    pub fn take(&self, expected: usize, patience: Duration) -> Option<Vec<Queued>> {
+        const POISONED: &str = "no holder of the queue lock panics";
+        let idle = |state: &mut QueueState| state.waiting.is_empty() && !state.closed;
+        let mut state = self.changed.wait_while(self.lock(), idle).expect(POISONED);
+        if state.waiting.len() < expected {
+            let few = |state: &mut QueueState| state.waiting.len() < expected && !state.closed;
+            state = self.changed.wait_timeout_while(state, patience, few).expect(POISONED).0;
         }
-        if state.waiting.is_empty() && state.closed {
+        Self::batch(state)
+    }
+
+    /// The next batch, `None` when nothing waits.
+    #[cfg(test)]
+    pub fn try_take(&self) -> Option<Vec<Queued>> {
+        Self::batch(self.lock())
+    }
+
+    fn batch(mut state: MutexGuard<'_, QueueState>) -> Option<Vec<Queued>> {
+        if state.waiting.is_empty() {
             return None;
         }
         let mut bytes = 0;
@@ -145,37 +147,47 @@ pub(crate) fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".into())
 }
 
-/// Whether and why writes are refused.
-enum Health {
-    Good,
-    /// The disk was full at this time.
-    Full(Instant),
-    /// Nothing can be written until the program starts again.
-    Failed(String),
-}
-
 /// What the commit thread owns.
 pub(crate) struct Committer {
-    disk: Disk,
-    path: String,
-    clock: ClockRef,
-    health: Health,
-    /// Every keyspace of the engine, shared with it.
-    spaces: Arc<Mutex<Vec<Arc<Space>>>>,
-    /// Rows that nobody can read any more.
-    dead: VecDeque<(u32, Revision)>,
-    commits: Arc<AtomicU64>,
+    journal: Journal,
+    /// What is in the journal's present generation.
+    pending: Pending,
+    /// Where generations go when they are full.
+    work: Arc<Work>,
+    options: CommitterOptions,
+    /// Why nothing can be written any more.
+    failed: Option<String>,
+    /// Whether the last write found the disk full.
+    full: bool,
+    payload: Vec<u8>,
+    record: Vec<u8>,
+}
+
+/// What a [`Committer`] is told about its surroundings.
+pub(crate) struct CommitterOptions {
+    /// The directory, for messages.
+    pub path: String,
+    /// Time, for leases and waiting.
+    pub clock: ClockRef,
+    /// A generation of the journal is closed at this size.
+    pub journal_bytes: u64,
+    /// Counts commits.
+    pub commits: Arc<AtomicU64>,
+    /// Tells the journal's size.
+    pub counters: Arc<IoCounters>,
 }
 
 /// Leaves nobody waiting for a commit thread that has ended.
 struct AbandonOnExit<'a> {
     queue: &'a Queue,
+    work: &'a Work,
     tasks: Tasks,
 }
 
 impl Drop for AbandonOnExit<'_> {
     fn drop(&mut self) {
         self.queue.abandon();
+        self.work.close();
         if std::thread::panicking() {
             tracing::error!("the store's commit thread panicked; stopping");
             self.tasks.stop();
@@ -191,57 +203,58 @@ struct Group {
 }
 
 impl Committer {
-    /// A committer on an opened disk.
-    pub fn new(
-        disk: Disk,
-        path: String,
-        clock: ClockRef,
-        spaces: Arc<Mutex<Vec<Arc<Space>>>>,
-        dead: VecDeque<(u32, Revision)>,
-        commits: Arc<AtomicU64>,
-    ) -> Self {
-        Self { disk, path, clock, health: Health::Good, spaces, dead, commits }
+    /// A committer on an opened journal.
+    pub fn new(journal: Journal, work: Arc<Work>, options: CommitterOptions) -> Self {
+        options.counters.journal_len.store(journal.file_bytes(), Ordering::Relaxed);
+        Self {
+            journal,
+            pending: Pending::default(),
+            work,
+            options,
+            failed: None,
+            full: false,
+            payload: Vec::new(),
+            record: Vec::new(),
+        }
     }
 
-    /// The commit thread: batches until the queue closes. True when the file holds exactly what was
-    /// acknowledged. Should the thread panic, the queue is closed and `tasks` is told to stop.
-    pub fn run(mut self, queue: &Queue, tasks: Tasks) -> bool {
-        let _abandon = AbandonOnExit { queue, tasks };
+    /// The commit thread: batches until the queue closes, then hands everything to the checkpoint thread. Should
+    /// the thread panic, the queue is closed and `tasks` is told to stop.
+    pub fn run(mut self, queue: &Queue, tasks: Tasks) {
+        let _abandon = AbandonOnExit { queue, work: &self.work.clone(), tasks };
         let mut expected = 0;
         let mut patience = Duration::ZERO;
-        loop {
-            // With rows left to sweep the thread comes round again at once, or after a while if it cannot.
-            let limit = match (self.dead.is_empty(), &self.health) {
-                (true, _) | (_, Health::Failed(_)) => None,
-                (false, Health::Good) => Some(Duration::ZERO),
-                (false, Health::Full(_)) => Some(FULL_DISK_PAUSE),
-            };
-            let Some(batch) = queue.take(limit, expected, patience) else { break };
+        while let Some(batch) = queue.take(expected, patience) {
             expected = batch.len();
-            let start = self.clock.instant();
+            let start = self.options.clock.instant();
             self.commit(batch);
-            let took = self.clock.instant().saturating_duration_since(start);
+            let took = self.options.clock.instant().saturating_duration_since(start);
             patience = (took / 2).min(COMPANY_LIMIT);
         }
-        self.disk.is_open() && !matches!(self.health, Health::Failed(_))
+        self.finish();
     }
 
-    /// Commits one batch, or sweeps superseded rows if it is empty.
+    /// Hands what is left to the checkpoint thread.
+    pub fn finish(&mut self) {
+        if !self.pending.is_empty() && self.failed.is_none() && self.work.wait() == Progress::Idle {
+            self.hand_over();
+        }
+    }
+
+    /// Commits one batch.
     pub fn commit(&mut self, batch: Vec<Queued>) {
-        let idle = batch.is_empty();
         let groups = plan(batch);
         let writes = groups.iter().any(|group| !group.effects.is_empty());
-        let result = if writes || idle && !self.dead.is_empty() {
-            self.write(&groups, if idle { SWEEP_WHEN_IDLE } else { SWEEP_WITH_WRITES })
-        } else {
-            Ok(())
-        };
+        let result = if writes { self.write(&groups) } else { Ok(()) };
         for group in groups {
             if result.is_ok() && !group.effects.is_empty() {
                 group.space.on_disk.store(true, Ordering::Release);
-                let deadline = |grant: &_| lease::deadline(&*self.clock, grant);
+                let deadline = |grant: &_| lease::deadline(&*self.options.clock, grant);
                 let dead = group.space.keyspace.commit(group.effects, deadline);
-                self.dead.extend(dead.into_iter().map(|revision| (group.space.id, revision)));
+                let dead = dead.into_iter().map(|revision| (group.space.id, revision));
+                // What is still pending need never reach the database.
+                let pending = &mut self.pending.changes;
+                self.work.add_dead(dead.filter(|row| pending.remove(row).is_none()).collect::<Vec<_>>());
             }
             for (planned, answer) in group.answers {
                 let _ = answer.send(match &result {
@@ -252,80 +265,82 @@ impl Committer {
         }
     }
 
-    /// Writes the groups and deletes up to `sweep` superseded rows.
-    fn write(&mut self, groups: &[Group], sweep: usize) -> Result<(), StoreError> {
-        self.recover()?;
-        let sections: Vec<Section<'_>> = groups
-            .iter()
-            .filter(|group| !group.effects.is_empty())
-            .map(|group| Section {
+    /// Writes the groups to the journal.
+    fn write(&mut self, groups: &[Group]) -> Result<(), StoreError> {
+        if let Some(why) = &self.failed {
+            return Err(StoreError::Unavailable(why.clone()));
+        }
+        self.make_room()?;
+        let sections = || {
+            groups.iter().filter(|group| !group.effects.is_empty()).map(|group| Section {
                 id: group.space.id,
                 new_name: (!group.space.on_disk.load(Ordering::Acquire)).then_some(&*group.space.name),
                 effects: &group.effects,
             })
-            .collect();
-        let sweep = sweep.min(self.dead.len());
-        let dead: Vec<(u32, Revision)> = self.dead.iter().take(sweep).copied().collect();
-        match self.disk.write(&sections, &dead) {
+        };
+        self.payload.clear();
+        for section in sections() {
+            pending::encode(&section, &mut self.payload, &mut self.record);
+        }
+        let result = self.journal.append(&self.payload);
+        self.options.counters.journal_len.store(self.journal.file_bytes(), Ordering::Relaxed);
+        if self.payload.capacity() > 1 << 20 {
+            self.payload = Vec::new();
+        }
+        match result {
             Ok(()) => {
-                self.dead.drain(..sweep);
-                if matches!(self.health, Health::Full(_)) {
-                    tracing::info!(path = self.path, "there is room on the disk again");
-                    self.health = Health::Good;
+                for section in sections() {
+                    self.pending.add(&section);
                 }
-                self.commits.fetch_add(1, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) => {
-                let error = self.failed(error);
-                // What the failed write left behind is removed at once if that is possible, so that it does
-                // not come back should the program end now.
-                if matches!(self.health, Health::Full(_))
-                    && let Err(error) = self.reopen()
-                {
-                    self.failed(error);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes the disk ready for another try after it was full, if it is time for one.
-    fn recover(&mut self) -> Result<(), StoreError> {
-        match &self.health {
-            Health::Good => Ok(()),
-            Health::Failed(why) => Err(StoreError::Unavailable(why.clone())),
-            Health::Full(since) => {
-                if self.clock.instant().saturating_duration_since(*since) < FULL_DISK_PAUSE {
-                    return Err(StoreError::NoSpace);
-                }
-                if !self.disk.is_open()
-                    && let Err(error) = self.reopen()
-                {
-                    return Err(self.failed(error));
+                self.options.commits.fetch_add(1, Ordering::Relaxed);
+                if std::mem::take(&mut self.full) {
+                    tracing::info!(path = self.options.path, "there is room on the store's disk again");
                 }
                 Ok(())
             }
-        }
-    }
-
-    fn reopen(&mut self) -> Result<(), DiskError> {
-        let spaces = self.spaces.lock().expect("no holder of the keyspaces lock panics").clone();
-        let latest: Vec<_> = spaces.iter().map(|space| (space.id, space.keyspace.revision())).collect();
-        self.disk.reopen(&latest)
-    }
-
-    fn failed(&mut self, error: DiskError) -> StoreError {
-        if let DiskError::NoSpace = error {
-            if !matches!(self.health, Health::Full(_)) {
-                tracing::error!(path = self.path, "the disk is full: writes are refused until there is room");
+            Err(error)
+                if is_no_space(&error) && !self.options.counters.sync_failed.load(Ordering::SeqCst) =>
+            {
+                Err(self.no_space())
             }
-            self.health = Health::Full(self.clock.instant());
-            return StoreError::NoSpace;
+            Err(error) => Err(self.fail(error.to_string())),
         }
-        let why = format!("{} cannot be written: {error}", self.path);
+    }
+
+    /// Hands a full generation over and begins the next, if the one before is in the database.
+    fn make_room(&mut self) -> Result<(), StoreError> {
+        if self.journal.bytes() < self.options.journal_bytes {
+            return Ok(());
+        }
+        let excess = self.journal.bytes() >= self.options.journal_bytes * JOURNAL_EXCESS;
+        match if excess { self.work.wait() } else { self.work.progress() } {
+            Progress::Idle => self.hand_over(),
+            Progress::Failed(why) => return Err(self.fail(why)),
+            Progress::Full if excess => return Err(self.no_space()),
+            Progress::Busy | Progress::Full => {}
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self) {
+        self.journal.rotate();
+        self.work.hand_over(std::mem::take(&mut self.pending), self.journal.generation());
+    }
+
+    fn no_space(&mut self) -> StoreError {
+        if !std::mem::replace(&mut self.full, true) {
+            tracing::error!(
+                path = self.options.path,
+                "the disk is full: writes are refused until there is room"
+            );
+        }
+        StoreError::NoSpace
+    }
+
+    fn fail(&mut self, error: String) -> StoreError {
+        let why = format!("{} cannot be written: {error}", self.options.path);
         tracing::error!("{why}; restart knarr once the disk is sound, reads go on until then");
-        self.health = Health::Failed(why.clone());
+        self.failed = Some(why.clone());
         StoreError::Unavailable(why)
     }
 }

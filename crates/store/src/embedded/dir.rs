@@ -1,5 +1,6 @@
 //! The directory of an embedded store: `store.lock` keeps a second program out, `store.meta` says that a
-//! store lives here and in which format, `store.redb` is the database. A directory whose marker stands
+//! store lives here and in which format, `store.redb` is the database and `store.journal.*` what it does not
+//! have yet. A directory whose marker stands
 //! without its database is damaged, not new. While the store is closed the marker also tells the last
 //! revision of every keyspace, so that a database that went back in time is noticed.
 
@@ -128,6 +129,11 @@ impl StoreDir {
         self.dir.join("store.redb.new")
     }
 
+    /// The two files that the journal takes turns with.
+    pub fn journals(&self) -> [PathBuf; 2] {
+        ["store.journal.0", "store.journal.1"].map(|name| self.dir.join(name))
+    }
+
     fn marker(&self) -> PathBuf {
         self.dir.join("store.meta")
     }
@@ -149,8 +155,10 @@ impl StoreDir {
         if format > FORMAT {
             return Err(OpenError::NewerFormat { path: marker, found: format });
         }
-        if !exists {
-            return Err(OpenError::Missing { path: database, marker });
+        for path in self.journals().into_iter().chain([database]) {
+            if !path.try_exists().map_err(OpenError::io("look for", &path))? {
+                return Err(OpenError::Missing { path, marker });
+            }
         }
         Ok(Found::Database(revisions))
     }

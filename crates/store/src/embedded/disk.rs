@@ -1,12 +1,14 @@
 //! The revision log in a redb file: one row for every change that is still readable, keyed by keyspace and
-//! revision, and small tables for what is not a change. Only the commit thread writes; nobody reads it
-//! after the replay at open, so redb's cache is kept small.
+//! revision, and small tables for what is not a change. Commits reach it by way of the journal, a generation
+//! at a time; nobody reads it after the replay at open, so redb's cache is kept small.
 
 use super::file::{Counted, IoCounters, OpenBackend, is_no_space};
+use super::journal::{self, JournalError, Recovered};
+use super::pending::Pending;
 use super::record;
 use crate::Revision;
 use crate::index::{FIRST_REVISION, Index};
-use crate::plan::{Effects, Grant};
+use crate::plan::Grant;
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
@@ -27,7 +29,8 @@ const KEYSPACES: TableDefinition<'_, &str, u32> = TableDefinition::new("keyspace
 const COMPACTED: TableDefinition<'_, u32, u64> = TableDefinition::new("compacted");
 /// (keyspace, lease) -> (granted seconds, expiry in milliseconds since 1970).
 const LEASES: TableDefinition<'_, (u32, u64), (u64, u64)> = TableDefinition::new("leases");
-/// `format` -> [`FORMAT`].
+/// `format` -> [`FORMAT`]; `salt` -> where the journal's checksums start; `generation` -> the oldest generation
+/// of the journal that is not in here.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// Why the file could not be read or written.
@@ -76,54 +79,83 @@ pub(crate) struct Restored {
     pub dead: Vec<Revision>,
 }
 
-/// What one keyspace adds to a commit.
-pub(crate) struct Section<'a> {
-    /// Its number.
-    pub id: u32,
-    /// Its name, when the file does not know it yet.
-    pub new_name: Option<&'a str>,
-    /// What to write.
-    pub effects: &'a Effects,
+/// Everything read back at opening.
+pub(crate) struct Opened {
+    /// The database.
+    pub disk: Disk,
+    /// The keyspaces by name.
+    pub keyspaces: BTreeMap<String, Restored>,
+    /// Where the journal's checksums start.
+    pub salt: u32,
+    /// The generation for the journal to write.
+    pub generation: u64,
 }
+
+/// The two journal files.
+pub(crate) type JournalFiles = [Box<dyn redb::StorageBackend>; 2];
 
 /// The open database. See the module's documentation.
 pub(crate) struct Disk {
-    /// `None` between a failed write and the reopening.
+    /// `None` between a failed write and the next, which opens it again.
     db: Option<Database>,
     open: OpenBackend,
     cache_bytes: usize,
     counters: Arc<IoCounters>,
-    record: Vec<u8>,
 }
 
 impl Disk {
-    /// Opens the file, checks all of it and reads back the keyspaces by name. An empty file becomes a new
-    /// database only if `may_create`.
+    /// Makes a new database in an empty file.
+    pub fn create(open: OpenBackend, counters: Arc<IoCounters>, salt: u32) -> Result<(), DiskError> {
+        let mut disk = Self { db: None, open, cache_bytes: 1 << 20, counters };
+        disk.connect(true, false)?;
+        let transaction = disk.db()?.begin_write()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert("format", FORMAT)?;
+            meta.insert("salt", u64::from(salt))?;
+            meta.insert("generation", 1)?;
+        }
+        transaction.open_table(LOG)?;
+        transaction.open_table(KEYSPACES)?;
+        transaction.open_table(COMPACTED)?;
+        transaction.open_table(LEASES)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Opens the database, checks all of it, moves what a crash left in the journal into it and reads back
+    /// the keyspaces.
     pub fn open(
         open: OpenBackend,
+        files: &JournalFiles,
         cache_bytes: usize,
         counters: Arc<IoCounters>,
-        may_create: bool,
-    ) -> Result<(Self, BTreeMap<String, Restored>), DiskError> {
-        let mut disk = Self { db: None, open, cache_bytes, counters, record: Vec::new() };
+    ) -> Result<Opened, DiskError> {
+        let mut disk = Self { db: None, open, cache_bytes, counters };
         // redb asserts in places where it trusts a file; a damaged one must not take the program down.
-        let restored = catch_unwind(AssertUnwindSafe(|| {
-            let created = disk.connect(may_create, true)?;
-            if created {
-                disk.initialize()?;
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            disk.connect(false, true)?;
+            let (salt, wanted) = disk.meta()?;
+            let Recovered { payloads, next_generation } = journal::recover(files, salt, wanted)?;
+            let mut pending = Pending::default();
+            for payload in &payloads {
+                pending.add_payload(payload).map_err(DiskError::Damaged)?;
             }
-            disk.replay()
+            let keyspaces = disk.replay(&pending)?;
+            if !payloads.is_empty() {
+                disk.checkpoint(&pending, next_generation)?;
+            }
+            Ok((salt, next_generation, keyspaces))
         }));
-        match restored {
-            Ok(restored) => Ok((disk, restored?)),
-            Err(_) => Err(DiskError::Damaged("its structure is inconsistent".into())),
-        }
+        let opened = opened.unwrap_or_else(|_| Err(inconsistent()));
+        let (salt, generation, keyspaces) = opened?;
+        Ok(Opened { disk, keyspaces, salt, generation })
     }
 
     /// Opens the database; true when it was empty.
     fn connect(&mut self, may_create: bool, check: bool) -> Result<bool, DiskError> {
         let backend =
-            Counted::new((self.open)().map_err(io_error)?, self.counters.clone()).map_err(io_error)?;
+            Counted::database((self.open)().map_err(io_error)?, self.counters.clone()).map_err(io_error)?;
         let empty = redb::StorageBackend::len(&backend).map_err(io_error)? == 0;
         if empty && !may_create {
             return Err(DiskError::Damaged("the file is empty".into()));
@@ -147,80 +179,138 @@ impl Disk {
         Ok(empty)
     }
 
-    fn initialize(&self) -> Result<(), DiskError> {
-        let transaction = self.db()?.begin_write()?;
-        transaction.open_table(META)?.insert("format", FORMAT)?;
-        transaction.open_table(LOG)?;
-        transaction.open_table(KEYSPACES)?;
-        transaction.open_table(COMPACTED)?;
-        transaction.open_table(LEASES)?;
-        transaction.commit()?;
-        Ok(())
-    }
-
     fn db(&self) -> Result<&Database, DiskError> {
-        self.db.as_ref().ok_or(DiskError::NoSpace)
+        self.db.as_ref().ok_or_else(inconsistent)
     }
 
-    fn replay(&self) -> Result<BTreeMap<String, Restored>, DiskError> {
+    /// Checks the format; the journal's salt and the oldest generation that is not here.
+    fn meta(&self) -> Result<(u32, u64), DiskError> {
         let transaction = self.db()?.begin_read()?;
-        match transaction.open_table(META)?.get("format")?.map(|format| format.value()) {
+        let meta = transaction.open_table(META)?;
+        let get = |name| meta.get(name).map(|value| value.map(|value| value.value()));
+        match get("format")? {
             Some(FORMAT) => {}
             Some(format) if format > FORMAT => return Err(DiskError::Newer(format)),
             format => return Err(DiskError::Damaged(format!("its format is {format:?}"))),
         }
+        let salt = get("salt")?.and_then(|salt| u32::try_from(salt).ok());
+        salt.zip(get("generation")?).ok_or_else(|| DiskError::Damaged("it does not know its journal".into()))
+    }
+
+    /// Rebuilds the keyspaces from the rows and, after them, the journal's changes.
+    fn replay(&self, pending: &Pending) -> Result<BTreeMap<String, Restored>, DiskError> {
+        let transaction = self.db()?.begin_read()?;
         let compacted = transaction.open_table(COMPACTED)?;
         let leases = transaction.open_table(LEASES)?;
         let log = transaction.open_table(LOG)?;
-        let mut restored = BTreeMap::new();
-        let mut rows = 0;
+        let mut names: BTreeMap<u32, String> = pending.names.clone();
         for row in transaction.open_table(KEYSPACES)?.iter()? {
             let (name, id) = row?;
-            let id = id.value();
-            let compacted = compacted.get(id)?.map_or(0, |revision| revision.value());
+            names.insert(id.value(), name.value().to_owned());
+        }
+        let mut restored = BTreeMap::new();
+        let (mut rows, mut journaled) = (0, 0);
+        for (id, name) in names {
+            let all = (id, 0)..=(id, u64::MAX);
+            let on_disk = compacted.get(id)?.map_or(0, |revision| revision.value());
+            let compacted = on_disk.max(pending.compacted.get(&id).copied().unwrap_or(0));
             let mut keyspace =
                 Restored { id, index: Index::new(compacted), leases: Vec::new(), dead: Vec::new() };
-            for row in log.range((id, 0)..=(id, u64::MAX))? {
+            for row in log.range(all.clone())? {
                 let (key, record) = row?;
                 let revision = key.value().1;
-                let next = keyspace.index.revision() + 1;
-                if revision > compacted && revision != next || revision <= FIRST_REVISION {
-                    return Err(DiskError::Damaged(format!(
-                        "revision {next} of {} is missing",
-                        name.value()
-                    )));
-                }
+                keyspace.expect(revision, &name)?;
                 let change = record::decode(revision, record.value()).map_err(DiskError::Damaged)?;
                 keyspace.index.restore(change, &mut keyspace.dead);
                 rows += 1;
             }
-            for row in leases.range((id, 0)..=(id, u64::MAX))? {
+            for ((_, revision), change) in pending.changes.range(all.clone()) {
+                keyspace.expect(*revision, &name)?;
+                keyspace.index.restore(change.clone(), &mut keyspace.dead);
+                journaled += 1;
+            }
+            let mut granted = BTreeMap::new();
+            for row in leases.range(all.clone())? {
                 let (key, lease) = row?;
                 let (ttl_seconds, expires_unix_ms) = lease.value();
-                keyspace.leases.push(Grant { id: key.value().1, ttl_seconds, expires_unix_ms });
+                granted.insert(key.value().1, Grant { id: key.value().1, ttl_seconds, expires_unix_ms });
+            }
+            for ((_, lease), grant) in pending.leases.range(all) {
+                match grant {
+                    Some(grant) => drop(granted.insert(*lease, *grant)),
+                    None => drop(granted.remove(lease)),
+                }
             }
             // Should a key be bound to a lease that is not there, it ends now rather than never.
             for id in keyspace.index.leases_in_use() {
-                if keyspace.leases.iter().all(|grant| grant.id != id) {
-                    keyspace.leases.push(Grant { id, ttl_seconds: 0, expires_unix_ms: 0 });
-                }
+                granted.entry(id).or_insert(Grant { id, ttl_seconds: 0, expires_unix_ms: 0 });
             }
-            restored.insert(name.value().to_owned(), keyspace);
+            keyspace.leases = granted.into_values().collect();
+            restored.insert(name, keyspace);
         }
-        if rows != log.len()? {
+        if rows != log.len()? || journaled != pending.changes.len() {
             return Err(DiskError::Damaged("it has records of an unknown keyspace".into()));
         }
         Ok(restored)
     }
 
-    /// Writes the sections and deletes the rows of `dead` in one transaction, and syncs. On an error nothing of
-    /// it is there, or it is undone by the [`Disk::reopen`] that must follow.
-    pub fn write(&mut self, sections: &[Section<'_>], dead: &[(u32, Revision)]) -> Result<(), DiskError> {
-        let mut record = std::mem::take(&mut self.record);
-        let result = catch_unwind(AssertUnwindSafe(|| self.write_all(sections, dead, &mut record)));
-        self.record = record;
-        let result =
-            result.unwrap_or_else(|_| Err(DiskError::Damaged("its structure is inconsistent".into())));
+    /// Takes in what is pending of the journal's generations before `next_generation`, and syncs.
+    pub fn checkpoint(&mut self, pending: &Pending, next_generation: u64) -> Result<(), DiskError> {
+        self.write(|db| {
+            let transaction = db.begin_write()?;
+            {
+                let mut log = transaction.open_table(LOG)?;
+                let mut record = Vec::new();
+                for (key, change) in &pending.changes {
+                    record::encode(change, &mut record);
+                    log.insert(key, record.as_slice())?;
+                }
+                let mut keyspaces = transaction.open_table(KEYSPACES)?;
+                for (id, name) in &pending.names {
+                    keyspaces.insert(name.as_str(), id)?;
+                }
+                let mut leases = transaction.open_table(LEASES)?;
+                for (key, grant) in &pending.leases {
+                    match grant {
+                        Some(grant) => drop(leases.insert(key, (grant.ttl_seconds, grant.expires_unix_ms))?),
+                        None => drop(leases.remove(key)?),
+                    }
+                }
+                let mut compacted = transaction.open_table(COMPACTED)?;
+                for (id, revision) in &pending.compacted {
+                    compacted.insert(id, revision)?;
+                }
+                transaction.open_table(META)?.insert("generation", next_generation)?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Deletes rows that nobody can read any more, and syncs.
+    pub fn sweep(&mut self, dead: &[(u32, Revision)]) -> Result<(), DiskError> {
+        self.write(|db| {
+            let transaction = db.begin_write()?;
+            {
+                let mut log = transaction.open_table(LOG)?;
+                for key in dead {
+                    log.remove(key)?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Runs a write, opening the database again first if the one before failed.
+    fn write(&mut self, write: impl FnOnce(&Database) -> Result<(), DiskError>) -> Result<(), DiskError> {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            if self.db.is_none() {
+                self.connect(false, false)?;
+            }
+            write(self.db()?)
+        }));
+        let result = result.unwrap_or_else(|_| Err(inconsistent()));
         if result.is_err() {
             // redb refuses everything after a failed write, and its memory may not match the file.
             let db = self.db.take();
@@ -231,95 +321,33 @@ impl Disk {
         }
         result
     }
+}
 
-    fn write_all(
-        &self,
-        sections: &[Section<'_>],
-        dead: &[(u32, Revision)],
-        record: &mut Vec<u8>,
-    ) -> Result<(), DiskError> {
-        let transaction = self.db()?.begin_write()?;
-        for section in sections {
-            let (id, effects) = (section.id, section.effects);
-            if let Some(name) = section.new_name {
-                transaction.open_table(KEYSPACES)?.insert(name, id)?;
-            }
-            if !effects.granted.is_empty() || !effects.revoked.is_empty() {
-                let mut leases = transaction.open_table(LEASES)?;
-                for grant in &effects.granted {
-                    leases.insert((id, grant.id), (grant.ttl_seconds, grant.expires_unix_ms))?;
-                }
-                for lease in &effects.revoked {
-                    leases.remove((id, *lease))?;
-                }
-            }
-            if let Some(revision) = effects.compact {
-                transaction.open_table(COMPACTED)?.insert(id, revision)?;
-            }
+impl Restored {
+    /// Refuses a gap in the revisions that must all be there.
+    fn expect(&self, revision: Revision, name: &str) -> Result<(), DiskError> {
+        let next = self.index.revision() + 1;
+        if revision > self.index.compacted() && revision != next || revision <= FIRST_REVISION {
+            return Err(DiskError::Damaged(format!("revision {next} of {name} is missing")));
         }
-        {
-            let mut log = transaction.open_table(LOG)?;
-            for (id, revision) in dead {
-                log.remove((*id, *revision))?;
-            }
-            for section in sections {
-                for change in &section.effects.changes {
-                    record::encode(change, record);
-                    log.insert((section.id, change.revision), record.as_slice())?;
-                }
-            }
-        }
-        transaction.commit()?;
-        Ok(())
-    }
-
-    /// Whether the database is open; if not, [`Disk::reopen`] first.
-    pub fn is_open(&self) -> bool {
-        self.db.is_some()
-    }
-
-    /// Opens the database again after a failed write, and removes what that write may have left behind: rows
-    /// after the last revision of each keyspace, as told by `latest`.
-    pub fn reopen(&mut self, latest: &[(u32, Revision)]) -> Result<(), DiskError> {
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            self.connect(false, false)?;
-            self.roll_back(latest)
-        }));
-        let result =
-            result.unwrap_or_else(|_| Err(DiskError::Damaged("its structure is inconsistent".into())));
-        if result.is_err() {
-            let db = self.db.take();
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
-        }
-        result
-    }
-
-    fn roll_back(&self, latest: &[(u32, Revision)]) -> Result<(), DiskError> {
-        let mut extra = Vec::new();
-        {
-            let transaction = self.db()?.begin_read()?;
-            let log = transaction.open_table(LOG)?;
-            for (id, revision) in latest {
-                for row in log.range((*id, revision + 1)..=(*id, u64::MAX))? {
-                    extra.push(row?.0.value());
-                }
-            }
-        }
-        if extra.is_empty() {
-            return Ok(());
-        }
-        let transaction = self.db()?.begin_write()?;
-        {
-            let mut log = transaction.open_table(LOG)?;
-            for key in extra {
-                log.remove(key)?;
-            }
-        }
-        transaction.commit()?;
         Ok(())
     }
 }
 
-fn io_error(error: io::Error) -> DiskError {
+impl From<JournalError> for DiskError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Io(error) => io_error(error),
+            JournalError::Damaged(what) => Self::Damaged(format!("its journal: {what}")),
+        }
+    }
+}
+
+fn inconsistent() -> DiskError {
+    DiskError::Damaged("its structure is inconsistent".into())
+}
+
+/// An error of a call outside redb.
+pub(crate) fn io_error(error: io::Error) -> DiskError {
     if is_no_space(&error) { DiskError::NoSpace } else { DiskError::Io(error) }
 }

@@ -1,5 +1,5 @@
-//! The database file as redb sees it: positioned reads and writes, counted, with a note of any failed sync.
-//! What redb is given is a trait object, so that tests put a disk of their own underneath.
+//! The store's files: positioned reads and writes, counted, with a note of any failed sync. redb and the journal
+//! are given redb's trait, so that tests put a disk of their own underneath.
 
 use redb::StorageBackend;
 use std::fs::File;
@@ -14,8 +14,10 @@ pub(crate) type OpenBackend = Arc<dyn Fn() -> io::Result<Box<dyn StorageBackend>
 /// What has happened to the file since the store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct IoCounters {
-    /// Length of the file.
+    /// Length of the database file.
     pub len: AtomicU64,
+    /// Length of the journal files.
+    pub journal_len: AtomicU64,
     /// Successful syncs.
     pub syncs: AtomicU64,
     /// Bytes written.
@@ -56,13 +58,19 @@ impl StorageBackend for PlainFile {
 pub(crate) struct Counted {
     inner: Box<dyn StorageBackend>,
     counters: Arc<IoCounters>,
+    is_database: bool,
 }
 
 impl Counted {
-    /// Counts into `counters` what is done to `inner`.
-    pub fn new(inner: Box<dyn StorageBackend>, counters: Arc<IoCounters>) -> io::Result<Self> {
+    /// Counts into `counters` what is done to the database file.
+    pub fn database(inner: Box<dyn StorageBackend>, counters: Arc<IoCounters>) -> io::Result<Self> {
         counters.len.store(inner.len()?, Ordering::Relaxed);
-        Ok(Self { inner, counters })
+        Ok(Self { inner, counters, is_database: true })
+    }
+
+    /// Counts into `counters` what is done to a journal file.
+    pub fn journal(inner: Box<dyn StorageBackend>, counters: Arc<IoCounters>) -> Self {
+        Self { inner, counters, is_database: false }
     }
 }
 
@@ -77,7 +85,9 @@ impl StorageBackend for Counted {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.inner.set_len(len)?;
-        self.counters.len.store(len, Ordering::Relaxed);
+        if self.is_database {
+            self.counters.len.store(len, Ordering::Relaxed);
+        }
         Ok(())
     }
 

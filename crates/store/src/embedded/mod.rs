@@ -1,17 +1,21 @@
-//! The store of one machine: the index in memory, its revision log in one redb file, group commit on a thread
-//! of its own (docs/adr/0002). Several keyspaces share the file and the thread, each with its own revision.
+//! The store of one machine: the index in memory, group commit to a journal on a thread of its own, and a
+//! revision log in a redb file that the journal is moved into (docs/adr/0002). Several keyspaces share the
+//! files and the threads, each with its own revision.
 
+mod checkpoint;
 mod commit;
 mod dir;
 mod disk;
 mod file;
+mod journal;
+mod pending;
 mod record;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use dir::OpenError;
 
-use crate::index::{FIRST_REVISION, Index};
+use crate::index::Index;
 use crate::keyspace::Keyspace;
 use crate::plan::{Answer, Request};
 use crate::{
@@ -19,14 +23,15 @@ use crate::{
     lease,
 };
 use bytes::Bytes;
-use commit::{Committer, Queue, Queued, Space};
+use checkpoint::{Progress, Work};
+use commit::{Committer, CommitterOptions, Queue, Queued, Space};
 use dir::{Found, Revisions, StoreDir};
-use disk::{Disk, DiskError, Restored};
-use file::{IoCounters, OpenBackend, PlainFile};
+use disk::{Disk, DiskError, JournalFiles, Opened};
+use file::{Counted, IoCounters, OpenBackend, PlainFile};
 use futures_util::future::{BoxFuture, ready};
+use journal::Journal;
 use knarr_base::Ctx;
 use redb::StorageBackend;
-use std::collections::{BTreeMap, VecDeque};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -41,12 +46,15 @@ pub struct EngineOptions {
     pub dir: PathBuf,
     /// Memory for the database's page cache. Reads never use it, so it only has to hold what commits touch.
     pub cache_bytes: usize,
+    /// Commits are moved from the journal into the database each time the journal has this size. There are two
+    /// such files, and what they hold is also in memory until it is moved.
+    pub journal_bytes: u64,
 }
 
 impl EngineOptions {
     /// The usual options for a store in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), cache_bytes: 8 << 20 }
+        Self { dir: dir.into(), cache_bytes: 4 << 20, journal_bytes: 4 << 20 }
     }
 }
 
@@ -57,7 +65,8 @@ pub struct Engine(Arc<Shared>);
 struct Shared {
     ctx: Ctx,
     queue: Arc<Queue>,
-    spaces: Arc<Mutex<Vec<Arc<Space>>>>,
+    work: Arc<Work>,
+    spaces: Mutex<Vec<Arc<Space>>>,
     counters: Arc<IoCounters>,
     commits: Arc<AtomicU64>,
     closing: Mutex<Closing>,
@@ -66,8 +75,8 @@ struct Shared {
 /// What is left to do when the engine closes.
 #[derive(Default)]
 struct Closing {
-    /// Ends with whether the file holds exactly what was acknowledged.
-    thread: Option<JoinHandle<bool>>,
+    committing: Option<JoinHandle<()>>,
+    checkpointing: Option<JoinHandle<()>>,
     dir: Option<StoreDir>,
 }
 
@@ -76,55 +85,53 @@ impl Engine {
     /// stored is checked and read into memory.
     pub fn open(ctx: &Ctx, options: EngineOptions) -> Result<Self, OpenError> {
         let dir = StoreDir::lock(&options.dir)?;
-        let (path, counters) = (dir.database(), Arc::new(IoCounters::default()));
+        let (path, journals) = (dir.database(), dir.journals());
         let found = dir.inspect()?;
         if found == Found::Nothing {
-            // Made under another name first, so that a database under its own name is always whole.
-            let new = dir.new_database();
-            let made = open_file(&new, true).and_then(|file| file.0.set_len(0));
-            made.map_err(|source| OpenError::Io { action: "make", path: new.clone(), source })?;
-            let opened = Disk::open(file_backend(new.clone()), options.cache_bytes, counters.clone(), true);
-            drop(opened.map_err(|error| open_error(error, &new))?);
-            dir.publish_database()?;
+            make(ctx, &dir)?;
         }
-        let (disk, restored) =
-            Disk::open(file_backend(path.clone()), options.cache_bytes, counters.clone(), false)
-                .map_err(|error| open_error(error, &path))?;
-        if let Found::Database(Some(closed_at)) = &found {
-            let now = restored.iter().map(|(name, restored)| (dir::marker_name(name), restored));
-            let now: Revisions = now.map(|(name, restored)| (name, restored.index.revision())).collect();
-            // A keyspace whose first write failed may have left its name behind.
-            let grew =
-                now.iter().any(|(name, at)| *at > closed_at.get(name).copied().unwrap_or(FIRST_REVISION));
-            let shrank = closed_at.iter().any(|(name, at)| now.get(name).is_none_or(|now| now < at));
-            if grew || shrank {
-                let detail = format!("it was closed at revisions {closed_at:?} and is at {now:?}");
-                return Err(OpenError::Corrupt { path, detail });
-            }
+        let journals = [plain_file(&journals[0])?, plain_file(&journals[1])?];
+        let files = Files { database: file_backend(path.clone()), journals };
+        let parts =
+            Self::assemble(ctx, files, &options, &options.dir).map_err(|error| open_error(error, &path))?;
+        let (engine, committer, disk) = (parts.engine, parts.committer, parts.disk);
+        if let Found::Database(Some(closed_at)) = &found
+            && let Err(detail) = engine.check_revisions(closed_at)
+        {
+            return Err(OpenError::Corrupt { path, detail });
         }
         dir.write_marker(None)?;
-        let (engine, committer) = Self::assemble(ctx, disk, restored, counters, &path);
+        let thread = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+            thread.map_err(|source| OpenError::Io {
+                action: "start a thread for",
+                path: path.clone(),
+                source,
+            })
+        };
+        let work = engine.0.work.clone();
+        let checkpointing = thread("store-checkpoint", Box::new(move || checkpoint::run(disk, &work)))?;
         let (queue, tasks) = (engine.0.queue.clone(), ctx.tasks.clone());
-        let thread = std::thread::Builder::new()
-            .name("store-commit".into())
-            .spawn(move || committer.run(&queue, tasks))
-            .map_err(|source| OpenError::Io { action: "start the commit thread of", path, source })?;
-        *engine.closing() = Closing { thread: Some(thread), dir: Some(dir) };
+        let committing = thread("store-commit", Box::new(move || committer.run(&queue, tasks)))?;
+        *engine.closing() =
+            Closing { committing: Some(committing), checkpointing: Some(checkpointing), dir: Some(dir) };
         Ok(engine)
     }
 
-    fn assemble(
-        ctx: &Ctx,
-        disk: Disk,
-        restored: BTreeMap<String, Restored>,
-        counters: Arc<IoCounters>,
-        path: &Path,
-    ) -> (Self, Committer) {
-        let mut dead = VecDeque::new();
+    /// Reads everything back and puts the parts together, without starting a thread.
+    fn assemble(ctx: &Ctx, files: Files, options: &EngineOptions, path: &Path) -> Result<Parts, DiskError> {
+        let counters = Arc::new(IoCounters::default());
+        let journals = files
+            .journals
+            .map(|file| Box::new(Counted::journal(file, counters.clone())) as Box<dyn StorageBackend>);
+        let Opened { disk, keyspaces, salt, generation } =
+            Disk::open(files.database, &journals, options.cache_bytes, counters.clone())?;
+        let journal = Journal::new(journals, salt, generation).map_err(disk::io_error)?;
+        let work = Arc::new(Work::default());
         let mut spaces = Vec::new();
-        for (name, restored) in restored {
+        for (name, restored) in keyspaces {
             let id = restored.id;
-            dead.extend(restored.dead.into_iter().map(|revision| (id, revision)));
+            work.add_dead(restored.dead.into_iter().map(|revision| (id, revision)));
             let keyspace = Keyspace::new(restored.index);
             for grant in restored.leases {
                 keyspace.restore_lease(grant, lease::deadline(&*ctx.clock, &grant));
@@ -137,23 +144,38 @@ impl Engine {
                 keyspace: Arc::new(keyspace),
             }));
         }
+        let commits = Arc::new(AtomicU64::new(0));
+        let committer = Committer::new(
+            journal,
+            work.clone(),
+            CommitterOptions {
+                path: path.display().to_string(),
+                clock: ctx.clock.clone(),
+                journal_bytes: options.journal_bytes,
+                commits: commits.clone(),
+                counters: counters.clone(),
+            },
+        );
         let shared = Shared {
             ctx: ctx.clone(),
             queue: Arc::default(),
-            spaces: Arc::new(Mutex::new(spaces)),
+            work,
+            spaces: Mutex::new(spaces),
             counters,
-            commits: Arc::default(),
+            commits,
             closing: Mutex::default(),
         };
-        let committer = Committer::new(
-            disk,
-            path.display().to_string(),
-            ctx.clock.clone(),
-            shared.spaces.clone(),
-            dead,
-            shared.commits.clone(),
-        );
-        (Self(Arc::new(shared)), committer)
+        Ok(Parts { engine: Self(Arc::new(shared)), committer, disk })
+    }
+
+    /// Compares the keyspaces with what they were when the store was closed.
+    fn check_revisions(&self, closed_at: &Revisions) -> Result<(), String> {
+        let now = self.0.revisions();
+        let now: Revisions = now.into_iter().map(|(name, at)| (dir::marker_name(&name), at)).collect();
+        if *closed_at == now {
+            return Ok(());
+        }
+        Err(format!("it was closed at revisions {closed_at:?} and is at {now:?}"))
     }
 
     fn closing(&self) -> MutexGuard<'_, Closing> {
@@ -187,7 +209,8 @@ impl Engine {
     }
 
     /// Commits what is waiting, ends every watch, closes the file and lets go of the directory. Handles that
-    /// are still around answer reads, and refuse writes and watches. Blocks for at most one batch.
+    /// are still around answer reads, and refuse writes and watches. Blocks while the journal is moved into the
+    /// database, a fraction of a second.
     pub fn close(&self) {
         self.0.close();
     }
@@ -198,21 +221,26 @@ impl Shared {
         let closing =
             std::mem::take(&mut *self.closing.lock().expect("no holder of the closing lock panics"));
         self.queue.close();
-        let orderly = closing.thread.is_some_and(|thread| thread.join().unwrap_or(false));
-        let spaces = self.spaces.lock().expect("no holder of the keyspaces lock panics");
-        for space in spaces.iter() {
+        let mut orderly = closing.committing.is_some_and(|thread| thread.join().is_ok());
+        self.work.close();
+        orderly &= closing.checkpointing.is_some_and(|thread| thread.join().is_ok());
+        orderly &= self.work.progress() == Progress::Idle;
+        orderly &= !self.counters.sync_failed.load(Ordering::SeqCst);
+        for space in self.spaces.lock().expect("no holder of the keyspaces lock panics").iter() {
             space.keyspace.close();
         }
-        let Some(dir) = closing.dir else { return };
-        if !orderly {
-            return;
-        }
-        let on_disk = spaces.iter().filter(|space| space.on_disk.load(Ordering::Acquire));
-        let revisions =
-            on_disk.map(|space| (space.name.clone(), space.keyspace.revision())).collect::<Revisions>();
-        if let Err(error) = dir.write_marker(Some(&revisions)) {
+        if let Some(dir) = closing.dir.filter(|_| orderly)
+            && let Err(error) = dir.write_marker(Some(&self.revisions()))
+        {
             tracing::warn!(%error, "cannot note that the store was closed");
         }
+    }
+
+    /// The revisions of the keyspaces that were ever written to, by name.
+    fn revisions(&self) -> Revisions {
+        let spaces = self.spaces.lock().expect("no holder of the keyspaces lock panics");
+        let on_disk = spaces.iter().filter(|space| space.on_disk.load(Ordering::Acquire));
+        on_disk.map(|space| (space.name.clone(), space.keyspace.revision())).collect()
     }
 }
 
@@ -222,13 +250,43 @@ impl Drop for Shared {
     }
 }
 
-fn open_file(path: &Path, create: bool) -> std::io::Result<PlainFile> {
-    let file = OpenOptions::new().read(true).write(true).create(create).mode(0o600).open(path)?;
-    Ok(PlainFile(file))
+/// Where a store is kept.
+struct Files {
+    database: OpenBackend,
+    journals: JournalFiles,
+}
+
+/// An engine whose threads have not started.
+struct Parts {
+    engine: Engine,
+    committer: Committer,
+    disk: Disk,
+}
+
+/// Makes an empty store. The database comes last and under another name first, so that where one stands under
+/// its own name everything is there.
+fn make(ctx: &Ctx, dir: &StoreDir) -> Result<(), OpenError> {
+    let new = dir.new_database();
+    for path in dir.journals().iter().chain([&new]) {
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+        let made = made.and_then(|file| file.sync_all());
+        made.map_err(|source| OpenError::Io { action: "make", path: path.clone(), source })?;
+    }
+    let salt = u32::try_from(ctx.rng.below(1 << 32)).expect("it is below 2^32");
+    Disk::create(file_backend(new.clone()), Arc::default(), salt).map_err(|error| open_error(error, &new))?;
+    dir.publish_database()
+}
+
+fn open_file(path: &Path) -> std::io::Result<Box<dyn StorageBackend>> {
+    Ok(Box::new(PlainFile(OpenOptions::new().read(true).write(true).open(path)?)))
+}
+
+fn plain_file(path: &Path) -> Result<Box<dyn StorageBackend>, OpenError> {
+    open_file(path).map_err(|source| OpenError::Io { action: "open", path: path.to_owned(), source })
 }
 
 fn file_backend(path: PathBuf) -> OpenBackend {
-    Arc::new(move || Ok(Box::new(open_file(&path, false)?) as Box<dyn StorageBackend>))
+    Arc::new(move || open_file(&path))
 }
 
 fn open_error(error: DiskError, path: &Path) -> OpenError {
@@ -343,7 +401,8 @@ impl Store for Handle {
             revision: state.index.revision(),
             compacted: state.index.compacted(),
             keys: state.index.live(),
-            size_bytes: shared.counters.len.load(Ordering::Relaxed),
+            size_bytes: shared.counters.len.load(Ordering::Relaxed)
+                + shared.counters.journal_len.load(Ordering::Relaxed),
             commits: shared.commits.load(Ordering::Relaxed),
             syncs: shared.counters.syncs.load(Ordering::Relaxed),
             written_bytes: shared.counters.written_bytes.load(Ordering::Relaxed),

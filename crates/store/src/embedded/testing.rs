@@ -2,45 +2,65 @@
 
 use super::commit::{Committer, Queue};
 use super::disk::Disk;
-use super::file::{IoCounters, OpenBackend};
-use super::{Engine, open_error};
-use crate::embedded::OpenError;
+use super::file::OpenBackend;
+use super::{Engine, EngineOptions, Files, OpenError, Parts, open_error};
 use knarr_base::{Ctx, Rng};
 use redb::StorageBackend;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 /// Sectors reach the platter whole; larger writes may not.
 const SECTOR: usize = 512;
 
 #[derive(Debug, Default)]
 struct State {
+    /// The database and the two journal files.
+    files: [FileState; 3],
+    /// Operations left until the power fails.
+    operations_left: Option<u64>,
+    /// What all files together may hold.
+    capacity: Option<usize>,
+    failed_writes: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FileState {
     /// What reads see.
     live: Vec<u8>,
     /// What survives a power cut for certain.
     durable: Vec<u8>,
     /// What was done since the last sync, and may survive or not.
     unsynced: Vec<Unsynced>,
-    /// Operations left until the power fails.
-    operations_left: Option<u64>,
-    /// The file cannot grow beyond this many bytes.
-    capacity: Option<usize>,
-    failed_writes: u64,
+    /// The end of what was ever written: making a file longer takes no room, writing into it does.
+    allocated: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Unsynced {
     Write(usize, Vec<u8>),
     SetLen(usize),
 }
 
-/// A disk in memory; clones are the same disk.
+/// A disk in memory with the files of a store; clones are the same disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TestDisk(Arc<Mutex<State>>);
 
+/// One of its files, open.
+#[derive(Debug)]
+struct TestFile {
+    disk: TestDisk,
+    index: usize,
+}
+
 impl TestDisk {
+    /// A disk with an empty store.
+    pub fn with_store() -> Self {
+        let disk = Self::default();
+        Disk::create(disk.opener(), Arc::default(), 4711).unwrap();
+        disk
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -50,7 +70,7 @@ impl TestDisk {
         self.lock().operations_left = Some(operations);
     }
 
-    /// Limits the size of the file, or lifts the limit.
+    /// Limits what the files may hold together, or lifts the limit.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.lock().capacity = bytes;
     }
@@ -60,15 +80,13 @@ impl TestDisk {
         self.lock().failed_writes
     }
 
-    /// The length of the file.
+    /// What the files hold together.
     pub fn size(&self) -> usize {
-        self.lock().live.len()
+        self.lock().files.iter().map(|file| file.allocated).sum()
     }
 
     /// The disk after the power came back: what was synced, and any part of what was not.
     pub fn after_power_cut(&self, rng: &dyn Rng) -> Self {
-        let state = self.lock();
-        let mut image = state.durable.clone();
         // Sometimes all or nothing of it arrives, else each sector has its own luck.
         let luck = rng.below(4);
         let arrives = || match luck {
@@ -76,26 +94,35 @@ impl TestDisk {
             1 => true,
             _ => rng.below(2) == 0,
         };
-        for operation in &state.unsynced {
-            match operation {
-                Unsynced::SetLen(len) if arrives() => image.resize(*len, 0),
-                Unsynced::SetLen(_) => {}
-                Unsynced::Write(offset, data) => {
-                    for (index, sector) in data.chunks(SECTOR).enumerate() {
-                        if arrives() {
-                            write_at(&mut image, offset + index * SECTOR, sector);
+        let mut after = State::default();
+        for (file, after) in self.lock().files.iter().zip(&mut after.files) {
+            let mut image = file.durable.clone();
+            for operation in &file.unsynced {
+                match operation {
+                    Unsynced::SetLen(len) if arrives() => image.resize(*len, 0),
+                    Unsynced::SetLen(_) => {}
+                    Unsynced::Write(offset, data) => {
+                        for (index, sector) in data.chunks(SECTOR).enumerate() {
+                            if arrives() {
+                                write_at(&mut image, offset + index * SECTOR, sector);
+                            }
                         }
                     }
                 }
             }
+            *after =
+                FileState { allocated: image.len(), durable: image.clone(), live: image, unsynced: vec![] };
         }
-        Self(Arc::new(Mutex::new(State { live: image.clone(), durable: image, ..State::default() })))
+        Self(Arc::new(Mutex::new(after)))
     }
 
-    /// Opens the disk for an engine.
-    pub fn opener(&self) -> OpenBackend {
+    fn file(&self, index: usize) -> Box<dyn StorageBackend> {
+        Box::new(TestFile { disk: self.clone(), index })
+    }
+
+    fn opener(&self) -> OpenBackend {
         let disk = self.clone();
-        Arc::new(move || Ok(Box::new(disk.clone()) as Box<dyn StorageBackend>))
+        Arc::new(move || Ok(disk.file(0)))
     }
 }
 
@@ -119,77 +146,87 @@ impl State {
     }
 }
 
-impl StorageBackend for TestDisk {
+impl StorageBackend for TestFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.lock().live.len() as u64)
+        Ok(self.disk.lock().files[self.index].live.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.lock();
+        let state = self.disk.lock();
         let offset = offset as usize;
-        let data = state.live.get(offset..offset + out.len());
+        let data = state.files[self.index].live.get(offset..offset + out.len());
         out.copy_from_slice(data.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.disk.lock();
         state.operate()?;
-        state.live.resize(len as usize, 0);
-        state.unsynced.push(Unsynced::SetLen(len as usize));
+        let file = &mut state.files[self.index];
+        file.live.resize(len as usize, 0);
+        file.unsynced.push(Unsynced::SetLen(len as usize));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.disk.lock();
         state.operate()?;
-        for operation in std::mem::take(&mut state.unsynced) {
+        let file = &mut state.files[self.index];
+        for operation in std::mem::take(&mut file.unsynced) {
             match operation {
-                Unsynced::Write(offset, data) => write_at(&mut state.durable, offset, &data),
-                Unsynced::SetLen(len) => state.durable.resize(len, 0),
+                Unsynced::Write(offset, data) => write_at(&mut file.durable, offset, &data),
+                Unsynced::SetLen(len) => file.durable.resize(len, 0),
             }
         }
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.disk.lock();
         state.operate()?;
-        let offset = offset as usize;
-        // Like a sparse file: making it longer takes no room, writing into it does.
-        if state.capacity.is_some_and(|capacity| offset + data.len() > capacity) {
+        let end = offset as usize + data.len();
+        let growth = end.saturating_sub(state.files[self.index].allocated);
+        let size: usize = state.files.iter().map(|file| file.allocated).sum();
+        if state.capacity.is_some_and(|capacity| growth > 0 && size + growth > capacity) {
             state.failed_writes += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
-        write_at(&mut state.live, offset, data);
-        state.unsynced.push(Unsynced::Write(offset, data.to_vec()));
+        let file = &mut state.files[self.index];
+        file.allocated += growth;
+        write_at(&mut file.live, offset as usize, data);
+        file.unsynced.push(Unsynced::Write(offset as usize, data.to_vec()));
         Ok(())
     }
 }
 
-/// An engine over a disk for tests, with the commit loop in the test's hands.
+/// An engine over a disk for tests, with the work of its threads in the test's hands.
 pub(crate) struct Driven {
     pub engine: Engine,
     committer: Committer,
+    disk: Disk,
     queue: Arc<Queue>,
 }
 
 impl Driven {
-    /// Opens the store on a disk.
+    /// Opens the store on a disk, with a journal so small that it is moved to the database often.
     pub fn open(ctx: &Ctx, disk: &TestDisk) -> Result<Self, OpenError> {
-        let counters = Arc::new(IoCounters::default());
-        let path = Path::new("test.redb");
-        let may_create = disk.size() == 0;
-        let (disk, restored) = Disk::open(disk.opener(), 1 << 20, counters.clone(), may_create)
-            .map_err(|error| open_error(error, path))?;
-        let (engine, committer) = Engine::assemble(ctx, disk, restored, counters, path);
+        let files = Files { database: disk.opener(), journals: [disk.file(1), disk.file(2)] };
+        let options = EngineOptions { journal_bytes: 16 << 10, cache_bytes: 1 << 20, dir: "test".into() };
+        let Parts { engine, committer, disk } = Engine::assemble(ctx, files, &options, Path::new("test"))
+            .map_err(|error| open_error(error, Path::new("test/store.redb")))?;
         let queue = engine.0.queue.clone();
-        Ok(Self { engine, committer, queue })
+        Ok(Self { engine, committer, disk, queue })
     }
 
-    /// Commits one batch of what is queued, or sweeps when nothing is.
+    /// Commits one batch of what is queued, if anything.
     pub fn turn(&mut self) {
-        let batch = self.queue.take(Some(Duration::ZERO), 0, Duration::ZERO);
-        self.committer.commit(batch.unwrap_or_default());
+        if let Some(batch) = self.queue.try_take() {
+            self.committer.commit(batch);
+        }
+    }
+
+    /// Does one piece of the checkpoint thread's work.
+    pub fn checkpoint(&mut self) {
+        super::checkpoint::step(&mut self.disk, &self.engine.0.work);
     }
 }

@@ -98,12 +98,23 @@ async fn an_older_copy_of_the_database_is_noticed() {
     fill(&ctx, dir.path(), 3).await;
     let database = dir.path().join("store.redb");
     let old = fs::read(&database).unwrap();
-    let engine = open(&ctx, dir.path()).unwrap();
-    put(&*engine.keyspace("main"), "later", Expect::Absent, "1").await;
-    drop(engine);
-    fs::write(&database, old).unwrap();
+    for life in 0..3 {
+        let engine = open(&ctx, dir.path()).unwrap();
+        put(&*engine.keyspace("main"), &format!("later {life}"), Expect::Absent, "1").await;
+        drop(engine);
+    }
+    let newest = fs::read(&database).unwrap();
+    fs::write(&database, &old).unwrap();
+    let error = refusal(&ctx, dir.path());
+    assert!(matches!(&error, OpenError::Corrupt { detail, .. } if detail.contains("journal")), "{error}");
+    // A journal without the missing writes does not hide it.
+    for journal in ["store.journal.0", "store.journal.1"] {
+        fs::write(dir.path().join(journal), b"").unwrap();
+    }
     let error = refusal(&ctx, dir.path());
     assert!(matches!(&error, OpenError::Corrupt { detail, .. } if detail.contains("revisions")), "{error}");
+    fs::write(&database, newest).unwrap();
+    assert_eq!(open(&ctx, dir.path()).unwrap().keyspace("main").revision(), 7);
 }
 
 /// Truncates at, or overwrites a few bytes of, random places of a database. It either opens with everything
