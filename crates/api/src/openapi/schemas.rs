@@ -82,7 +82,7 @@ impl Library {
     fn schema(&self, name: &str, references: &mut Vec<String>) -> Option<Value> {
         let message = self.packages.iter().find_map(|package| {
             let kind = name.strip_prefix(package.prefix)?.strip_prefix('.')?;
-            let index = self.by_name.iter().find(|((alias, n), _)| *alias == package.alias && *n == kind)?.1;
+            let index = self.by_name.get(&(package.alias, kind))?;
             Some(&self.messages[*index])
         });
         let mut schema = match message {

@@ -62,8 +62,8 @@ impl Message {
 
 pub(super) struct Descriptors {
     messages: Vec<Message>,
-    /// `apiVersion`, a space, the kind.
-    roots: HashMap<String, MessageId>,
+    /// By kind, then `apiVersion`.
+    roots: HashMap<&'static str, Vec<(String, MessageId)>>,
 }
 
 static DESCRIPTORS: LazyLock<Descriptors> = LazyLock::new(Descriptors::build);
@@ -79,20 +79,22 @@ impl Descriptors {
 
     /// The message of a kind. The options and events of meta/v1 are part of every group and version.
     pub(super) fn root(&self, api_version: &str, kind: &str) -> Option<MessageId> {
-        let own = self.roots.get(&format!("{api_version} {kind}"));
-        own.or_else(|| self.roots.get(&format!("meta.k8s.io/v1 {kind}"))).copied()
+        let versions = self.roots.get(kind)?;
+        let find = |wanted: &str| versions.iter().find(|(version, _)| version == wanted).map(|(_, id)| *id);
+        find(api_version).or_else(|| find("meta.k8s.io/v1"))
     }
 
     fn build() -> Self {
         let declared = decl::messages();
         let id = |index: usize| MessageId(u32::try_from(index).expect("there are less than 2^32 messages"));
         let mut by_name = HashMap::new();
-        let mut roots = HashMap::new();
+        let mut roots: HashMap<_, Vec<_>> = HashMap::new();
         for (index, message) in declared.iter().enumerate() {
             let package = message.package;
             by_name.insert((package.alias, message.name), id(index));
             let group = if package.group.is_empty() { String::new() } else { format!("{}/", package.group) };
-            roots.insert(format!("{group}{} {}", package.version, message.name), id(index));
+            let api_version = format!("{group}{}", package.version);
+            roots.entry(message.name).or_default().push((api_version, id(index)));
         }
         let resolve = |home: &'static str, code: &'static str| {
             let name = code.rsplit_once('.').unwrap_or((home, code));
