@@ -1,7 +1,14 @@
 //! Every built-in kind, each in a file of its own (defaults, validation, columns, subresources, fixture), the
 //! admission plugins, and the objects that an empty cluster starts with. [`all`] is the one table of kinds.
 
+pub mod apps;
+pub mod batch;
+pub mod coordination;
 pub mod core;
+pub mod discovery;
+pub mod networking;
+pub mod rbac;
+pub mod scheduling;
 mod table;
 mod util;
 

@@ -1,16 +1,36 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
-use crate::core;
+use crate::{apps, batch, coordination, core, discovery, networking, rbac, scheduling};
 use knarr_apiserver::def::ResourceDef;
 
 /// The declarations of all built-in kinds. Each call makes new ones: strategies that keep state (allocators)
 /// keep that of one control plane.
 pub fn all() -> Vec<ResourceDef> {
     vec![
+        apps::controllerrevision::def(),
+        apps::deployment::def(),
+        apps::replicaset::def(),
+        batch::job::def(),
+        coordination::lease::def(),
         core::configmap::def(),
+        core::endpoints::def(),
+        core::event::def(),
+        core::event::newer_def(),
         core::namespace::def(),
         core::node::def(),
         core::pod::bindings_def(),
         core::pod::def(),
+        core::podtemplate::def(),
+        core::replicationcontroller::def(),
+        core::secret::def(),
+        core::serviceaccount::def(),
+        discovery::endpointslice::def(),
+        networking::ipaddress::def(),
+        networking::servicecidr::def(),
+        rbac::clusterrole::def(),
+        rbac::clusterrolebinding::def(),
+        rbac::role::def(),
+        rbac::rolebinding::def(),
+        scheduling::priorityclass::def(),
     ]
 }

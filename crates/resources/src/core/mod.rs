@@ -1,7 +1,13 @@
 //! The core group, v1.
 
 pub mod configmap;
+pub mod endpoints;
+pub mod event;
 pub mod namespace;
 pub mod node;
 pub mod pod;
+pub mod podtemplate;
+pub mod replicationcontroller;
 pub mod resource;
+pub mod secret;
+pub mod serviceaccount;

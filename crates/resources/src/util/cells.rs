@@ -2,6 +2,7 @@
 //! `pkg/printers/internalversion` prints them.
 
 use super::value::{at, list, text};
+use knarr_meta::selector::LabelSelector;
 use knarr_meta::time;
 use serde_json::Value;
 use std::time::SystemTime;
@@ -51,31 +52,11 @@ pub fn labels(map: &Value) -> String {
 
 /// A label selector as `a=b,c in (d,e),!f`, or `<none>` when it selects nothing or everything.
 pub fn selector(selector: &Value) -> String {
-    let mut parts: Vec<(String, String)> = selector["matchLabels"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(k, v)| (k.clone(), format!("{k}={}", v.as_str().unwrap_or_default())))
-        .collect();
-    for e in list(selector, &["matchExpressions"]) {
-        let key = text(e, &["key"]);
-        let mut values: Vec<&str> = list(e, &["values"]).iter().filter_map(Value::as_str).collect();
-        values.sort_unstable();
-        let values = values.join(",");
-        let part = match text(e, &["operator"]) {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "Exists" => key.to_owned(),
-            "DoesNotExist" => format!("!{key}"),
-            _ => continue,
-        };
-        parts.push((key.to_owned(), part));
+    match LabelSelector::from_label_selector(selector) {
+        Ok(selector) if selector.is_empty() || selector.is_nothing() => NONE.to_owned(),
+        Ok(selector) => selector.to_string(),
+        Err(_) => "<error>".to_owned(),
     }
-    parts.sort();
-    if parts.is_empty() {
-        return NONE.to_owned();
-    }
-    parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>().join(",")
 }
 
 /// Names and images of a pod template's containers, each joined by commas.

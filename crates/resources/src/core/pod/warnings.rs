@@ -301,3 +301,9 @@ fn terms(
         out.push(format!("{}: {message}", path.child("podAffinityTerm").child("labelSelector")));
     }
 }
+
+/// The warnings about a template.
+pub fn of_template(template: &knarr_api::core::v1::PodTemplateSpec, path: &Path) -> Vec<String> {
+    let (meta, spec) = (template.metadata.clone().unwrap_or_default(), template.spec.as_ref());
+    spec.map(|spec| of(Some(path), &meta, spec)).unwrap_or_default()
+}

@@ -1,0 +1,3 @@
+//! The group batch, v1.
+
+pub mod job;

@@ -1,0 +1,3 @@
+//! The group discovery.k8s.io, v1.
+
+pub mod endpointslice;

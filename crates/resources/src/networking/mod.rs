@@ -1,0 +1,4 @@
+//! The group networking.k8s.io, v1.
+
+pub mod ipaddress;
+pub mod servicecidr;
