@@ -11,8 +11,10 @@ pub mod obj;
 pub mod registry;
 pub mod request;
 pub mod server;
+pub mod testing;
 
 pub use front::authn::Tokens;
 pub use front::authz::escalation;
+pub use front::authz::node::node_identity;
 pub use front::pki;
 pub use server::{ApiServer, ServerConfig, ServerError};

@@ -11,7 +11,6 @@ use crate::admission::Operation;
 use crate::def::{Handler, Reply, SubRequest};
 use knarr_meta::object;
 use knarr_meta::status::Status;
-use serde_json::Value;
 
 impl Resource {
     /// What a body of a version must be.
@@ -82,14 +81,4 @@ pub fn reply(reply: Reply) -> Answer {
         },
         Reply::Raw(response) => Answer::Raw(response),
     }
-}
-
-/// An object without managed fields and system metadata, for comparisons in tests.
-#[cfg(test)]
-pub fn bare(mut value: Value) -> Value {
-    let metadata = object::metadata_mut(&mut value);
-    for name in ["managedFields", "uid", "creationTimestamp", "resourceVersion", "generation"] {
-        metadata.remove(name);
-    }
-    value
 }

@@ -17,6 +17,8 @@ mod render;
 mod resource;
 mod subresource;
 mod table;
+#[cfg(test)]
+mod tests;
 mod update;
 mod watch;
 mod write;

@@ -189,14 +189,6 @@ impl Patch {
         };
         managed::apply(schema, ty, live, &applied, &manager, self.options.force).map_err(apply_error)
     }
-
-    /// The resourceVersion that the patch itself sets, which makes it conditional.
-    pub fn target_uid(&self) -> &str {
-        match self.kind {
-            PatchType::Json => "",
-            _ => object::uid(&self.parsed.value),
-        }
-    }
 }
 
 /// What a server-side apply is about.
@@ -240,7 +232,7 @@ impl Registry {
         let patch = Patch::read(cx, &call.parts.headers, &call.body, version.ty.is_some())?;
         let options = &patch.options;
         let create = patch.kind == PatchType::Apply;
-        let what = Modify { cx, resource, part, uid: "", create, view: None, options };
+        let what = Modify { cx, resource, part, uid: "", create, view: None };
         let change = |old: Option<&Value>| {
             let mut new = if create {
                 self.apply_patch(cx, resource, version, &patch, old)?

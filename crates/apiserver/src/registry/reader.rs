@@ -74,4 +74,11 @@ impl Reader for RegistryReader {
             if resource.cache.revision() >= latest { resource.cache.changed() } else { latest }
         })
     }
+
+    fn settled(&self, group: &str, resource: &str) -> u64 {
+        self.with(group, resource, |registry, resource| {
+            resource.cache.start();
+            if resource.cache.is_ready() { resource.cache.changed() } else { registry.store.revision() }
+        })
+    }
 }

@@ -82,11 +82,6 @@ impl Resource {
         }
     }
 
-    /// A served version by name.
-    pub fn version(&self, name: &str) -> Option<&Version> {
-        self.versions.iter().find(|version| version.name == name)
-    }
-
     fn served(&self, version: &Version) -> &ServedVersion {
         &self.def.versions[version.index]
     }

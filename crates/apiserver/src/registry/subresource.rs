@@ -182,7 +182,7 @@ impl Registry {
             self.track(cx, resource, options, Some(old), &mut new);
             Ok(new)
         };
-        let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, view: Some(&view), options };
+        let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, view: Some(&view) };
         Ok(match self.modify(what, &change).await? {
             Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())),
             Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)),

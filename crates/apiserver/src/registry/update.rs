@@ -23,7 +23,7 @@ impl Registry {
         }
         super::admit::dedup_owners(cx, &mut hub, false);
         let uid = object::uid(&hub).to_owned();
-        let what = Modify { cx, resource, part, uid: &uid, create: false, view: None, options: &options };
+        let what = Modify { cx, resource, part, uid: &uid, create: false, view: None };
         let change = |old: Option<&Value>| {
             let mut new = hub.clone();
             if let Some(old) = old {

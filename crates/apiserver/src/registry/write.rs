@@ -54,8 +54,6 @@ pub struct Modify<'a> {
     pub create: bool,
     /// Shown to admission in place of the object (scale).
     pub view: Option<&'a (dyn Fn(&Value) -> Value + Send + Sync)>,
-    /// The options, `None` where fields have no manager.
-    pub options: &'a WriteOptions,
 }
 
 /// What a change makes of an object: from the stored form (`None` if there is none yet) to the stored form.
