@@ -98,4 +98,9 @@ pub trait Reader: Send + Sync {
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
     /// The revision of the last change of the resource; lets a reader keep what it compiled from it.
     fn revision(&self, group: &str, resource: &str) -> u64;
+    /// The same as far as the cache has come: it may be moments behind what is committed, and does not move
+    /// with writes of other resources. For what is asked at every request (permissions).
+    fn settled(&self, group: &str, resource: &str) -> u64 {
+        self.revision(group, resource)
+    }
 }

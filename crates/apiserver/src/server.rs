@@ -6,6 +6,7 @@ use crate::def::ResourceDef;
 use crate::front::authn::tokens::BadSigningKey;
 use crate::front::authn::{Authenticator, Tokens};
 use crate::front::authz;
+use crate::front::authz::rbac::GROUP as RBAC;
 use crate::front::chain::{Chain, InProcess};
 use crate::front::discovery::Discovery;
 use crate::front::documents::Documents;
@@ -30,6 +31,17 @@ use tokio::net::TcpListener;
 
 /// How often the running server looks whether certificates are about to expire.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What every request may need for its authentication and authorization.
+const AUTHORIZATION_KINDS: [(&str, &str); 7] = [
+    (RBAC, "clusterrolebindings"),
+    (RBAC, "clusterroles"),
+    (RBAC, "rolebindings"),
+    (RBAC, "roles"),
+    ("", "serviceaccounts"),
+    ("", "pods"),
+    ("", "nodes"),
+];
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -108,6 +120,7 @@ impl ApiServer {
         let reader = registry.reader();
         let authorizer = Arc::new(authz::Chain::new(reader.clone()));
         let _ = late.authorizer.set(authorizer.clone());
+        registry.set_authorizer(authorizer.clone());
         let documents = Documents {
             ctx: ctx.clone(),
             discovery: Discovery::new(registry.defs(), config.advertise.to_string()),
@@ -147,8 +160,10 @@ impl ApiServer {
         }))
     }
 
-    /// Listens on the configured addresses; the result says on which ones (ports filled in).
+    /// Listens on the configured addresses; the result says on which ones (ports filled in). Ready once what
+    /// authentication and authorization read is in memory.
     pub async fn start(self: &Arc<Self>) -> Result<Vec<SocketAddr>, ServerError> {
+        let gate = self.ctx.tasks.ready_gate("authorization-caches");
         let mut bound = Vec::new();
         for address in &self.config.listen {
             let failed = |source| ServerError::Listen { address: *address, source };
@@ -156,6 +171,11 @@ impl ApiServer {
             bound.push(listener.local_addr().map_err(failed)?);
             self.serve(listener);
         }
+        let registry = self.chain.registry.clone();
+        self.ctx.tasks.spawn_until_stopped("authorization caches", async move {
+            registry.warm(&AUTHORIZATION_KINDS).await;
+            gate.open();
+        });
         let this = Arc::downgrade(self);
         let clock = self.ctx.clock.clone();
         self.ctx.tasks.spawn_until_stopped("certificate renewal", async move {

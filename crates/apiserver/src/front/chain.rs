@@ -2,7 +2,7 @@
 //! or the registry; with a limit on time and body size, panics caught, metrics and compression on the way back.
 //! Requests from within the process take the same way from impersonation on.
 
-use super::authn::{Authenticator, CertificateUser, impersonate};
+use super::authn::{Authenticator, CertificateUser, impersonate, strip_credentials};
 use super::authz::{self, attributes, forbidden};
 use super::documents::Documents;
 use super::metrics::RequestMetrics;
@@ -85,7 +85,7 @@ impl Chain {
         let inflight = self.metrics.begin(&labels, long_running);
         let gzip = matches!(info.verb.as_str(), "get" | "list") && respond::takes_gzip(&parts.headers);
         let negotiation = negotiation_headers(&parts.headers);
-        let uri = parts.uri.clone();
+        let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
         let call = Call { parts, body, info, query, identity };
         let work = AssertUnwindSafe(self.filtered(call)).catch_unwind();
@@ -112,6 +112,7 @@ impl Chain {
             response = respond::compress(response).await;
         }
         let took = self.ctx.clock.instant() - started;
+        tracing::debug!(%method, %uri, code = response.status().as_u16(), ?took, "answered");
         self.metrics.answered(&labels, dry_run, response.status().as_u16(), took, long_running);
         response.headers_mut().insert(AUDIT_ID, audit_id);
         if !response.headers().contains_key(header::CACHE_CONTROL) {
@@ -180,7 +181,7 @@ impl Chain {
                     self.ctx.clock.now(),
                 );
                 self.metrics.authenticated(user.is_some());
-                call.parts.headers.remove(header::AUTHORIZATION);
+                strip_credentials(&mut call.parts.headers);
                 user.ok_or_else(|| Status::unauthorized("Unauthorized"))?
             }
         };

@@ -5,7 +5,7 @@ pub mod tokens;
 pub mod x509;
 
 use crate::request::{Reader, RequestInfo, UserInfo};
-use http::HeaderMap;
+use http::header::{self, HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::SystemTime;
 pub use tokens::Tokens;
@@ -58,17 +58,65 @@ pub fn is_health_path(path: &str) -> bool {
         .any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
-/// The bearer token of a request: the Authorization header, or the subprotocol browsers' WebSocket clients use
-/// (`base64url.bearer.authorization.k8s.io.<token>`).
+/// What precedes a token among WebSocket subprotocols, where browsers can put nothing else.
+const SUBPROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Takes the credentials out of a request, so that nobody it is passed on to sees them.
+pub fn strip_credentials(headers: &mut HeaderMap) {
+    headers.remove(header::AUTHORIZATION);
+    let mut offered = protocols(headers).peekable();
+    if offered.peek().is_none() || !protocols(headers).any(|p| p.starts_with(SUBPROTOCOL_PREFIX)) {
+        return;
+    }
+    let kept: Vec<&str> = offered.filter(|p| !p.starts_with(SUBPROTOCOL_PREFIX)).collect();
+    let kept = HeaderValue::from_str(&kept.join(", "));
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(kept) = kept {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, kept);
+    }
+}
+
+fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let all = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    all.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
+}
+
+/// The bearer token of a request: the Authorization header, or the subprotocol browsers' WebSocket clients use.
 fn bearer(headers: &HeaderMap) -> Option<String> {
-    if let Some(value) = headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok()) {
+    if let Some(value) = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()) {
         let (scheme, token) = value.trim().split_once(' ')?;
         let token = token.trim_start();
         return (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned());
     }
-    let protocols = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL);
-    let mut offered =
-        protocols.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
-    let encoded = offered.find_map(|p| p.strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let encoded = protocols(headers).find_map(|p| p.strip_prefix(SUBPROTOCOL_PREFIX))?;
     String::from_utf8(tokens::unbase64(encoded)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_among_subprotocols_is_read_and_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        let offered = "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io";
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
+        assert_eq!(bearer(&headers).as_deref(), Some("secret"));
+        strip_credentials(&mut headers);
+        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
+        assert_eq!(bearer(&headers), None);
+    }
+
+    #[test]
+    fn only_health_paths_are_open_to_all() {
+        for (path, open) in [
+            ("/healthz", true),
+            ("/readyz/etcd", true),
+            ("/livezz", false),
+            ("/", false),
+            ("/version", false),
+        ] {
+            assert_eq!(is_health_path(path), open, "{path}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The RBAC authorizer (rbac.authorization.k8s.io/v1). Bindings are indexed by subject and roles are kept
-//! parsed; both follow the four kinds' revisions, and each kind is read again only when it changed.
+//! parsed; both follow the four kinds' revisions, and each kind is read again only when it changed. As upstream,
+//! decisions may be moments behind a binding that was just written.
 
 use super::rules::Rule;
 use crate::authorize::{Attributes, Authorizer, Decision};
@@ -80,7 +81,7 @@ impl Rbac {
         resource: &str,
         compile: fn(&[Arc<Value>]) -> T,
     ) -> Arc<T> {
-        let revision = self.reader.revision(GROUP, resource);
+        let revision = self.reader.settled(GROUP, resource);
         let compiled = slot.load();
         if compiled.revision == revision {
             return compiled.index.clone();
@@ -91,7 +92,7 @@ impl Rbac {
             return compiled.index.clone();
         }
         // Read before the list, so that a change in between is compiled again at the next question.
-        let revision = self.reader.revision(GROUP, resource);
+        let revision = self.reader.settled(GROUP, resource);
         let index = Arc::new(compile(&self.reader.list(GROUP, resource, "")));
         slot.store(Arc::new(Compiled { revision, index: index.clone() }));
         index

@@ -13,6 +13,17 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), PkiError> {
 
 /// Replaces `path` by `bytes`, mode 0600: a reader or a crash sees the old file or the new one.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
+    replace(path, bytes)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Makes the names of a directory's files durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), PkiError> {
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(error(dir))
+}
+
+/// The same, whose rename is durable after [`sync_dir`] only.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
@@ -24,11 +35,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
         .open(&temporary)
         .map_err(error(&temporary))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(error(&temporary))?;
-    fs::rename(&temporary, path).map_err(error(path))?;
-    if let Some(dir) = path.parent() {
-        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(error(dir))?;
-    }
-    Ok(())
+    fs::rename(&temporary, path).map_err(error(path))
 }
 
 /// Reads a text file.

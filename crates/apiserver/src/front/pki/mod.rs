@@ -120,6 +120,7 @@ impl Pki {
             issued.push("sa.key: there was none".to_owned());
         }
         pki.renew_leaves(&ca, now, &mut issued)?;
+        files::sync_dir(&pki.config.dir)?;
         Ok((pki, issued))
     }
 
@@ -129,6 +130,7 @@ impl Pki {
         let mut issued = Vec::new();
         let ca = self.load_authority("ca")?;
         self.renew_leaves(&ca, now, &mut issued)?;
+        files::sync_dir(&self.config.dir)?;
         Ok(issued)
     }
 
@@ -229,7 +231,10 @@ impl Pki {
         now: SystemTime,
         issued: &mut Vec<String>,
     ) -> Result<Authority, PkiError> {
-        if !self.path(&format!("{name}.crt")).exists() && !self.path(&format!("{name}.key")).exists() {
+        // A CA whose certificate is missing has issued nothing, unless there are certificates: then somebody
+        // must say what is to happen.
+        let fresh = !self.path(&format!("{name}.crt")).exists() && !self.path("apiserver.crt").exists();
+        if fresh {
             let pem = Authority::create(name, common_name, now, CA_LIFETIME)?;
             self.write(&format!("{name}.key"), &pem.key)?;
             self.write(&format!("{name}.crt"), &pem.certificate)?;
@@ -245,7 +250,7 @@ impl Pki {
     }
 
     fn write(&self, file: &str, text: &str) -> Result<(), PkiError> {
-        write_atomic(&self.path(file), text.as_bytes())
+        files::replace(&self.path(file), text.as_bytes())
     }
 
     /// A file of the directory.

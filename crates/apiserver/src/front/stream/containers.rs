@@ -1,7 +1,7 @@
 //! `pods/log`, `exec`, `attach` and `portforward`: found on the kubelet of the pod's node, with upstream's
 //! mapping of the query to the kubelet's API.
 
-use super::forward::{error_text, forward, wants_upgrade};
+use super::forward::{Unreachable, error_text, forward, wants_upgrade};
 use super::kubelets::{Kubelets, Target};
 use crate::def::{Handler, Reply, SubRequest};
 use crate::front::info::truthy;
@@ -116,7 +116,7 @@ impl Logs {
         parts.method = Method::GET;
         parts.headers.remove(header::ACCEPT_ENCODING);
         parts.headers.remove(header::CONTENT_LENGTH);
-        let response = forward(&self.0, &target, &path, parts).await?;
+        let response = forward(&self.0, &target, &path, parts, Unreachable::Get).await?;
         let status = response.status();
         if !status.is_success() {
             let text = error_text(response.into_body()).await;
@@ -196,7 +196,7 @@ impl Session {
         if !wants_upgrade(&request.parts.headers) {
             return Err(Status::bad_request("Upgrade request required"));
         }
-        forward(&self.kubelets, &target, &path, request.parts).await.map(Reply::Raw)
+        forward(&self.kubelets, &target, &path, request.parts, Unreachable::Backend).await.map(Reply::Raw)
     }
 }
 

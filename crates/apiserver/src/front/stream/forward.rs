@@ -10,7 +10,7 @@ use http::{Request, Response, StatusCode, Uri, request};
 use http_body_util::{BodyStream, Either, Full};
 use hyper_util::rt::TokioIo;
 use knarr_client::Body;
-use knarr_meta::status::Status;
+use knarr_meta::status::{Reason, Status};
 
 /// Headers between two neighbours only.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -37,12 +37,36 @@ pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
         && headers.contains_key(header::UPGRADE)
 }
 
+/// How it is said that the other end cannot be reached.
+pub(super) enum Unreachable {
+    /// Proxies: 503.
+    Service,
+    /// Sessions: 500, as upstream's upgrade handler.
+    Backend,
+    /// Logs: 500, as Go's HTTP client says it.
+    Get,
+}
+
+impl Unreachable {
+    fn status(&self, target: &Target, path: &str, error: &str) -> Status {
+        match self {
+            Self::Service => Status::service_unavailable(format!("error trying to reach service: {error}")),
+            Self::Backend => Status::new(500, Reason::Unknown, format!("error dialing backend: {error}")),
+            Self::Get => {
+                let url = format!("https://{}{path}", target.address());
+                Status::new(500, Reason::Unknown, format!("Get \"{url}\": {error}"))
+            }
+        }
+    }
+}
+
 /// Sends the request to `target` at `path_and_query` and hands back what comes.
 pub(super) async fn forward(
     kubelets: &Kubelets,
     target: &Target,
     path_and_query: &str,
     mut parts: request::Parts,
+    unreachable: Unreachable,
 ) -> Result<Response<Body>, Status> {
     let upgrade = wants_upgrade(&parts.headers);
     let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
@@ -55,17 +79,16 @@ pub(super) async fn forward(
         _ => Either::Right(Full::new(Bytes::new())),
     };
     let request = outgoing(&parts, target, path_and_query, body, upgrade)?;
-    let io = kubelets.connect(target).await?;
-    let unreachable =
-        |e: hyper::Error| Status::service_unavailable(format!("error trying to reach service: {e}"));
+    let failed = |error: String| unreachable.status(target, path_and_query, &error);
+    let io = kubelets.connect(target).await.map_err(failed)?;
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(unreachable)?;
+        hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| failed(e.to_string()))?;
     kubelets.ctx.tasks.spawn_until_stopped("proxied connection", async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection broke off");
         }
     });
-    let mut response = sender.send_request(request).await.map_err(unreachable)?;
+    let mut response = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client) = client else {
             return Err(Status::internal("the other end upgraded a connection that was not to be upgraded"));

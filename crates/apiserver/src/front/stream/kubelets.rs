@@ -10,6 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use serde_json::Value;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,21 +86,13 @@ impl Kubelets {
         Ok(Target::Kubelet(SocketAddr::new(ip, port)))
     }
 
-    /// Connects.
-    pub(super) async fn connect(&self, target: &Target) -> Result<Box<dyn Io>, Status> {
+    /// Connects. The error is worded as Go's dialer words it, for messages that clients know.
+    pub(super) async fn connect(&self, target: &Target) -> Result<Box<dyn Io>, String> {
         let address = target.address();
-        let dialled = timeout(&*self.ctx.clock, CONNECT_LIMIT, self.dial(target)).await;
-        match dialled {
+        match timeout(&*self.ctx.clock, CONNECT_LIMIT, self.dial(target)).await {
             Some(Ok(io)) => Ok(io),
-            Some(Err(error)) => {
-                // 503 as upstream's proxies answer when the other end cannot be reached.
-                Err(Status::service_unavailable(format!(
-                    "error trying to reach service: dial tcp {address}: {error}"
-                )))
-            }
-            None => Err(Status::service_unavailable(format!(
-                "error trying to reach service: dial tcp {address}: i/o timeout"
-            ))),
+            Some(Err(error)) => Err(format!("dial tcp {address}: {}", reason(&error))),
+            None => Err(format!("dial tcp {address}: i/o timeout")),
         }
     }
 
@@ -114,6 +107,16 @@ impl Kubelets {
         };
         let name = ServerName::IpAddress(address.ip().into());
         Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await?))
+    }
+}
+
+fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        ErrorKind::HostUnreachable => "connect: no route to host".into(),
+        ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        ErrorKind::TimedOut => "i/o timeout".into(),
+        _ => error.to_string(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! on to a pod, to one of a service's ready endpoints, or to a node.
 
 use super::ProxyTarget;
-use super::forward::forward;
+use super::forward::{Unreachable, forward};
 use super::kubelets::{Kubelets, Target, node_address};
 use crate::def::{Handler, Reply, SubRequest};
 use crate::request::RequestCx;
@@ -68,7 +68,9 @@ fn target(scheme: &str, address: SocketAddr) -> Target {
 
 async fn pass(kubelets: &Kubelets, target: &Target, parts: Parts, namespaced: bool) -> Result<Reply, Status> {
     match rest(&parts, namespaced) {
-        Rest::Path(path) => forward(kubelets, target, &path, parts).await.map(Reply::Raw),
+        Rest::Path(path) => {
+            forward(kubelets, target, &path, parts, Unreachable::Service).await.map(Reply::Raw)
+        }
         Rest::Redirect(response) => Ok(Reply::Raw(response)),
     }
 }
