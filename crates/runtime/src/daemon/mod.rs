@@ -1,18 +1,40 @@
 //! The daemon's side: one [`Runtime`] a node, one connection a shim.
 
+mod connection;
+mod sandbox;
 mod session;
+mod zygote;
 
 pub use session::{Session, SessionControl};
 
 use crate::RuntimeError;
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::protocol::{Answer, Op, Record, Setup, VERSION};
 use crate::spec::{
-    ContainerSpec, ContainerStatus, Event, ExecSpec, Resources, SandboxSpec, SandboxStatus, Usage,
+    ContainerSpec, ContainerStatus, Event, ExecSpec, Resources, SandboxSpec, SandboxStatus, State, Usage,
 };
+use connection::Connection;
 use knarr_base::Ctx;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use knarr_base::clock::timeout;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use sandbox::{CallError, Sandbox};
+use session::Kind;
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
+use zygote::Zygote;
+
+/// How long a shim may take to say who it is, to make its sandbox, or to end.
+const SHIM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a killed container may take to end; longer means a process that the kernel cannot end.
+const KILL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the runtime keeps its things.
 #[derive(Clone, Debug)]
@@ -27,57 +49,186 @@ pub struct RuntimeOptions {
 }
 
 /// The container runtime of a node.
-pub struct Runtime {}
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ctx: Ctx,
+    options: RuntimeOptions,
+    hierarchies: Hierarchies,
+    boot_id: String,
+    zygote: Mutex<Option<Zygote>>,
+    sandboxes: Mutex<HashMap<String, Slot>>,
+    subscribers: Mutex<Vec<mpsc::UnboundedSender<Event>>>,
+}
+
+/// A pod's place in the table.
+enum Slot {
+    /// Its sandbox is being made.
+    Making,
+    /// Its sandbox.
+    Made(Arc<Sandbox>),
+}
 
 impl Runtime {
     /// Starts the runtime: connects to the shims found in the state directory. A sandbox whose shim is dead
     /// (or of an earlier boot) is listed with `ready: false`, its containers ended with exit code 255, until
     /// it is removed.
     pub async fn open(ctx: &Ctx, options: RuntimeOptions) -> Result<Arc<Runtime>, RuntimeError> {
-        let _ = (ctx, options);
-        Err(pending())
+        let pods = options.state_dir.join("pods");
+        make_private_dir(&pods)?;
+        let hierarchies =
+            Hierarchies::read().map_err(io_error("read mount table", "/proc/self/mountinfo"))?;
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(io_error("read boot id", "/proc/sys/kernel/random/boot_id"))?;
+        let inner = Arc::new(Inner {
+            ctx: ctx.child("runtime"),
+            hierarchies,
+            boot_id: boot_id.trim().to_owned(),
+            zygote: Mutex::new(None),
+            sandboxes: Mutex::default(),
+            subscribers: Mutex::default(),
+            options,
+        });
+        let zygote = Zygote::start(inner.options.shim_program.as_ref(), &inner.options.cgroup_root)
+            .map_err(|error| RuntimeError::Sandbox(format!("start the shim zygote: {error}")))?;
+        *inner.lock_zygote() = Some(zygote);
+        let entries = std::fs::read_dir(&pods).map_err(io_error("list", &pods))?;
+        for entry in entries.flatten() {
+            let dir = entry.path();
+            if let Err(error) = inner.clone().adopt(dir.clone()).await {
+                tracing::warn!(dir = %dir.display(), error = %Chain(&error), "cannot adopt a sandbox");
+            }
+        }
+        Ok(Arc::new(Self { inner }))
     }
 
     /// Makes a pod's namespaces, cgroup and shim.
     pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, RuntimeError> {
-        let _ = spec;
-        Err(pending())
+        let uid = spec.pod_uid.clone();
+        check_name("pod UID", &uid)?;
+        if spec.cgroup.is_empty() || spec.cgroup.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(RuntimeError::Invalid(format!("invalid cgroup {:?}", spec.cgroup)));
+        }
+        {
+            let mut sandboxes = self.inner.lock_sandboxes();
+            if sandboxes.contains_key(&uid) {
+                return Err(RuntimeError::SandboxExists(uid));
+            }
+            sandboxes.insert(uid.clone(), Slot::Making);
+        }
+        let made = self.inner.clone().make_sandbox(spec).await;
+        let mut sandboxes = self.inner.lock_sandboxes();
+        match made {
+            Ok(sandbox) => {
+                let status = sandbox.status();
+                sandboxes.insert(uid, Slot::Made(sandbox));
+                Ok(status)
+            }
+            Err(error) => {
+                sandboxes.remove(&uid);
+                Err(error)
+            }
+        }
     }
 
     /// Kills and reaps everything in the sandbox, and removes its cgroups, mounts and state. Idempotent.
     pub async fn remove_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError> {
-        let _ = pod_uid;
-        Err(pending())
+        let Ok(sandbox) = self.inner.get(pod_uid) else { return Ok(()) };
+        sandbox.removing.store(true, Ordering::SeqCst);
+        let asked = timeout(&*self.inner.ctx.clock, SHIM_PATIENCE, sandbox.call(Op::Shutdown)).await;
+        if let Some(connection) = &sandbox.connection {
+            connection.close();
+        }
+        if !matches!(asked, Some(Ok(_))) {
+            if let Some(Err(CallError::Refused(refusal))) = asked {
+                tracing::warn!(pod = pod_uid, ?refusal, "shim could not clean up");
+            }
+            let dead = sandbox.clone();
+            let cleaned = tokio::task::spawn_blocking(move || dead.clean_up()).await;
+            cleaned
+                .unwrap_or_else(|error| Err(io::Error::other(error)))
+                .map_err(|error| RuntimeError::Sandbox(format!("remove cgroup: {error}")))?;
+        }
+        match std::fs::remove_dir_all(&sandbox.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &sandbox.dir)(error));
+            }
+            _ => {}
+        }
+        self.inner.lock_sandboxes().remove(pod_uid);
+        sandbox.lost(self.inner.now_ns());
+        Ok(())
     }
 
     /// All sandboxes as last heard of.
     pub fn sandboxes(&self) -> Vec<SandboxStatus> {
-        Vec::new()
+        self.inner.all().iter().map(|sandbox| sandbox.status()).collect()
     }
 
     /// One sandbox as last heard of.
     pub fn sandbox(&self, pod_uid: &str) -> Option<SandboxStatus> {
-        let _ = pod_uid;
-        None
+        self.inner.get(pod_uid).ok().map(|sandbox| sandbox.status())
     }
 
     /// Registers a container; nothing runs yet.
     pub async fn create_container(&self, pod_uid: &str, spec: ContainerSpec) -> Result<(), RuntimeError> {
-        let _ = (pod_uid, spec);
-        Err(pending())
+        let sandbox = self.inner.get(pod_uid)?;
+        check_name("container id", &spec.id)?;
+        if spec.args.is_empty() {
+            return Err(RuntimeError::Invalid("no command specified".to_owned()));
+        }
+        let status = ContainerStatus {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            state: State::Created,
+            pid: None,
+            created_at_ns: self.inner.now_ns(),
+            started_at_ns: 0,
+            finished_at_ns: 0,
+            exit_code: 0,
+            oom_killed: false,
+            labels: spec.labels.clone(),
+        };
+        let id = spec.id.clone();
+        let created = sandbox.call(Op::Create(Box::new(spec))).await;
+        created.map_err(|error| error.into_error(pod_uid, &id, false))?;
+        sandbox.heard(status);
+        Ok(())
     }
 
     /// Starts a created container. After [`RuntimeError::Start`] the container is ended with exit code 128.
     pub async fn start_container(&self, pod_uid: &str, id: &str) -> Result<ContainerStatus, RuntimeError> {
-        let _ = (pod_uid, id);
-        Err(pending())
+        let sandbox = self.inner.get(pod_uid)?;
+        match sandbox.call(Op::Start { id: id.to_owned() }).await {
+            Ok((Answer::Container(status), _)) => {
+                sandbox.heard((*status).clone());
+                Ok(*status)
+            }
+            Ok(_) => Err(RuntimeError::Protocol("unexpected answer".to_owned())),
+            Err(error) => {
+                let error = error.into_error(pod_uid, id, false);
+                let failed = matches!(error, RuntimeError::Start(_) | RuntimeError::MustNotBeRoot);
+                if failed && let Some(mut status) = sandbox.container(id) {
+                    status.state = State::Exited;
+                    status.exit_code = 128;
+                    status.finished_at_ns = self.inner.now_ns();
+                    sandbox.heard(status);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Sends a signal (`SIGTERM`, `TERM` or a number) to the container's first process. Succeeds when it has
     /// ended already.
     pub async fn signal_container(&self, pod_uid: &str, id: &str, signal: &str) -> Result<(), RuntimeError> {
-        let _ = (pod_uid, id, signal);
-        Err(pending())
+        let number = signal_number(signal)?;
+        let sandbox = self.inner.get(pod_uid)?;
+        let op = Op::Signal { id: id.to_owned(), signal: number, all: false };
+        sandbox.call(op).await.map(drop).map_err(|error| error.into_error(pod_uid, id, false))
     }
 
     /// Sends `signal`, waits up to `grace` for the end, kills, and waits for the end. Zero kills at once.
@@ -88,14 +239,47 @@ impl Runtime {
         grace: Duration,
         signal: &str,
     ) -> Result<ContainerStatus, RuntimeError> {
-        let _ = (pod_uid, id, grace, signal);
-        Err(pending())
+        let number = signal_number(signal)?;
+        let sandbox = self.inner.get(pod_uid)?;
+        let not_found = || RuntimeError::ContainerNotFound(id.to_owned());
+        let status = sandbox.container(id).ok_or_else(not_found)?;
+        if status.state != State::Running {
+            return Ok(status);
+        }
+        let clock = &*self.inner.ctx.clock;
+        let error = |error: CallError| error.into_error(pod_uid, id, false);
+        if !grace.is_zero() {
+            let op = Op::Signal { id: id.to_owned(), signal: number, all: false };
+            sandbox.call(op).await.map_err(error)?;
+            if let Some(status) = timeout(clock, grace, sandbox.ended(id)).await {
+                return status.ok_or_else(not_found);
+            }
+        }
+        let op = Op::Signal { id: id.to_owned(), signal: libc::SIGKILL, all: true };
+        sandbox.call(op).await.map_err(error)?;
+        match timeout(clock, KILL_PATIENCE, sandbox.ended(id)).await {
+            Some(status) => status.ok_or_else(not_found),
+            None => Err(RuntimeError::Shim(format!("container {id} does not end although killed"))),
+        }
     }
 
     /// Kills the container if need be and forgets it, its exit status included. Logs stay. Idempotent.
     pub async fn remove_container(&self, pod_uid: &str, id: &str) -> Result<(), RuntimeError> {
-        let _ = (pod_uid, id);
-        Err(pending())
+        let Ok(sandbox) = self.inner.get(pod_uid) else { return Ok(()) };
+        if sandbox.container(id).is_some_and(|status| status.state == State::Running) {
+            self.stop_container(pod_uid, id, Duration::ZERO, "SIGKILL").await?;
+        }
+        if sandbox.connection.is_some() {
+            match sandbox.call(Op::Remove { id: id.to_owned() }).await {
+                Ok(_) | Err(CallError::Gone) => {}
+                Err(error) => match error.into_error(pod_uid, id, false) {
+                    error if error.is_not_found() => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        sandbox.forget(id);
+        Ok(())
     }
 
     /// Changes limits of a container, or of the pod's cgroup when `id` is `None`.
@@ -105,14 +289,28 @@ impl Runtime {
         id: Option<&str>,
         resources: Resources,
     ) -> Result<(), RuntimeError> {
-        let _ = (pod_uid, id, resources);
-        Err(pending())
+        let (cgroup, container) = self.inner.cgroup_of(pod_uid, id)?;
+        cgroup.apply(&resources, container).map_err(|error| RuntimeError::Invalid(error.to_string()))
     }
 
     /// Runs a process in a running container.
     pub async fn exec(&self, pod_uid: &str, id: &str, spec: ExecSpec) -> Result<Session, RuntimeError> {
-        let _ = (pod_uid, id, spec);
-        Err(pending())
+        let sandbox = self.inner.get(pod_uid)?;
+        let error = |error: CallError| error.into_error(pod_uid, id, true);
+        let want_stdin = spec.stdin;
+        let connection = sandbox.connection().map_err(error)?.clone();
+        let begun = connection.call_exec(Op::Exec { id: id.to_owned(), spec }).await;
+        let (outcome, number, ended) = begun.map_err(|_| error(CallError::Gone))?;
+        let (answer, fds) = outcome.map_err(|refusal| error(CallError::Refused(refusal)))?;
+        let streams = session::streams(&answer, fds, want_stdin)?;
+        let uid = pod_uid.to_owned();
+        Ok(Session {
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            exit: Box::pin(async move { ended.await.map_err(|_| RuntimeError::SandboxLost(uid)) }),
+            control: SessionControl { connection, kind: Kind::Exec(number, streams.terminal) },
+        })
     }
 
     /// Connects to a running container's streams. The session's exit code is the container's.
@@ -124,28 +322,356 @@ impl Runtime {
         stdout: bool,
         stderr: bool,
     ) -> Result<Session, RuntimeError> {
-        let _ = (pod_uid, id, stdin, stdout, stderr);
-        Err(pending())
+        let sandbox = self.inner.get(pod_uid)?;
+        let error = |error: CallError| error.into_error(pod_uid, id, false);
+        let connection = sandbox.connection().map_err(error)?.clone();
+        let op = Op::Attach { id: id.to_owned(), stdin, stdout, stderr };
+        let (answer, fds) = sandbox.call(op).await.map_err(error)?;
+        let streams = session::streams(&answer, fds, stdin)?;
+        let container = id.to_owned();
+        Ok(Session {
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
+            control: SessionControl { connection, kind: Kind::Attach(container.clone()) },
+            exit: Box::pin(async move {
+                let ended = sandbox.ended(&container).await;
+                ended.map(|status| status.exit_code).ok_or(RuntimeError::ContainerNotFound(container))
+            }),
+        })
     }
 
     /// Opens the log file anew, after something else has renamed it.
     pub async fn reopen_log(&self, pod_uid: &str, id: &str) -> Result<(), RuntimeError> {
-        let _ = (pod_uid, id);
-        Err(pending())
+        let sandbox = self.inner.get(pod_uid)?;
+        let reopened = sandbox.call(Op::ReopenLog { id: id.to_owned() }).await;
+        reopened.map(drop).map_err(|error| error.into_error(pod_uid, id, false))
     }
 
     /// Readings of a container, or of the whole pod when `id` is `None`.
     pub async fn usage(&self, pod_uid: &str, id: Option<&str>) -> Result<Usage, RuntimeError> {
-        let _ = (pod_uid, id);
-        Err(pending())
+        Ok(self.inner.cgroup_of(pod_uid, id)?.0.usage())
     }
 
     /// What happens by itself from now on; every caller gets every event.
     pub fn events(&self) -> mpsc::UnboundedReceiver<Event> {
-        mpsc::unbounded_channel().1
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.inner.lock_subscribers().push(sender);
+        receiver
+    }
+
+    /// Removes every sandbox and everything else the runtime put on the host; the end of it.
+    pub async fn tear_down(&self) -> Result<(), RuntimeError> {
+        for sandbox in self.inner.all() {
+            self.remove_sandbox(&sandbox.uid).await?;
+        }
+        let inner = self.inner.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            *inner.lock_zygote() = None;
+            inner.hierarchies.at(&inner.options.cgroup_root).remove(Duration::from_secs(5))
+        });
+        let removed = removed.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        removed.map_err(|error| RuntimeError::Sandbox(format!("remove cgroup: {error}")))
     }
 }
 
-fn pending() -> RuntimeError {
-    RuntimeError::Invalid("the runtime is not built yet".to_owned())
+impl Inner {
+    fn lock_zygote(&self) -> std::sync::MutexGuard<'_, Option<Zygote>> {
+        self.zygote.lock().expect("nothing panics while it holds the zygote")
+    }
+
+    fn lock_sandboxes(&self) -> std::sync::MutexGuard<'_, HashMap<String, Slot>> {
+        self.sandboxes.lock().expect("nothing panics while it holds the table of sandboxes")
+    }
+
+    fn lock_subscribers(&self) -> std::sync::MutexGuard<'_, Vec<mpsc::UnboundedSender<Event>>> {
+        self.subscribers.lock().expect("nothing panics while it holds the subscribers")
+    }
+
+    fn all(&self) -> Vec<Arc<Sandbox>> {
+        let sandboxes = self.lock_sandboxes();
+        let made = sandboxes.values().filter_map(|slot| match slot {
+            Slot::Made(sandbox) => Some(sandbox.clone()),
+            Slot::Making => None,
+        });
+        made.collect()
+    }
+
+    fn get(&self, uid: &str) -> Result<Arc<Sandbox>, RuntimeError> {
+        match self.lock_sandboxes().get(uid) {
+            Some(Slot::Made(sandbox)) => Ok(sandbox.clone()),
+            _ => Err(RuntimeError::SandboxNotFound(uid.to_owned())),
+        }
+    }
+
+    fn cgroup_of(&self, uid: &str, id: Option<&str>) -> Result<(Cgroup, bool), RuntimeError> {
+        let sandbox = self.get(uid)?;
+        let Some(id) = id else { return Ok((sandbox.cgroup.clone(), false)) };
+        let status = sandbox.container(id).ok_or_else(|| RuntimeError::ContainerNotFound(id.to_owned()))?;
+        if status.state != State::Running {
+            let state = if status.state == State::Created { "CONTAINER_CREATED" } else { "CONTAINER_EXITED" };
+            return Err(RuntimeError::WrongState { id: id.to_owned(), state: state.to_owned() });
+        }
+        Ok((sandbox.cgroup.child(id), true))
+    }
+
+    fn now_ns(&self) -> i64 {
+        self.ctx.clock.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+    }
+
+    fn tell(&self, event: &Event) {
+        self.lock_subscribers().retain(|subscriber| subscriber.send(event.clone()).is_ok());
+    }
+
+    /// Has the zygote, a new one if it is dead, fork a shim; returns the connection to it.
+    fn fork_shim(&self) -> io::Result<OwnedFd> {
+        let (near, far) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let mut zygote = self.lock_zygote();
+        if let Some(running) = &*zygote
+            && running.fork_shim(far.as_fd()).is_ok()
+        {
+            return Ok(near);
+        }
+        *zygote = None;
+        let fresh = Zygote::start(self.options.shim_program.as_ref(), &self.options.cgroup_root)?;
+        fresh.fork_shim(far.as_fd())?;
+        *zygote = Some(fresh);
+        Ok(near)
+    }
+
+    async fn make_sandbox(self: Arc<Self>, spec: SandboxSpec) -> Result<Arc<Sandbox>, RuntimeError> {
+        let dir = self.options.state_dir.join("pods").join(&spec.pod_uid);
+        make_private_dir(&dir)?;
+        let made = self.clone().make_sandbox_in(&dir, spec).await;
+        if made.is_err() {
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+        made
+    }
+
+    async fn make_sandbox_in(
+        self: Arc<Self>,
+        dir: &Path,
+        spec: SandboxSpec,
+    ) -> Result<Arc<Sandbox>, RuntimeError> {
+        let status = SandboxStatus {
+            spec: spec.clone(),
+            ready: false,
+            shim_pid: 0,
+            netns: PathBuf::new(),
+            created_at_ns: self.now_ns(),
+            containers: Vec::new(),
+        };
+        // Should this process end before the shim is there, the next one finds what to clean up.
+        let (boot_id, cgroup_root) = (self.boot_id.clone(), self.options.cgroup_root.clone());
+        let record = Record { boot_id: boot_id.clone(), cgroup_root: cgroup_root.clone(), status };
+        sandbox::write_record(dir, &record).map_err(io_error("write record in", dir))?;
+
+        let failed = |error: io::Error| RuntimeError::Sandbox(format!("start a shim: {error}"));
+        let socket = self.fork_shim().map_err(failed)?;
+        let connection = Connection::new(socket).map_err(failed)?;
+        let setup = Setup { spec, dir: dir.to_owned(), cgroup_root, boot_id };
+        self.connect(dir, connection, Op::Setup(Box::new(setup))).await
+    }
+
+    /// Adopts the sandbox in `dir`.
+    async fn adopt(self: Arc<Self>, dir: PathBuf) -> Result<(), RuntimeError> {
+        let record = match sandbox::read_record(&dir) {
+            Ok(record) => record,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Nothing was made before the record was written.
+                return std::fs::remove_dir_all(&dir).map_err(io_error("remove", &dir));
+            }
+            Err(error) => return Err(io_error("read record in", &dir)(error)),
+        };
+        let uid = record.status.spec.pod_uid.clone();
+        let same_boot = record.boot_id == self.boot_id;
+        if same_boot {
+            let socket = sandbox::connect(&dir).and_then(Connection::new);
+            let adopted = match socket {
+                Ok(connection) => self.clone().connect(&dir, connection, Op::Hello).await,
+                Err(error) => Err(RuntimeError::Sandbox(error.to_string())),
+            };
+            match adopted {
+                Ok(sandbox) => {
+                    self.lock_sandboxes().insert(uid, Slot::Made(sandbox));
+                    return Ok(());
+                }
+                Err(error) => tracing::warn!(pod = uid, error = %Chain(&error), "the shim of a pod is dead"),
+            }
+        }
+        let sandbox = Arc::new(sandbox::dead(dir, &self.hierarchies, record, same_boot, self.now_ns()));
+        self.clean_up(&sandbox).await;
+        self.lock_sandboxes().insert(uid, Slot::Made(sandbox));
+        Ok(())
+    }
+
+    async fn clean_up(&self, sandbox: &Arc<Sandbox>) {
+        let dead = sandbox.clone();
+        let cleaned = tokio::task::spawn_blocking(move || dead.clean_up()).await;
+        if let Ok(Err(error)) = cleaned {
+            tracing::warn!(pod = sandbox.uid, %error, "cannot clean up after a dead shim");
+        }
+    }
+
+    /// Greets a shim over `connection` and listens to it from then on.
+    async fn connect(
+        self: Arc<Self>,
+        dir: &Path,
+        connection: Connection,
+        greeting: Op,
+    ) -> Result<Arc<Sandbox>, RuntimeError> {
+        let (tell, told) = tokio::sync::oneshot::channel::<Arc<Sandbox>>();
+        let (inner, listening) = (self.clone(), connection.clone());
+        // The connection must move from the start on, for the greeting to be answered.
+        self.ctx.tasks.spawn_until_stopped("shim", async move { inner.listen(listening, told).await });
+        let greeted = timeout(&*self.ctx.clock, SHIM_PATIENCE, connection.call(greeting)).await;
+        let result = match greeted {
+            None => Err(RuntimeError::Sandbox("the shim does not answer".to_owned())),
+            Some(Err(connection::Gone)) => Err(RuntimeError::Sandbox("the shim ended".to_owned())),
+            Some(Ok(Err(refusal))) => Err(match CallError::Refused(refusal).into_error("", "", false) {
+                RuntimeError::Shim(text) | RuntimeError::Start(text) => RuntimeError::Sandbox(text),
+                error => error,
+            }),
+            Some(Ok(Ok((Answer::Hello { version, status }, _)))) if version <= VERSION => Ok(*status),
+            Some(Ok(Ok((Answer::Hello { version, .. }, _)))) => {
+                Err(RuntimeError::Protocol(format!("shim of a newer version ({version})")))
+            }
+            Some(Ok(Ok(_))) => Err(RuntimeError::Protocol("unexpected answer".to_owned())),
+        };
+        let status = result.inspect_err(|_| connection.close())?;
+        let cgroup = self.hierarchies.at(&self.options.cgroup_root).child(&status.spec.cgroup);
+        let sandbox = Arc::new(Sandbox::new(dir.to_owned(), cgroup, Some(connection), status));
+        let _ = tell.send(sandbox.clone());
+        Ok(sandbox)
+    }
+
+    /// Moves a connection's frames until the shim is gone.
+    async fn listen(
+        self: Arc<Self>,
+        connection: Connection,
+        told: tokio::sync::oneshot::Receiver<Arc<Sandbox>>,
+    ) {
+        let early: Mutex<Vec<ContainerStatus>> = Mutex::default();
+        let known: std::sync::OnceLock<Arc<Sandbox>> = std::sync::OnceLock::new();
+        let exited = |status: ContainerStatus| match known.get() {
+            Some(sandbox) => self.container_ended(sandbox, status),
+            None => early.lock().expect("nothing panics while it holds the list").push(status),
+        };
+        let moving = connection.run(exited);
+        let learning = async {
+            if let Ok(sandbox) = told.await {
+                let _ = known.set(sandbox.clone());
+                for status in
+                    std::mem::take(&mut *early.lock().expect("nothing panics while it holds the list"))
+                {
+                    self.container_ended(&sandbox, status);
+                }
+            }
+        };
+        tokio::join!(moving, learning);
+        if let Some(sandbox) = known.get()
+            && !sandbox.is_removing()
+            && !self.ctx.tasks.is_stopping()
+        {
+            tracing::warn!(pod = sandbox.uid, "the shim of a pod is gone");
+            sandbox.lost(self.now_ns());
+            self.clean_up(sandbox).await;
+            self.tell(&Event::SandboxLost { pod_uid: sandbox.uid.clone() });
+        }
+    }
+
+    fn container_ended(&self, sandbox: &Sandbox, status: ContainerStatus) {
+        sandbox.heard(status.clone());
+        self.tell(&Event::ContainerExited { pod_uid: sandbox.uid.clone(), status });
+    }
+}
+
+/// An error with its causes, for logs.
+struct Chain<'a>(&'a RuntimeError);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = std::error::Error::source(self.0);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+fn io_error(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> RuntimeError {
+    let path = path.into();
+    move |source| RuntimeError::Io { action, path, source }
+}
+
+fn make_private_dir(dir: &Path) -> Result<(), RuntimeError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(io_error("make directory", dir))
+}
+
+/// Names become file names, so they hold nothing that leads elsewhere.
+fn check_name(what: &str, name: &str) -> Result<(), RuntimeError> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(fine) {
+        return Err(RuntimeError::Invalid(format!("invalid {what} {name:?}")));
+    }
+    Ok(())
+}
+
+/// The number of a signal given by name (with or without `SIG`) or number.
+fn signal_number(name: &str) -> Result<i32, RuntimeError> {
+    use std::str::FromStr;
+    if let Ok(number) = name.parse::<i32>()
+        && (1..=64).contains(&number)
+    {
+        return Ok(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    if let Ok(signal) = nix::sys::signal::Signal::from_str(&full) {
+        return Ok(signal as i32);
+    }
+    // Real-time signals: SIGRTMIN, SIGRTMIN+n, SIGRTMAX-n, SIGRTMAX; the C library keeps 32 and 33.
+    let offset = |text: &str, sign: char| match text.strip_prefix(sign) {
+        Some(number) => number.parse::<i32>().ok(),
+        None if text.is_empty() => Some(0),
+        None => None,
+    };
+    let number = match (full.strip_prefix("SIGRTMIN"), full.strip_prefix("SIGRTMAX")) {
+        (Some(rest), _) => offset(rest, '+').map(|n| 34 + n),
+        (_, Some(rest)) => offset(rest, '-').map(|n| 64 - n),
+        _ => None,
+    };
+    number
+        .filter(|n| (34..=64).contains(n))
+        .ok_or_else(|| RuntimeError::Invalid(format!("unknown signal {name:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_number() {
+        for (name, number) in
+            [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGWINCH", 28)]
+        {
+            assert_eq!(signal_number(name).unwrap(), number, "{name}");
+        }
+        for name in ["", "SIGNOPE", "0", "65", "SIGRTMIN+99"] {
+            assert!(signal_number(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        assert!(check_name("id", "0ce5a1d8-4c0b-4bd4-95a4-7e1d6a3b2c1d").is_ok());
+        for name in ["", "..", "a/b", ".hidden", "a b"] {
+            assert!(check_name("id", name).is_err(), "{name}");
+        }
+    }
 }

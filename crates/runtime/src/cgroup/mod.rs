@@ -1,0 +1,397 @@
+//! cgroups: one path under every mounted v1 hierarchy, or under the v2 mount. On hybrid hosts (v1 controllers
+//! and a `unified` v2 mount without them) both, because `cgroup.kill` is there.
+
+pub mod devices;
+mod limits;
+mod usage;
+
+use crate::spec::Resources;
+use crate::sys;
+use devices::Rule;
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A mounted v1 hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Its controllers; `name=...` for a named one.
+    pub controllers: Vec<String>,
+}
+
+/// All cgroup hierarchies of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hierarchies {
+    /// v1.
+    pub v1: Vec<Hierarchy>,
+    /// The v2 mount: the only one, or the one beside v1.
+    pub unified: Option<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Reads this process's mount table.
+    pub fn read() -> io::Result<Self> {
+        Ok(Self::parse(&std::fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    /// From the text of a mountinfo file (proc_pid_mountinfo(5)).
+    pub fn parse(mountinfo: &str) -> Self {
+        let mut found = Self::default();
+        for line in mountinfo.lines() {
+            let Some((front, back)) = line.split_once(" - ") else { continue };
+            let Some(mount) = front.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut back = back.split(' ');
+            match back.next() {
+                Some("cgroup2") if found.unified.is_none() => found.unified = Some(mount),
+                Some("cgroup") => {
+                    let options = back.nth(1).unwrap_or_default();
+                    let controllers: Vec<String> = options
+                        .split(',')
+                        .filter(|o| CONTROLLERS.contains(o) || o.starts_with("name="))
+                        .map(str::to_owned)
+                        .collect();
+                    if !controllers.is_empty() && !found.v1.iter().any(|h| h.controllers == controllers) {
+                        found.v1.push(Hierarchy { mount, controllers });
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Whether controllers are on v2.
+    pub fn is_v2(&self) -> bool {
+        !self.v1.iter().any(|h| h.controllers.iter().any(|c| !c.starts_with("name=")))
+    }
+
+    /// The cgroup at `path` relative to the mounts, whether or not it exists.
+    pub fn at(&self, path: &str) -> Cgroup {
+        Cgroup { hierarchies: self.clone(), path: path.trim_matches('/').to_owned() }
+    }
+}
+
+/// The controllers of v1, to tell them from mount options.
+const CONTROLLERS: [&str; 13] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "rdma",
+];
+
+/// One cgroup, in all hierarchies.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    hierarchies: Hierarchies,
+    path: String,
+}
+
+impl Cgroup {
+    fn v1_dirs(&self) -> impl Iterator<Item = (&Hierarchy, PathBuf)> {
+        self.hierarchies.v1.iter().map(|h| (h, h.mount.join(&self.path)))
+    }
+
+    fn unified_dir(&self) -> Option<PathBuf> {
+        self.hierarchies.unified.as_ref().map(|mount| mount.join(&self.path))
+    }
+
+    /// The directory that has the files of `controller`.
+    fn dir_of(&self, controller: &str) -> Option<PathBuf> {
+        if self.hierarchies.is_v2() {
+            return self.unified_dir();
+        }
+        self.v1_dirs().find(|(h, _)| h.controllers.iter().any(|c| c == controller)).map(|(_, dir)| dir)
+    }
+
+    /// The v1 directories with the names under which they are mounted, for the container's view of them.
+    pub fn v1_views(&self) -> Vec<(String, PathBuf)> {
+        self.v1_dirs().filter_map(|(h, dir)| Some((h.mount.file_name()?.to_str()?.to_owned(), dir))).collect()
+    }
+
+    /// Whether controllers are on v2.
+    pub fn is_v2(&self) -> bool {
+        self.hierarchies.is_v2()
+    }
+
+    /// A cgroup under this one.
+    pub fn child(&self, name: &str) -> Self {
+        Self { hierarchies: self.hierarchies.clone(), path: format!("{}/{name}", self.path) }
+    }
+
+    /// Makes the cgroup and those above it.
+    pub fn create(&self) -> io::Result<()> {
+        for (hierarchy, dir) in self.v1_dirs() {
+            let cpuset = hierarchy.controllers.iter().any(|c| c == "cpuset");
+            make_v1(&hierarchy.mount, &dir, cpuset)?;
+        }
+        if let (Some(mount), Some(dir)) = (&self.hierarchies.unified, self.unified_dir()) {
+            make_v2(mount, &dir, self.is_v2())?;
+        }
+        Ok(())
+    }
+
+    /// Applies limits. The first value that the kernel refuses is the error; values of a controller that the
+    /// host lacks are passed over, as runc does.
+    pub fn apply(&self, resources: &Resources, container: bool) -> io::Result<()> {
+        let v2 = self.is_v2();
+        let writes = if v2 { limits::v2(resources, container) } else { limits::v1(resources) };
+        for write in writes {
+            let Some(file) = self.dir_of(write.controller).map(|dir| dir.join(&write.file)) else { continue };
+            match std::fs::write(&file, &write.value) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && v2 => {}
+                Err(error) => {
+                    let text = format!("failed to write {:?} to {}: {error}", write.value, file.display());
+                    return Err(io::Error::new(error.kind(), text));
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Allows the devices of `rules` and no others.
+    pub fn allow_devices(&self, rules: &[Rule]) -> io::Result<()> {
+        if self.is_v2() {
+            let Some(dir) = self.unified_dir() else { return Ok(()) };
+            return attach_device_program(&dir, rules);
+        }
+        let Some(dir) = self.dir_of("devices") else { return Ok(()) };
+        std::fs::write(dir.join("devices.deny"), "a")?;
+        for rule in rules {
+            std::fs::write(dir.join("devices.allow"), devices::v1_line(rule))?;
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process, which must have one thread, into the v1 cgroups. Writing 0 to `tasks` is
+    /// the one migration that does not wait for a grace period of the kernel's (some 15 ms).
+    pub fn join_v1(&self) -> io::Result<()> {
+        for (_, dir) in self.v1_dirs() {
+            std::fs::write(dir.join("tasks"), "0")?;
+        }
+        Ok(())
+    }
+
+    /// Moves the calling process into the v2 cgroup; slow, see [`Cgroup::join_v1`]. A process is better born
+    /// there, through [`Cgroup::birthplace`].
+    pub fn join_v2(&self) -> io::Result<()> {
+        match self.unified_dir() {
+            Some(dir) => std::fs::write(dir.join("cgroup.procs"), "0"),
+            None => Ok(()),
+        }
+    }
+
+    /// The v2 directory, for clone3 with CLONE_INTO_CGROUP.
+    pub fn birthplace(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(dir) = self.unified_dir() else { return Ok(None) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Some(rustix::fs::open(dir, flags, Mode::empty())?))
+    }
+
+    /// The processes in the cgroup and below it.
+    pub fn processes(&self) -> Vec<i32> {
+        let dir = self.unified_dir().or_else(|| self.v1_dirs().next().map(|(_, dir)| dir));
+        let mut found = Vec::new();
+        let mut todo: Vec<PathBuf> = dir.into_iter().collect();
+        while let Some(dir) = todo.pop() {
+            let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            todo.extend(subdirectories(&dir));
+        }
+        found
+    }
+
+    /// Kills everything in the cgroup and below it; the caller or init reaps.
+    pub fn kill(&self) {
+        if let Some(dir) = self.unified_dir()
+            && std::fs::write(dir.join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        // Without cgroup.kill processes are frozen first, so that none forks away from its signal.
+        let freezer = if self.is_v2() { None } else { self.dir_of("freezer") };
+        let freeze = |state: &str| {
+            if let Some(dir) = &freezer {
+                let _ = std::fs::write(dir.join("freezer.state"), state);
+            }
+        };
+        freeze("FROZEN");
+        for pid in self.processes() {
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
+        freeze("THAWED");
+    }
+
+    /// Removes the cgroup and those below it, waiting up to `patience` for processes that are just ending.
+    pub fn remove(&self, patience: Duration) -> io::Result<()> {
+        let mut left = patience;
+        loop {
+            let dirs = self.v1_dirs().map(|(_, dir)| dir).chain(self.unified_dir());
+            let outcome = dirs.map(|dir| remove_tree(&dir)).fold(Ok(()), |all, one| all.and(one));
+            match outcome {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !left.is_zero() => {
+                    let step = Duration::from_millis(2).min(left);
+                    pause(step);
+                    left -= step;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Removes the cgroup if nothing is in it or below it.
+    pub fn remove_if_empty(&self) {
+        for dir in self.v1_dirs().map(|(_, dir)| dir).chain(self.unified_dir()) {
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+
+    /// How many processes the kernel killed here for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
+        let Some(dir) = self.dir_of("memory") else { return 0 };
+        usage::field(&std::fs::read_to_string(dir.join(file)).unwrap_or_default(), "oom_kill")
+    }
+}
+
+/// A short wait for the kernel. The shim has one thread and no clock but the kernel's.
+fn pause(time: Duration) {
+    let request = rustix::time::Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ };
+    let _ = rustix::thread::nanosleep(&request);
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => {}
+    }
+    for below in subdirectories(dir) {
+        remove_tree(&below)?;
+    }
+    match std::fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes `dir` and what is missing above it. True when it was not there.
+fn make_dir(dir: &Path) -> io::Result<bool> {
+    match std::fs::create_dir(dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("failed to make cgroup {}: {error}", dir.display())))
+        }
+    }
+}
+
+/// The directories from just under `mount` down to `dir`.
+fn steps<'a>(mount: &Path, dir: &'a Path) -> Vec<&'a Path> {
+    let mut steps: Vec<&Path> = dir.ancestors().take_while(|step| *step != mount).collect();
+    steps.reverse();
+    steps
+}
+
+fn make_v1(mount: &Path, dir: &Path, cpuset: bool) -> io::Result<()> {
+    if !cpuset && std::fs::create_dir(dir).is_ok() {
+        return Ok(());
+    }
+    for step in steps(mount, dir) {
+        // A new cpuset is empty, and nothing can run in it until it has processors and memory nodes.
+        if make_dir(step)? && cpuset {
+            let above = step.parent().unwrap_or(mount);
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                std::fs::write(step.join(file), std::fs::read(above.join(file))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_v2(mount: &Path, dir: &Path, with_controllers: bool) -> io::Result<()> {
+    if !with_controllers && std::fs::create_dir(dir).is_ok() {
+        return Ok(());
+    }
+    for step in steps(mount, dir) {
+        let above = step.parent().unwrap_or(mount);
+        if with_controllers {
+            enable_controllers(above);
+        }
+        make_dir(step)?;
+    }
+    Ok(())
+}
+
+/// Lets the children of `dir` have all controllers that `dir` has. One at a time: a controller that cannot be
+/// enabled here does not keep the others away.
+fn enable_controllers(dir: &Path) {
+    let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let (have, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    for controller in have.split_whitespace() {
+        if !enabled.split_whitespace().any(|e| e == controller) {
+            let _ = std::fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+}
+
+fn attach_device_program(dir: &Path, rules: &[Rule]) -> io::Result<()> {
+    let program = sys::bpf_load_cgroup_device(&devices::v2_program(rules))?;
+    let dir = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    use rustix::fd::AsFd;
+    sys::bpf_attach_cgroup_device(dir.as_fd(), program.as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_table_tells_v1_hybrid_and_v2_apart() {
+        let hybrid = "\
+25 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+26 25 0:23 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+27 25 0:24 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,xattr,name=systemd
+28 25 0:25 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+29 25 0:23 / /elsewhere rw,relatime - cgroup cgroup rw,cpu,cpuacct";
+        let found = Hierarchies::parse(hybrid);
+        assert!(!found.is_v2());
+        assert_eq!(found.unified.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(found.v1.len(), 2, "a hierarchy mounted twice counts once: {found:?}");
+        assert_eq!(
+            found.at("knarr/x").dir_of("cpuacct").as_deref(),
+            Some(Path::new("/sys/fs/cgroup/cpu,cpuacct/knarr/x"))
+        );
+        let v2 = Hierarchies::parse("30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate");
+        assert!(v2.is_v2());
+        assert_eq!(v2.at("knarr").dir_of("memory").as_deref(), Some(Path::new("/sys/fs/cgroup/knarr")));
+    }
+
+    #[test]
+    fn the_steps_to_a_cgroup_start_below_the_mount() {
+        let steps = steps(Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup/a/b"));
+        assert_eq!(steps, [Path::new("/sys/fs/cgroup/a"), Path::new("/sys/fs/cgroup/a/b")]);
+    }
+}

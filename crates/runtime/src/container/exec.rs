@@ -1,0 +1,61 @@
+//! A further process in a running container.
+
+use super::process::{self, Program};
+use super::{Context, Failure, Stdio, report};
+use crate::cgroup::Cgroup;
+use crate::spec::{ContainerSpec, ExecSpec};
+use crate::sys;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::convert::Infallible;
+
+/// Everything the child needs, put together by the shim before the fork.
+pub struct ExecLaunch<'a> {
+    /// The container.
+    pub spec: &'a ContainerSpec,
+    /// What to run.
+    pub exec: &'a ExecSpec,
+    /// The container's cgroup.
+    pub cgroup: &'a Cgroup,
+    /// The seccomp filter.
+    pub seccomp: &'a [sys::SockFilter],
+    /// The container's first process, whose namespaces are entered.
+    pub process: BorrowedFd<'a>,
+    /// Host name, for the environment.
+    pub hostname: &'a str,
+    /// Standard streams; with a terminal none.
+    pub stdio: Stdio,
+    /// Where failures and the terminal go.
+    pub sync: OwnedFd,
+}
+
+/// Becomes the process. Never returns.
+pub fn run_exec(launch: ExecLaunch<'_>) -> ! {
+    let sync = launch.sync.try_clone();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || start(launch)));
+    let failure = match outcome {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::new("panic in exec"),
+    };
+    if let Ok(sync) = sync {
+        report(sync.as_fd(), &failure.0, None);
+    }
+    sys::exit_now(1)
+}
+
+fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {
+    let spec = launch.spec;
+    process::begin(spec.oom_score_adj)?;
+    launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
+    let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
+    sys::setns(launch.process, kinds).context(|| "unable to enter the container's namespaces")?;
+    let terminal = if launch.exec.tty { Some(process::open_terminal(false)?) } else { None };
+    process::set_rlimits(&spec.rlimits)?;
+    let program = Program {
+        spec,
+        args: &launch.exec.args,
+        env: process::environment(spec, launch.hostname, launch.exec.tty),
+        seccomp: launch.seccomp,
+    };
+    program.become_it(terminal, launch.stdio, launch.sync)
+}

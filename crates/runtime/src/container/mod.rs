@@ -1,0 +1,148 @@
+//! What happens between the fork in the shim and the `execve` of the container's program: the child puts the
+//! container together around itself. It tells the shim of a failure over a socket that the `execve` closes,
+//! so silence is success.
+
+pub mod capabilities;
+mod cgroupfs;
+mod devices;
+mod exec;
+pub mod mounts;
+mod path;
+mod process;
+mod rootfs;
+mod target;
+mod user;
+
+pub use devices::{Node, nodes_for, rules_for};
+pub use exec::{ExecLaunch, run_exec};
+
+use crate::cgroup::Cgroup;
+use crate::protocol::Refusal;
+use crate::spec::ContainerSpec;
+use crate::sys;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::fmt::Display;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+
+/// Everything the child needs, put together by the shim before the fork.
+pub struct Launch<'a> {
+    /// The container.
+    pub spec: &'a ContainerSpec,
+    /// Its cgroup.
+    pub cgroup: &'a Cgroup,
+    /// Device nodes to make.
+    pub nodes: &'a [Node],
+    /// The seccomp filter.
+    pub seccomp: &'a [sys::SockFilter],
+    /// The pod's mount namespace: a small root with `/root` to mount on and the pod's `/shm`.
+    pub pod_mounts: BorrowedFd<'a>,
+    /// Share the host's `/dev/shm`.
+    pub host_ipc: bool,
+    /// Host name, for the environment.
+    pub hostname: &'a str,
+    /// Standard input, output and error; with a terminal none.
+    pub stdio: Stdio,
+    /// Where failures and the terminal go.
+    pub sync: OwnedFd,
+}
+
+/// The child's ends of its streams.
+#[derive(Default)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: Option<OwnedFd>,
+    /// Standard output.
+    pub stdout: Option<OwnedFd>,
+    /// Standard error.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// Why a container did not start.
+#[derive(Debug)]
+pub struct Failure(pub Refusal);
+
+impl Failure {
+    /// A failure with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Refusal::Start(text.into()))
+    }
+}
+
+/// Adds to an error what was tried, as runc words it: `what: why`.
+pub trait Context<T> {
+    /// With `what` in front.
+    fn context<D: Display>(self, what: impl FnOnce() -> D) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context<D: Display>(self, what: impl FnOnce() -> D) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(format!("{}: {}", what(), reason(&error.into()))))
+    }
+}
+
+/// The text of an error without std's `(os error 2)`, in lower case as Go has it.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    if error.raw_os_error().is_none() {
+        return text;
+    }
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// Becomes the container. Never returns.
+pub fn run(launch: Launch<'_>) -> ! {
+    let sync = launch.sync.try_clone();
+    // A panic must end the child here and not unwind into the shim's loop, of which it holds a copy.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || start(launch)));
+    let failure = match outcome {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::new("panic in container init"),
+    };
+    if let Ok(sync) = sync {
+        report(sync.as_fd(), &failure.0, None);
+    }
+    sys::exit_now(1)
+}
+
+/// Tells the shim something: a refusal, or the terminal's master.
+fn report(sync: BorrowedFd<'_>, refusal: &Refusal, master: Option<BorrowedFd<'_>>) {
+    let bytes = serde_json::to_vec(refusal).unwrap_or_default();
+    send(sync, &bytes, master);
+}
+
+/// One message over the socket to the shim.
+fn send(sync: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let _ = rustix::net::sendmsg(sync, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+}
+
+fn start(launch: Launch<'_>) -> Result<std::convert::Infallible, Failure> {
+    let spec = launch.spec;
+    process::begin(spec.oom_score_adj)?;
+    launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
+    let root = rootfs::enter(&launch)?;
+    path::make_dir(root.as_fd(), spec.cwd.as_ref())?;
+    rootfs::pivot(root.as_fd())?;
+    let terminal = if spec.tty { Some(process::open_terminal(true)?) } else { None };
+    if spec.read_only_rootfs {
+        rootfs::make_read_only()?;
+    }
+    process::set_rlimits(&spec.rlimits)?;
+    let program = process::Program {
+        spec,
+        args: &spec.args,
+        env: process::environment(spec, launch.hostname, spec.tty),
+        seccomp: launch.seccomp,
+    };
+    program.become_it(terminal, launch.stdio, launch.sync)
+}
