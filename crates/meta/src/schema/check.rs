@@ -278,7 +278,10 @@ impl<'s> Checker<'s> {
         }
         match (field.presence, &*value) {
             (Presence::Always, _) => true,
-            (_, Value::Array(list)) => !list.is_empty() || field.ty == Type::Any,
+            // An empty list of managed fields asks to forget them.
+            (_, Value::Array(list)) => {
+                !list.is_empty() || field.ty == Type::Any || field.name == "managedFields"
+            }
             (_, Value::Object(map)) => !map.is_empty() || !matches!(field.ty, Type::Map(_)),
             (Presence::OmitZero, Value::String(text)) => !text.is_empty(),
             (Presence::OmitZero, Value::Bool(is)) => *is,
