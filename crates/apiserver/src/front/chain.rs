@@ -76,7 +76,13 @@ impl Chain {
     ) -> Response<Body> {
         let started = self.ctx.clock.instant();
         let (parts, body) = request.into_parts();
-        let audit_id = parts.headers.get(AUDIT_ID).cloned().unwrap_or_else(|| self.new_audit_id());
+        // Within the process nobody reads it.
+        let audit_id = match &identity {
+            Identity::Connection(_) => {
+                Some(parts.headers.get(AUDIT_ID).cloned().unwrap_or_else(|| self.new_audit_id()))
+            }
+            Identity::Established(_) => None,
+        };
         let query = info::parse_query(parts.uri.query().unwrap_or_default());
         let info = info::resolve(&parts.method, parts.uri.path(), &query);
         let long_running = info::is_long_running(&info, &query);
@@ -87,12 +93,13 @@ impl Chain {
         let negotiation = negotiation_headers(&parts.headers);
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
+        let limit = time_limit(&query);
         let call = Call { parts, body, info, query, identity };
         let work = AssertUnwindSafe(self.filtered(call)).catch_unwind();
-        let outcome = if long_running {
-            Some(work.await)
-        } else {
-            timeout(&*self.ctx.clock, REQUEST_TIMEOUT, work).await
+        let outcome = match limit {
+            _ if long_running => Some(work.await),
+            Ok(limit) => timeout(&*self.ctx.clock, limit, work).await,
+            Err(status) => Some(Ok(Err(status))),
         };
         let mut response = match outcome {
             Some(Ok(Ok(response))) => response,
@@ -114,7 +121,9 @@ impl Chain {
         let took = self.ctx.clock.instant() - started;
         tracing::debug!(%method, %uri, code = response.status().as_u16(), ?took, "answered");
         self.metrics.answered(&labels, dry_run, response.status().as_u16(), took, long_running);
-        response.headers_mut().insert(AUDIT_ID, audit_id);
+        if let Some(audit_id) = audit_id {
+            response.headers_mut().insert(AUDIT_ID, audit_id);
+        }
         if !response.headers().contains_key(header::CACHE_CONTROL) {
             response
                 .headers_mut()
@@ -190,6 +199,7 @@ impl Chain {
 
     async fn dispatch(self: &Arc<Self>, call: Call, user: Arc<UserInfo>) -> Result<Response<Body>, Status> {
         let Call { mut parts, body, mut info, query, .. } = call;
+        valid_segments(&info)?;
         let body = if stream::is_streaming(&info) {
             stream::prepare(&mut parts, &mut info, body);
             Bytes::new()
@@ -212,6 +222,32 @@ impl Chain {
         };
         Ok(self.registry.serve(cx, parts, body).await)
     }
+}
+
+/// How long a request may take: what its `timeout` parameter says, at most [`REQUEST_TIMEOUT`].
+fn time_limit(query: &[(String, String)]) -> Result<Duration, Status> {
+    let asked = query.iter().find(|(key, value)| key == "timeout" && !value.is_empty());
+    let Some((_, text)) = asked else { return Ok(REQUEST_TIMEOUT) };
+    let parsed = info::parse_duration(text).ok_or_else(|| {
+        Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {text:?}"
+        ))
+    })?;
+    Ok(if parsed.is_zero() { REQUEST_TIMEOUT } else { parsed.min(REQUEST_TIMEOUT) })
+}
+
+/// Refuses names that no object can have and that would read as other paths.
+fn valid_segments(info: &RequestInfo) -> Result<(), Status> {
+    for text in [&info.name, &info.namespace] {
+        let problem = match text.as_str() {
+            "." | ".." => format!("may not be '{text}'"),
+            text if text.contains('/') => "may not contain '/'".to_owned(),
+            text if text.contains('%') => "may not contain '%'".to_owned(),
+            _ => continue,
+        };
+        return Err(Status::bad_request(format!("invalid resource name {text:?}: [{problem}]")));
+    }
+    Ok(())
 }
 
 /// The headers that errors are negotiated with, kept while the request itself is handed on.

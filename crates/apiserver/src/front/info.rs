@@ -4,6 +4,7 @@
 
 use crate::request::RequestInfo;
 use http::Method;
+use std::time::Duration;
 
 /// Subresources of `namespaces` itself; a third path segment that is not one of them is a resource in the namespace.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
@@ -144,6 +145,35 @@ pub fn exact_fields(selector: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Reads a duration as Go writes them: `1h30m`, `1.5s`, `300ms`; negative ones are none.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut seconds) = (text.strip_prefix('+').unwrap_or(text), 0.0);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let after = &rest[digits..];
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        seconds += number
+            * match &after[..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" | "μs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &after[unit..];
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 /// Whether a request may stay open as long as it likes: watches, proxies, and streams of containers.
 pub fn is_long_running(info: &RequestInfo, query: &[(String, String)]) -> bool {
     if matches!(info.verb.as_str(), "watch" | "proxy") {
@@ -242,6 +272,24 @@ mod tests {
             let info = resolve(&Method::GET, path, &[]);
             assert!(!info.is_resource, "{path}");
             assert_eq!(info.verb, "get");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, millis) in [
+            ("0", Some(0)),
+            ("32s", Some(32_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1.5s", Some(1500)),
+            ("250ms", Some(250)),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            ("-1s", None),
+            ("1x", None),
+        ] {
+            assert_eq!(parse_duration(text).map(|d| d.as_millis()), millis, "{text:?}");
         }
     }
 

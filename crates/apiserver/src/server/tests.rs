@@ -172,6 +172,23 @@ async fn requests_are_told_apart_by_an_audit_id_and_large_bodies_are_refused() {
 }
 
 #[tokio::test]
+async fn requests_that_cannot_be_meant_are_refused_before_the_registry_sees_them() {
+    let world = World::new().await;
+    for (path, message) in [
+        (
+            "/api/v1/namespaces/default/pods?timeout=soon",
+            r#"invalid timeout specified in the request URL - time: invalid duration "soon""#,
+        ),
+        ("/api/v1/namespaces/default/pods/a%2Fb", r#"invalid resource name "a/b": [may not contain '/']"#),
+        ("/api/v1/namespaces/%2e%2e/pods/a", r#"invalid resource name "..": [may not be '..']"#),
+    ] {
+        let (code, text) = get(&world.admin(), path).await;
+        let status: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, status["message"].as_str()), (400, Some(message)), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn discovery_tells_what_is_declared_in_both_forms() {
     let world = World::new().await;
     let admin = world.admin();
