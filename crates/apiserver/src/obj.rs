@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Why a stored value cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +83,10 @@ impl Shape {
         Self {
             head: format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{"),
             kind: kind.to_owned(),
-            fields: selectable.iter().map(|(label, _, absent)| ((*label).to_owned(), (*absent).to_owned())).collect(),
+            fields: selectable
+                .iter()
+                .map(|(label, _, absent)| ((*label).to_owned(), (*absent).to_owned()))
+                .collect(),
             api_version,
             paths,
         }
@@ -235,12 +238,18 @@ pub struct Obj {
     namespace: (u32, u32),
     name: u32,
     extract: Arc<Extract>,
-    value: Arc<OnceLock<Arc<Value>>>,
+    value: Arc<Mutex<Weak<Value>>>,
 }
 
 impl Obj {
     /// Reads an object of `shape` whose key starts with `prefix` (which ends in a slash).
-    pub fn new(shape: &Shape, prefix: &[u8], key: Bytes, value: Bytes, revision: u64) -> Result<Self, ObjError> {
+    pub fn new(
+        shape: &Shape,
+        prefix: &[u8],
+        key: Bytes,
+        value: Bytes,
+        revision: u64,
+    ) -> Result<Self, ObjError> {
         let stored = shape.adopt(&key, value, revision)?;
         let rest = key.get(prefix.len()..).unwrap_or_default();
         let slash = rest.iter().position(|b| *b == b'/');
@@ -254,10 +263,9 @@ impl Obj {
             ..Extract::default()
         };
         let mut json = serde_json::Deserializer::from_slice(&stored.value);
-        Scan { node: &shape.paths, out: &mut out }.deserialize(&mut json).map_err(|source| ObjError::Json {
-            key: String::from_utf8_lossy(&key).into_owned(),
-            source,
-        })?;
+        Scan { node: &shape.paths, out: &mut out }
+            .deserialize(&mut json)
+            .map_err(|source| ObjError::Json { key: String::from_utf8_lossy(&key).into_owned(), source })?;
         Ok(Self {
             stored,
             namespace: (namespace.0 as u32, namespace.1 as u32),
@@ -280,7 +288,8 @@ impl Obj {
 
     /// Its namespace, empty for cluster-scoped kinds.
     pub fn namespace(&self) -> &str {
-        std::str::from_utf8(&self.key[self.namespace.0 as usize..self.namespace.1 as usize]).unwrap_or_default()
+        std::str::from_utf8(&self.key[self.namespace.0 as usize..self.namespace.1 as usize])
+            .unwrap_or_default()
     }
 
     /// Its name.
@@ -308,9 +317,15 @@ impl Obj {
         self.extract.fields.iter().map(|value| &**value)
     }
 
-    /// The object as a value, parsed at most once.
-    pub fn value(&self) -> Arc<Value> {
-        self.value.get_or_init(|| Arc::new(self.stored.parse())).clone()
+    /// The object as a value, shared with whoever else holds it; the flag tells whether it was parsed anew.
+    pub fn value(&self) -> (Arc<Value>, bool) {
+        let mut shared = self.value.lock().expect("no parser of a stored object panics");
+        if let Some(value) = shared.upgrade() {
+            return (value, false);
+        }
+        let value = Arc::new(self.stored.parse());
+        *shared = Arc::downgrade(&value);
+        (value, true)
     }
 }
 
@@ -437,10 +452,15 @@ mod tests {
     use serde_json::json;
 
     fn shape() -> Shape {
-        Shape::new("", "v1", "Pod", &[
-            ("spec.nodeName", &["spec", "nodeName"], ""),
-            ("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
-        ])
+        Shape::new(
+            "",
+            "v1",
+            "Pod",
+            &[
+                ("spec.nodeName", &["spec", "nodeName"], ""),
+                ("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
+            ],
+        )
     }
 
     #[test]
@@ -478,7 +498,9 @@ mod tests {
             assert_eq!(obj.field(0), "n2");
             assert!(obj.stored.value.starts_with(shape.head.as_bytes()));
         }
-        assert!(Obj::new(&shape, b"/p/", Bytes::from_static(b"/p/ns/a"), Bytes::from_static(b"no"), 3).is_err());
+        assert!(
+            Obj::new(&shape, b"/p/", Bytes::from_static(b"/p/ns/a"), Bytes::from_static(b"no"), 3).is_err()
+        );
     }
 
     #[test]

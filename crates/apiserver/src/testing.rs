@@ -47,7 +47,10 @@ impl Reply {
     /// The texts of the `Warning` headers.
     pub fn warnings(&self) -> Vec<String> {
         let texts = self.headers.get_all(WARNING).iter().filter_map(|v| v.to_str().ok());
-        let text = |v: &str| v.trim_start_matches("299 - \"").trim_end_matches('"').replace("\\\"", "\"");
+        let text = |v: &str| {
+            let quoted = v.strip_prefix("299 - \"").and_then(|rest| rest.strip_suffix('"')).unwrap_or(v);
+            quoted.replace("\\\"", "\"")
+        };
         texts.map(text).collect()
     }
 
@@ -100,7 +103,13 @@ impl Server {
     }
 
     /// Sends a request with headers and reads the whole answer.
-    pub async fn send(&self, method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    pub async fn send(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
         let mut request = Request::builder().method(method).uri(url).header(USER_AGENT, "test/1");
         for (name, value) in headers {
             request = request.header(*name, *value);

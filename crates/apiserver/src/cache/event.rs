@@ -56,10 +56,11 @@ impl Event {
 
 /// How many events are kept at least, whatever their size.
 const MIN_EVENTS: usize = 100;
-/// How many bytes of objects the events may keep alive before the oldest go.
-const MAX_BYTES: usize = 16 << 20;
+/// How many bytes of objects the events may keep alive before the oldest go. What is forgotten here is still in
+/// the store's history until it is compacted.
+const MAX_BYTES: usize = 4 << 20;
 /// How many events are kept at most.
-const MAX_EVENTS: usize = 10_000;
+const MAX_EVENTS: usize = 4096;
 /// How many of the newest events keep their frames.
 const HOT: usize = 64;
 

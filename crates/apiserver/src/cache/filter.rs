@@ -105,12 +105,18 @@ impl Filter {
             return Trigger::Key(key(prefix, if namespaced { &self.namespace } else { "" }, name));
         }
         if let Some(field) = self.fields.iter().find_map(|r| match r.field {
-            Field::Slot(slot) if r.equal && !r.value.is_empty() => Some(Trigger::Field(slot, r.value.as_str().into())),
+            Field::Slot(slot) if r.equal && !r.value.is_empty() => {
+                Some(Trigger::Field(slot, r.value.as_str().into()))
+            }
             _ => None,
         }) {
             return field;
         }
-        if self.namespace.is_empty() { Trigger::All } else { Trigger::Namespace(self.namespace.as_str().into()) }
+        if self.namespace.is_empty() {
+            Trigger::All
+        } else {
+            Trigger::Namespace(self.namespace.as_str().into())
+        }
     }
 }
 

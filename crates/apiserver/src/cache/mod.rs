@@ -15,15 +15,19 @@ use crate::obj::{Obj, Shape};
 use bytes::Bytes;
 use knarr_base::{Backoff, Ctx};
 use knarr_store::{Range, Store, StoreError, WatchBatch, prefix_end};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 use watch::Watchers;
 
 /// How long a read waits for the cache to catch up before it fails, as upstream.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
+
+/// How many parsed objects a cache keeps.
+const PARSED: usize = 512;
 
 /// Why the cache cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,8 @@ pub struct Cache {
     seen: AtomicU64,
     progress: tokio::sync::watch::Sender<u64>,
     started: AtomicBool,
+    /// Parsed objects that are kept for the next who asks.
+    parsed: Mutex<VecDeque<Arc<Value>>>,
 }
 
 #[derive(Default)]
@@ -91,6 +97,7 @@ impl Cache {
             seen: AtomicU64::new(0),
             progress: tokio::sync::watch::Sender::new(0),
             started: AtomicBool::new(false),
+            parsed: Mutex::default(),
         })
     }
 
@@ -247,6 +254,19 @@ impl Cache {
     /// One object.
     pub fn get(&self, key: &[u8]) -> Option<Arc<Obj>> {
         self.state.read().expect("no holder of the cache lock panics").objs.get(key).cloned()
+    }
+
+    /// An object as a value; the most recently parsed ones are kept.
+    pub fn value(&self, obj: &Obj) -> Arc<Value> {
+        let (value, fresh) = obj.value();
+        if fresh {
+            let mut parsed = self.parsed.lock().expect("no holder of the parsed objects panics");
+            if parsed.len() >= PARSED {
+                parsed.pop_front();
+            }
+            parsed.push_back(value.clone());
+        }
+        value
     }
 
     /// The matching objects in key order, `limit` of them at most (0: all), from `start` on (if not empty).

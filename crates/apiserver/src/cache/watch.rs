@@ -85,11 +85,14 @@ pub fn classify<'a>(filter: &Filter, event: &'a Event) -> Option<Matched<'a>> {
     }
 }
 
+/// A watcher's number and queue.
+type Watcher = (u64, mpsc::Sender<Arc<Event>>);
+
 /// Who is to be told of changes, by where they look.
 #[derive(Default)]
 pub(super) struct Watchers {
     next: u64,
-    by_trigger: HashMap<Trigger, Vec<(u64, mpsc::Sender<Arc<Event>>)>>,
+    by_trigger: HashMap<Trigger, Vec<Watcher>>,
     /// Whether any watcher looks at keys, fields or namespaces: spares the look-ups otherwise.
     narrow: usize,
 }
@@ -198,7 +201,15 @@ impl Watch {
     pub fn bookmark(&self) -> Option<u64> {
         // The revision is read before the queue: a change up to it was queued before it was published.
         let revision = self.cache.revision();
-        (self.initial.is_empty() && self.receiver.is_empty() && !self.receiver.is_closed()).then_some(revision)
+        (self.initial.is_empty() && self.receiver.is_empty() && !self.receiver.is_closed())
+            .then_some(revision)
+    }
+}
+
+impl Watch {
+    /// Puts events before those that were known at the start.
+    fn precede(&mut self, events: VecDeque<Arc<Event>>) {
+        self.initial = events;
     }
 }
 
@@ -210,16 +221,53 @@ impl Drop for Watch {
 }
 
 impl Cache {
+    /// Starts a watch after a revision that the window has forgotten, out of the store's history.
+    pub async fn replay(&self, filter: Filter, namespaced: bool, revision: u64) -> Result<Watch, WatchError> {
+        let too_old = |oldest| WatchError::TooOld { asked: revision, oldest };
+        // First the watch, then the history up to its start: nothing falls in between.
+        let mut watch = self.watch(filter, namespaced, WatchStart::Now)?;
+        let end = knarr_store::prefix_end(&self.prefix);
+        let mut history = match self.store.watch(self.prefix.clone(), end, revision + 1).await {
+            Ok(history) => history,
+            Err(knarr_store::StoreError::Compacted { compacted }) => return Err(too_old(compacted)),
+            Err(_) => return Err(too_old(watch.started_at)),
+        };
+        let mut events = VecDeque::new();
+        let mut reached = revision;
+        while reached < watch.started_at {
+            let Some(batch) = history.recv().await else { return Err(too_old(watch.started_at)) };
+            reached = batch.revision;
+            for change in batch.events.into_iter().filter(|c| c.kv.mod_revision <= watch.started_at) {
+                let Some(event) = self.event_of(change) else { continue };
+                if classify(&watch.filter, &event).is_some() {
+                    events.push_back(Arc::new(event));
+                }
+            }
+        }
+        watch.precede(events);
+        Ok(watch)
+    }
+
+    /// A change of the store as an event, without the cache's own objects.
+    fn event_of(&self, change: knarr_store::WatchEvent) -> Option<Event> {
+        let revision = change.kv.mod_revision;
+        let read = |kv: knarr_store::KeyValue| {
+            Obj::new(&self.shape, &self.prefix, kv.key, kv.value, kv.mod_revision).ok().map(Arc::new)
+        };
+        let prev = change.prev.and_then(read);
+        if change.deleted {
+            let prev = prev?;
+            return Some(Event::new(Arc::new(prev.at(revision)), Some(prev), true));
+        }
+        Some(Event::new(read(change.kv)?, prev, false))
+    }
+
     /// Starts a watch. The cache must be filled (see [`Cache::wait_for`]).
     pub fn watch(&self, filter: Filter, namespaced: bool, start: WatchStart) -> Result<Watch, WatchError> {
         let trigger = filter.trigger(&self.prefix, namespaced);
         let (sender, receiver) = mpsc::channel(QUEUE);
         let cache = self.myself.upgrade().expect("a cache in use is alive");
-        let initial = if start == WatchStart::State {
-            None
-        } else {
-            Some(VecDeque::new())
-        };
+        let initial = if start == WatchStart::State { None } else { Some(VecDeque::new()) };
         let mut state = self.state.write().expect("no holder of the cache lock panics");
         let (initial, started_at) = match start {
             WatchStart::Now => (initial.unwrap_or_default(), state.revision),
@@ -234,7 +282,8 @@ impl Cache {
             }
             WatchStart::After(revision) => {
                 let oldest = state.window.since();
-                let events = state.window.after(revision).ok_or(WatchError::TooOld { asked: revision, oldest })?;
+                let events =
+                    state.window.after(revision).ok_or(WatchError::TooOld { asked: revision, oldest })?;
                 let events = events.filter(|event| classify(&filter, event).is_some());
                 (events.cloned().collect(), state.revision.max(revision))
             }

@@ -17,9 +17,15 @@ pub struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     /// Those of `plugins` that handle the operation on what the request is about.
-    pub fn new(plugins: &'a [Arc<dyn Plugin>], cx: &'a RequestCx, kind: &'a str, operation: Operation) -> Self {
+    pub fn new(
+        plugins: &'a [Arc<dyn Plugin>],
+        cx: &'a RequestCx,
+        kind: &'a str,
+        operation: Operation,
+    ) -> Self {
         let info = &cx.info;
-        let handles = |p: &&Arc<dyn Plugin>| p.handles(operation, &info.group, &info.resource, &info.subresource);
+        let handles =
+            |p: &&Arc<dyn Plugin>| p.handles(operation, &info.group, &info.resource, &info.subresource);
         Self { plugins: plugins.iter().filter(handles).map(|p| &**p).collect(), cx, operation, kind }
     }
 
@@ -73,7 +79,9 @@ impl<'a> Chain<'a> {
 
 /// Drops owner references that occur twice, as upstream does with a warning.
 pub fn dedup_owners(cx: &RequestCx, object: &mut Value, after_admission: bool) {
-    let Some(refs) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return };
+    let Some(refs) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else {
+        return;
+    };
     if refs.len() < 2 {
         return;
     }

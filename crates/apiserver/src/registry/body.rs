@@ -42,12 +42,14 @@ impl Wanted<'_> {
     ) -> Result<Value, Status> {
         let media = body_media(headers, self.proto)?;
         let parsed = match media {
-            Media::Json => parse::json(body)
-                .map_err(|e| self.unrecognized(&format!("couldn't get version/kind; json parse error: {e}"), body))?,
+            Media::Json => parse::json(body).map_err(|e| {
+                self.unrecognized(&format!("couldn't get version/kind; json parse error: {e}"), body)
+            })?,
             Media::Yaml => parse::yaml(body)
                 .map_err(|e| self.unrecognized(&format!("error converting YAML to JSON: {e}"), body))?,
             Media::Proto => {
-                let value = knarr_api::proto::decode(body).map_err(|e| self.unrecognized(&e.to_string(), body))?;
+                let value =
+                    knarr_api::proto::decode(body).map_err(|e| self.unrecognized(&e.to_string(), body))?;
                 Parsed { value, duplicates: Vec::new() }
             }
         };
@@ -101,7 +103,9 @@ impl Wanted<'_> {
                 problems.into_iter().for_each(|problem| cx.warn(problem));
                 Ok(())
             }
-            FieldValidation::Strict => Err(refuse(&format!("strict decoding error: {}", problems.join(", ")))),
+            FieldValidation::Strict => {
+                Err(refuse(&format!("strict decoding error: {}", problems.join(", "))))
+            }
         }
     }
 
@@ -115,20 +119,21 @@ impl Wanted<'_> {
         let api_version = if api_version.is_empty() { self.api_version } else { api_version };
         let (group, version) = parse_api_version(api_version);
         if kind != self.kind || api_version != self.api_version {
-            let known = knarr_api::facts::root(&group, &version, kind).is_some();
+            let known = knarr_api::facts::root(group, version, kind).is_some();
             if !known {
                 return Err(Status::bad_request(format!(
                     "{kind} in version {} cannot be handled as a {}: no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"{SCHEME}\"",
-                    knarr_meta::go::quote(&version),
+                    knarr_meta::go::quote(version),
                     self.kind
                 )));
             }
             if kind != self.kind {
                 let (own_group, _) = parse_api_version(self.api_version);
-                let package = own_group.split('.').next().filter(|p| !p.is_empty()).unwrap_or("core").to_owned();
+                let package =
+                    own_group.split('.').next().filter(|p| !p.is_empty()).unwrap_or("core").to_owned();
                 return Err(Status::bad_request(format!(
                     "{kind} in version {} cannot be handled as a {}: converting (v1.{kind}) to ({package}.{}): unknown conversion",
-                    knarr_meta::go::quote(&version),
+                    knarr_meta::go::quote(version),
                     self.kind,
                     self.kind
                 )));
@@ -166,7 +171,7 @@ impl Wanted<'_> {
         Status::bad_request(format!(
             "{} in version {} cannot be handled as a {}: {why}",
             self.kind,
-            knarr_meta::go::quote(&version),
+            knarr_meta::go::quote(version),
             self.kind
         ))
     }

@@ -30,7 +30,8 @@ impl Registry {
     pub(super) async fn create(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let (cx, resource, version) = (call.cx, call.resource, call.version);
         let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
-        let body = resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
+        let body =
+            resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
         let mut hub = resource.to_hub(version, body)?;
         resource.hooks().default(&mut hub);
         if !cx.info.name.is_empty() && object::name(&hub).is_empty() {
@@ -58,7 +59,8 @@ impl Registry {
     pub(super) async fn create_only(&self, call: &Call<'_>, handler: &dyn Handler) -> Result<Answer, Status> {
         let (cx, resource, version) = (call.cx, call.resource, call.version);
         let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
-        let mut body = resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
+        let mut body =
+            resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
         resource.hooks().default(&mut body);
         ensure_namespace(resource, cx, &mut body)?;
         let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Create);

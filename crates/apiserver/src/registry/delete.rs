@@ -87,15 +87,17 @@ impl Registry {
                         return Ok(answer);
                     }
                 }
-                Step::StoreThenRemove(new) => match self.store_deletion(resource, kv, &new, options.dry_run).await? {
-                    Some(Answer::Stored(_, stored)) => {
-                        // The precondition was met; the version it named is the one before.
-                        options.revision = None;
-                        changed = Some(stored.parse());
+                Step::StoreThenRemove(new) => {
+                    match self.store_deletion(resource, kv, &new, options.dry_run).await? {
+                        Some(Answer::Stored(_, stored)) => {
+                            // The precondition was met; the version it named is the one before.
+                            options.revision = None;
+                            changed = Some(stored.parse());
+                        }
+                        Some(answer) => return Ok(answer),
+                        None => {}
                     }
-                    Some(answer) => return Ok(answer),
-                    None => {}
-                },
+                }
                 Step::Remove => {
                     if options.dry_run {
                         return Ok(self.outcome(resource, &old));
@@ -269,7 +271,8 @@ fn set_gc_finalizers(resource: &Resource, new: &mut Value, options: &DeleteOptio
         FOREGROUND => Some(Propagation::Foreground),
         _ => None,
     });
-    let default = if resource.hooks().orphans_by_default() { Propagation::Orphan } else { Propagation::Background };
+    let default =
+        if resource.hooks().orphans_by_default() { Propagation::Orphan } else { Propagation::Background };
     // Events cannot own anything.
     let wanted = if resource.def.resource == "events" {
         Propagation::Background

@@ -228,6 +228,15 @@ impl Registry {
 
     async fn route(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let (info, def) = (&call.cx.info, &call.resource.def);
+        let namespaced = call.resource.namespaced();
+        let outside = !namespaced && !info.namespace.is_empty() && def.resource != "namespaces";
+        if outside || (namespaced && info.namespace.is_empty() && !info.name.is_empty() && !is_list(call.cx)) {
+            return Err(Status::no_such_path());
+        }
+        if namespaced && info.namespace.is_empty() && !matches!(call.parts.method, Method::GET | Method::HEAD) {
+            // Writes need a namespace; reviews and the like of namespaced kinds do too.
+            return Err(Status::method_not_supported(&call.resource.gr, &info.verb));
+        }
         if !info.subresource.is_empty() {
             let Some(sub) = def.subresources.iter().find(|sub| sub.name == info.subresource) else {
                 return Err(Status::no_such_path());
@@ -309,6 +318,11 @@ impl Registry {
 /// Whether a request is a watch: by its verb, or by the query the way clients ask.
 fn is_watch(cx: &RequestCx) -> bool {
     cx.info.verb == "watch"
+}
+
+/// Whether a request is about a collection although it carries a name (a `metadata.name` field selector).
+fn is_list(cx: &RequestCx) -> bool {
+    is_watch(cx) || cx.info.verb == "list"
 }
 
 /// The value of a `Warning` header (RFC 7234, code 299, no agent).

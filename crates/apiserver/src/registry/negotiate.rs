@@ -169,7 +169,9 @@ fn with_params(media: Media, params: &[(&str, &str)], offers: Offers) -> Option<
             "as" => kind = Some(*value),
             "g" => group = value,
             "v" => version = value,
-            "stream" if !value.is_empty() && (*value != "watch" || media.stream_name().is_none()) => return None,
+            "stream" if !value.is_empty() && (*value != "watch" || media.stream_name().is_none()) => {
+                return None;
+            }
             "sv" if !value.is_empty() && *value != "v1" => return None,
             "pretty" => accept.pretty = *value == "1",
             _ => {}
@@ -202,7 +204,8 @@ fn media_list(proto: bool) -> Vec<&'static str> {
 
 fn not_acceptable(offers: Offers) -> Status {
     let names: Vec<String> = if offers.stream {
-        let streams = [Media::Json, Media::Proto].into_iter().filter(|media| offers.proto || *media != Media::Proto);
+        let streams =
+            [Media::Json, Media::Proto].into_iter().filter(|media| offers.proto || *media != Media::Proto);
         streams.map(|media| format!("{};stream=watch", media.name())).collect()
     } else {
         media_list(offers.proto).into_iter().map(str::to_owned).collect()
@@ -254,10 +257,18 @@ mod tests {
             (kubectl, LIST, table),
             (kubectl, Offers { transforms: false, ..LIST }, Some((Media::Json, None))),
             ("application/vnd.kubernetes.protobuf,application/json", LIST, Some((Media::Proto, None))),
-            ("application/vnd.kubernetes.protobuf,application/json", Offers { proto: false, ..LIST }, Some((Media::Json, None))),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Offers { proto: false, ..LIST },
+                Some((Media::Json, None)),
+            ),
             ("application/json;q=0.5, application/yaml", LIST, Some((Media::Yaml, None))),
             ("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", LIST, None),
-            ("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", LIST, Some((Media::Proto, Some(Transform::Partial)))),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+                LIST,
+                Some((Media::Proto, Some(Transform::Partial))),
+            ),
             ("application/json;as=Table;v=v2;g=meta.k8s.io", LIST, None),
             ("application/json;stream=watch", Offers { stream: true, ..LIST }, Some((Media::Json, None))),
             ("application/yaml", Offers { stream: true, ..LIST }, None),
@@ -279,7 +290,10 @@ mod tests {
         let refused = of("text/plain").unwrap_err();
         assert_eq!(
             (refused.code, refused.message.as_str()),
-            (415, "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+            (
+                415,
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+            )
         );
     }
 

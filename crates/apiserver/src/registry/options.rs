@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use knarr_meta::field::{self, ErrorList, Path};
 use knarr_meta::status::Status;
+use knarr_meta::validate::{validate_dry_run, validate_field_manager, validate_field_validation};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -57,27 +58,25 @@ impl WriteOptions {
         let mut errors = ErrorList::new();
         match kind {
             WriteKind::Apply if manager.is_empty() => {
-                errors.0.push(field::required(&Path::new("fieldManager"), "is required for apply patch"));
+                errors.push(field::required(&Path::new("fieldManager"), "is required for apply patch"));
             }
             WriteKind::Patch if force.is_some() => {
-                errors.0.push(field::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+                errors
+                    .push(field::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
             }
             _ => {}
         }
-        check_manager(manager, &mut errors);
-        let dry_runs: Vec<&str> = cx.query.iter().filter(|(k, _)| k == "dryRun").map(|(_, v)| v.as_str()).collect();
-        check_dry_run(&dry_runs, &mut errors);
+        errors.extend(validate_field_manager(manager, &Path::new("fieldManager")));
+        let dry_runs: Vec<&str> =
+            cx.query.iter().filter(|(k, _)| k == "dryRun").map(|(_, v)| v.as_str()).collect();
+        errors.extend(validate_dry_run(&dry_runs, &Path::new("dryRun")));
+        errors.extend(validate_field_validation(validation, &Path::new("fieldValidation")));
         let validation = match validation {
-            "" | "Warn" => FieldValidation::Warn,
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
-            other => {
-                let allowed = ["", "Ignore", "Strict", "Warn"];
-                errors.0.push(field::not_supported(&Path::new("fieldValidation"), other, &allowed));
-                FieldValidation::Warn
-            }
+            _ => FieldValidation::Warn,
         };
-        if !errors.0.is_empty() {
+        if !errors.is_empty() {
             let kind = match kind {
                 WriteKind::Create => "CreateOptions",
                 WriteKind::Update => "UpdateOptions",
@@ -90,27 +89,11 @@ impl WriteOptions {
     }
 }
 
-fn check_manager(manager: &str, errors: &mut ErrorList) {
-    let path = Path::new("fieldManager");
-    if manager.len() > MANAGER_MAX {
-        errors.0.push(field::too_long(&path, "", MANAGER_MAX));
-    }
-    for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control()) {
-        let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
-        errors.0.push(field::invalid(&path, manager, detail));
-    }
-}
-
-fn check_dry_run(values: &[&str], errors: &mut ErrorList) {
-    if values.iter().any(|value| *value != "All") {
-        errors.0.push(field::not_supported(&Path::new("dryRun"), values, &["All"]));
-    }
-}
-
 /// The manager of clients that name none: their User-Agent up to the slash.
 fn manager_of_agent(headers: &HeaderMap) -> String {
     let agent = headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let mut name: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+    let mut name: String =
+        agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
     while name.len() > MANAGER_MAX {
         name.pop();
     }
@@ -150,8 +133,6 @@ pub enum Match {
 /// ListOptions.
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {
-    /// Whether it is a watch.
-    pub watch: bool,
     /// `None` when unset.
     pub revision: Option<u64>,
     /// `resourceVersionMatch`.
@@ -183,7 +164,7 @@ impl ListOptions {
             matching = "NotOlderThan";
         }
         let errors = check_list(watch, version, matching, token, initial);
-        if !errors.0.is_empty() {
+        if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));
         }
         let revision = match version {
@@ -196,7 +177,6 @@ impl ListOptions {
             })?),
         };
         Ok(Self {
-            watch,
             revision,
             matching: match matching {
                 "Exact" => Some(Match::Exact),
@@ -218,19 +198,20 @@ fn check_list(watch: bool, version: &str, matching: &str, token: &str, initial: 
     if watch {
         if initial.is_some() && matching != "NotOlderThan" {
             let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            errors.0.push(field::forbidden(&path, detail));
+            errors.push(field::forbidden(&path, detail));
         }
         if !matching.is_empty() {
             if initial.is_none() {
-                let detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-                errors.0.push(field::forbidden(&path, detail));
+                let detail =
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                errors.push(field::forbidden(&path, detail));
             }
             if matching != "NotOlderThan" {
-                errors.0.push(field::not_supported(&path, matching, &["NotOlderThan"]));
+                errors.push(field::not_supported(&path, matching, &["NotOlderThan"]));
             }
             if !token.is_empty() {
                 let detail = "resourceVersionMatch is forbidden when continue is provided";
-                errors.0.push(field::forbidden(&path, detail));
+                errors.push(field::forbidden(&path, detail));
             }
         }
         return errors;
@@ -238,23 +219,23 @@ fn check_list(watch: bool, version: &str, matching: &str, token: &str, initial: 
     if !matching.is_empty() {
         if version.is_empty() {
             let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
-            errors.0.push(field::forbidden(&path, detail));
+            errors.push(field::forbidden(&path, detail));
         }
         if !token.is_empty() {
             let detail = "resourceVersionMatch is forbidden when continue is provided";
-            errors.0.push(field::forbidden(&path, detail));
+            errors.push(field::forbidden(&path, detail));
         }
         if !matches!(matching, "Exact" | "NotOlderThan") {
-            errors.0.push(field::not_supported(&path, matching, &["Exact", "NotOlderThan", ""]));
+            errors.push(field::not_supported(&path, matching, &["Exact", "NotOlderThan", ""]));
         }
         if matching == "Exact" && version == "0" {
             let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
-            errors.0.push(field::forbidden(&path, detail));
+            errors.push(field::forbidden(&path, detail));
         }
     }
     if initial.is_some() {
         let path = Path::new("sendInitialEvents");
-        errors.0.push(field::forbidden(&path, "sendInitialEvents is forbidden for list"));
+        errors.push(field::forbidden(&path, "sendInitialEvents is forbidden for list"));
     }
     errors
 }
@@ -305,7 +286,8 @@ impl DeleteOptions {
         if let Some(policy) = cx.query("propagationPolicy") {
             value.insert("propagationPolicy".to_owned(), policy.into());
         }
-        let dry: Vec<Value> = cx.query.iter().filter(|(k, _)| k == "dryRun").map(|(_, v)| v.as_str().into()).collect();
+        let dry: Vec<Value> =
+            cx.query.iter().filter(|(k, _)| k == "dryRun").map(|(_, v)| v.as_str().into()).collect();
         if !dry.is_empty() {
             value.insert("dryRun".to_owned(), dry.into());
         }
@@ -337,7 +319,7 @@ impl DeleteOptions {
         let path = Path::new("propagationPolicy");
         if let (Some(_), Some(policy)) = (orphan, &policy) {
             let detail = "orphanDependents and deletionPropagation cannot be both set";
-            errors.0.push(field::invalid(&path, policy, detail));
+            errors.push(field::invalid(&path, policy, detail));
         }
         let propagation = match policy.as_deref() {
             None => None,
@@ -346,13 +328,14 @@ impl DeleteOptions {
             Some("Orphan") => Some(Propagation::Orphan),
             Some(other) => {
                 let allowed = ["Foreground", "Background", "Orphan", "nil"];
-                errors.0.push(field::not_supported(&path, other, &allowed));
+                errors.push(field::not_supported(&path, other, &allowed));
                 None
             }
         };
-        let dry: Vec<&str> = value["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        check_dry_run(&dry, &mut errors);
-        if !errors.0.is_empty() {
+        let dry: Vec<&str> =
+            value["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        errors.extend(validate_dry_run(&dry, &Path::new("dryRun")));
+        if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errors));
         }
         Ok(Self {

@@ -34,7 +34,8 @@ fn go_words(error: &serde_json::Error, bytes: &[u8]) -> String {
             let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
             match line.get(error.column().saturating_sub(1)) {
                 Some(byte) if error.line() > 0 => {
-                    let what = if bytes.trim_ascii_start().first() == Some(byte) && !matches!(byte, b'{' | b'[' | b'"')
+                    let what = if bytes.trim_ascii_start().first() == Some(byte)
+                        && !matches!(byte, b'{' | b'[' | b'"')
                     {
                         "looking for beginning of value"
                     } else {
@@ -174,13 +175,17 @@ mod tests {
 
     #[test]
     fn yaml_is_read_as_kubectl_writes_it() {
-        let parsed = yaml(b"a: 1\nb: 'yes'\nc: [x, {d: 1.5}]\nn: null\nt: true\ne: ''\nport: 080a\n").unwrap();
+        let parsed =
+            yaml(b"a: 1\nb: 'yes'\nc: [x, {d: 1.5}]\nn: null\nt: true\ne: ''\nport: 080a\n").unwrap();
         assert_eq!(
             parsed.value,
             json!({"a": 1, "b": "yes", "c": ["x", {"d": 1.5}], "n": null, "t": true, "e": "", "port": "080a"})
         );
         assert_eq!(yaml(b"{\"a\": 1}").unwrap().value, json!({"a": 1}));
-        assert_eq!(yaml(b"a: yes\nb: off\nc: |\n  text\n").unwrap().value, json!({"a": true, "b": false, "c": "text\n"}));
+        assert_eq!(
+            yaml(b"a: yes\nb: off\nc: |\n  text\n").unwrap().value,
+            json!({"a": true, "b": false, "c": "text\n"})
+        );
         assert!(yaml(b"a: [").is_err());
     }
 }

@@ -54,7 +54,8 @@ pub struct Patch {
 impl Patch {
     /// Reads type, options and body of a patch.
     pub fn read(cx: &RequestCx, headers: &HeaderMap, body: &Bytes, has_schema: bool) -> Result<Self, Status> {
-        let header = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let header =
+            headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let name = header.split(';').next().unwrap_or_default().trim();
         let offered = TYPES.iter().filter(|(_, kind)| has_schema || *kind != PatchType::Strategic);
         let Some((_, kind)) = offered.clone().find(|(media, _)| *media == name) else {
@@ -83,7 +84,9 @@ impl Patch {
                 }
             },
             _ if !parsed.value.is_object() => {
-                return Err(Status::bad_request("error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}"));
+                return Err(Status::bad_request(
+                    "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}",
+                ));
             }
             _ => {}
         }
@@ -95,7 +98,9 @@ impl Patch {
         let patch = &self.parsed.value;
         match (self.kind, wanted.ty) {
             (PatchType::Json, _) => patch::json::apply(&mut target, patch),
-            (PatchType::Strategic, Some(ty)) => patch::strategic::apply(wanted.schema, ty, &mut target, patch),
+            (PatchType::Strategic, Some(ty)) => {
+                patch::strategic::apply(wanted.schema, ty, &mut target, patch)
+            }
             _ => patch::merge::apply(&mut target, patch),
         }
         .map_err(|e| e.status())?;
@@ -104,7 +109,8 @@ impl Patch {
             PatchType::Strategic => knarr_meta::go::percent_v(patch),
             _ => String::new(),
         };
-        let before = if self.options.validation == FieldValidation::Strict { Some(target.clone()) } else { None };
+        let before =
+            if self.options.validation == FieldValidation::Strict { Some(target.clone()) } else { None };
         let report = wanted.check(&mut target, self.options.validation);
         let refuse = |text: &str| {
             let shown = if self.kind == PatchType::Strategic {
@@ -123,7 +129,9 @@ impl Patch {
         let mut found = problems(&report.unknown, &self.parsed.duplicates);
         if self.kind == PatchType::Json {
             found = problems(&report.unknown, &[]);
-            found.extend(self.parsed.duplicates.iter().map(|path| format!("json patch duplicate field \"{path}\"")));
+            found.extend(
+                self.parsed.duplicates.iter().map(|path| format!("json patch duplicate field \"{path}\"")),
+            );
         }
         wanted.settle(cx, self.options.validation, found, refuse)?;
         Ok(target)
@@ -136,7 +144,11 @@ impl Patch {
         for (key, wanted) in [("kind", *kind), ("apiVersion", *api_version)] {
             let given = applied[key].as_str().unwrap_or_default();
             if given.is_empty() {
-                let text = format!("Object '{}' is missing in '{}'", if key == "kind" { "Kind" } else { "apiVersion" }, applied);
+                let text = format!(
+                    "Object '{}' is missing in '{}'",
+                    if key == "kind" { "Kind" } else { "apiVersion" },
+                    applied
+                );
                 return Err(Status::bad_request(text));
             }
             if given != wanted {
@@ -163,8 +175,11 @@ impl Patch {
             let text = match report.unknown.len() {
                 1 => format!("{about}: .{path}: field not declared in schema"),
                 _ => {
-                    let lines: Vec<String> =
-                        report.unknown.iter().map(|path| format!("\n  .{path}: field not declared in schema")).collect();
+                    let lines: Vec<String> = report
+                        .unknown
+                        .iter()
+                        .map(|path| format!("\n  .{path}: field not declared in schema"))
+                        .collect();
                     format!("{about}: errors:{}", lines.concat())
                 }
             };
@@ -238,12 +253,12 @@ impl Registry {
                 self.apply_patch(cx, resource, version, &patch, old)?
             } else {
                 let old = old.ok_or_else(|| resource.not_found(&cx.info.name))?;
-                let served = resource.from_hub(version, old.clone())?;
+                let served = resource.serve_from_hub(version, old.clone())?;
                 resource.to_hub(version, patch.apply_to(cx, &resource.wanted(version), served)?)?
             };
             resource.hooks().default(&mut new);
             if let Some(old) = old {
-                keep_other_parts(resource, part, &mut new, old);
+                keep_other_parts(cx, resource, part, &mut new, old);
             }
             if !create {
                 self.track(cx, resource, options, old, &mut new);
@@ -264,7 +279,7 @@ impl Registry {
         let Some(ty) = &version.ty else {
             return Err(Status::internal("server-side apply needs the type of the object"));
         };
-        let live = live.map(|live| resource.from_hub(version, live.clone())).transpose()?;
+        let live = live.map(|live| resource.serve_from_hub(version, live.clone())).transpose()?;
         let time = knarr_meta::time::rfc3339(cx.ctx.clock.now());
         let by = Applying {
             cx,

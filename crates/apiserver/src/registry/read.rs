@@ -87,8 +87,7 @@ pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
         filter.namespace.clear();
     }
     if let Some(text) = cx.query("labelSelector").filter(|text| !text.is_empty()) {
-        let selector = LabelSelector::parse(text)
-            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let selector = LabelSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
         if !selector.is_empty() {
             filter.labels = Some(selector);
         }
@@ -108,7 +107,11 @@ pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
     if !cx.info.name.is_empty() {
         match filter.exact(Field::Name) {
             None if filter.fields.is_empty() => {
-                filter.fields.push(Requirement { field: Field::Name, equal: true, value: cx.info.name.clone() });
+                filter.fields.push(Requirement {
+                    field: Field::Name,
+                    equal: true,
+                    value: cx.info.name.clone(),
+                });
             }
             Some(name) if name == cx.info.name => {}
             _ => return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name")),
@@ -121,7 +124,10 @@ pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
 /// Upstream has two texts: kinds with selectable fields of their own say the short one.
 fn unsupported_field(resource: &Resource, label: &str) -> Status {
     let text = if resource.def.selectable.is_empty() {
-        format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", knarr_meta::go::quote(label))
+        format!(
+            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            knarr_meta::go::quote(label)
+        )
     } else {
         format!("field label not supported: {label}")
     };
@@ -161,7 +167,9 @@ impl Registry {
         let scope = scope(resource, &filter);
         if !options.token.is_empty() {
             if options.revision.is_some_and(|revision| revision != 0) {
-                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let token = Continue::decode(&options.token, &scope)?;
             return if token.revision > 0 {
@@ -203,7 +211,14 @@ impl Registry {
         Ok(self.page(resource, filter, scope, start, limit))
     }
 
-    fn page(&self, resource: &Resource, filter: &Filter, scope: &[u8], start: &[u8], limit: usize) -> ListAnswer {
+    fn page(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        scope: &[u8],
+        start: &[u8],
+        limit: usize,
+    ) -> ListAnswer {
         let listed = resource.cache.list(filter, resource.namespaced(), start, limit);
         let remaining = (listed.more && !filter.is_selective()).then_some(listed.remaining);
         let token = next_token(&listed, scope);
@@ -231,8 +246,18 @@ impl Registry {
                 (limit, false) => limit - listed.objs.len(),
                 (_, true) => PAGE,
             };
-            let range = Range { start: from.clone(), end: end.clone(), at: Some(revision), limit: wanted, count_only: false };
-            let result = self.store.range(range).await.map_err(|e| self.range_error(resource, e, paging, start, scope))?;
+            let range = Range {
+                start: from.clone(),
+                end: end.clone(),
+                at: Some(revision),
+                limit: wanted,
+                count_only: false,
+            };
+            let result = self
+                .store
+                .range(range)
+                .await
+                .map_err(|e| self.range_error(resource, e, paging, start, scope))?;
             let (read, count) = (result.kvs.len(), result.count);
             for (index, kv) in result.kvs.into_iter().enumerate() {
                 if limit > 0 && listed.objs.len() == limit {
@@ -240,9 +265,17 @@ impl Registry {
                     return Ok(self.finish(listed, filter, scope));
                 }
                 from = [&kv.key[..], b"\0"].concat().into();
-                let obj = Obj::new(resource.cache.shape(), resource.cache.prefix(), kv.key, kv.value, kv.mod_revision);
+                let obj = Obj::new(
+                    resource.cache.shape(),
+                    resource.cache.prefix(),
+                    kv.key,
+                    kv.value,
+                    kv.mod_revision,
+                );
                 match obj {
-                    Ok(obj) if !filter.is_selective() || filter.matches(&obj) => listed.objs.push(Arc::new(obj)),
+                    Ok(obj) if !filter.is_selective() || filter.matches(&obj) => {
+                        listed.objs.push(Arc::new(obj))
+                    }
                     Ok(_) => {}
                     Err(error) => tracing::error!(%error, "an object in the store is left out of a list"),
                 }
@@ -263,7 +296,14 @@ impl Registry {
         ListAnswer { listed, token, remaining }
     }
 
-    fn range_error(&self, resource: &Resource, error: StoreError, paging: bool, start: &[u8], scope: &[u8]) -> Status {
+    fn range_error(
+        &self,
+        resource: &Resource,
+        error: StoreError,
+        paging: bool,
+        start: &[u8],
+        scope: &[u8],
+    ) -> Status {
         match error {
             StoreError::Compacted { .. } if paging => {
                 let continue_token = Continue::encode(-1, start, scope);

@@ -15,7 +15,12 @@ use std::sync::{Arc, Weak};
 pub struct RegistryReader(pub Weak<Registry>);
 
 impl RegistryReader {
-    fn with<T: Default>(&self, group: &str, resource: &str, read: impl FnOnce(&Registry, &Resource) -> T) -> T {
+    fn with<T: Default>(
+        &self,
+        group: &str,
+        resource: &str,
+        read: impl FnOnce(&Registry, &Resource) -> T,
+    ) -> T {
         let Some(registry) = self.0.upgrade() else { return T::default() };
         let Some(resource) = registry.resource(group, resource) else { return T::default() };
         read(&registry, resource)
@@ -25,11 +30,11 @@ impl RegistryReader {
 /// The object of a key, parsed at most once where the cache holds the same revision.
 fn parsed(resource: &Resource, kv: KeyValue) -> Option<Arc<Value>> {
     if let Some(obj) = resource.cache.get(&kv.key).filter(|obj| obj.revision() == kv.mod_revision) {
-        return Some(obj.value());
+        return Some(resource.cache.value(&obj));
     }
     let shape = resource.cache.shape();
     let obj = Obj::new(shape, resource.cache.prefix(), kv.key, kv.value, kv.mod_revision).ok()?;
-    Some(obj.value())
+    Some(obj.value().0)
 }
 
 impl Reader for RegistryReader {
@@ -40,7 +45,7 @@ impl Reader for RegistryReader {
             // Stores on this machine answer at once; from one that does not, the cache's word is taken.
             match registry.store.get(&key, None).now_or_never() {
                 Some(Ok(kv)) => parsed(resource, kv?),
-                _ => resource.cache.get(&key).map(|obj| obj.value()),
+                _ => resource.cache.get(&key).map(|obj| resource.cache.value(&obj)),
             }
         })
     }
@@ -62,7 +67,7 @@ impl Reader for RegistryReader {
             }
             let filter = Filter { namespace: namespace.to_owned(), ..Filter::default() };
             let listed = resource.cache.list(&filter, resource.namespaced(), &[], 0);
-            listed.objs.iter().map(|obj| obj.value()).collect()
+            listed.objs.iter().map(|obj| resource.cache.value(obj)).collect()
         })
     }
 

@@ -78,7 +78,8 @@ pub fn respond(code: u16, media: Media, body: impl Into<Bytes>) -> Response<Body
 
 fn respond_body(code: u16, media: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
 }
@@ -216,7 +217,8 @@ pub fn partial(value: &mut Value, version: &str) -> Value {
 impl Rendering<'_> {
     /// Renders an answer.
     pub fn render(&self, answer: Answer) -> Response<Body> {
-        self.try_render(answer).unwrap_or_else(|status| status_in(&status, Accept { transform: None, ..self.accept }))
+        self.try_render(answer)
+            .unwrap_or_else(|status| status_in(&status, Accept { transform: None, ..self.accept }))
     }
 
     fn try_render(&self, answer: Answer) -> Result<Response<Body>, Status> {
@@ -226,7 +228,10 @@ impl Rendering<'_> {
             Answer::Plain(code, value) => self.plain(code, value),
             Answer::List(list) => self.list(list),
             Answer::Stored(code, stored) => {
-                if self.accept.transform.is_none() && self.accept.media == Media::Json && self.version.identical {
+                if self.accept.transform.is_none()
+                    && self.accept.media == Media::Json
+                    && self.version.identical
+                {
                     let mut out = BytesMut::new();
                     stored.put_full(&mut out, &self.version.api_version, self.resource.def.kind);
                     if self.accept.pretty {
@@ -243,11 +248,10 @@ impl Rendering<'_> {
 
     fn object(&self, code: u16, hub: Value) -> Result<Response<Body>, Status> {
         let value = match self.accept.transform {
-            None => self.resource.from_hub(self.version, hub)?,
+            None => self.resource.serve_from_hub(self.version, hub)?,
             Some((Transform::Partial, version)) => partial(&mut { hub }, version),
             Some((Transform::PartialList, _)) => {
-                let message =
-                    "you requested PartialObjectMetadataList, but the requested object is not a list (*runtime.Object)";
+                let message = "you requested PartialObjectMetadataList, but the requested object is not a list (*runtime.Object)";
                 return Err(Status::not_acceptable(message));
             }
             Some((Transform::Table, version)) => {
@@ -325,14 +329,22 @@ impl Rendering<'_> {
     }
 
     fn items(&self, list: &ListAnswer) -> Result<Vec<Value>, Status> {
-        list.listed.objs.iter().map(|obj| self.resource.from_hub(self.version, obj.stored.parse())).collect()
+        list.listed
+            .objs
+            .iter()
+            .map(|obj| self.resource.serve_from_hub(self.version, obj.stored.parse()))
+            .collect()
     }
 
     /// The list as JSON: large objects are the store's own buffers, small ones are copied into a shared one.
     fn concatenate(&self, list: &ListAnswer, list_kind: &str) -> Vec<Bytes> {
         let objs = &list.listed.objs;
-        let small: usize =
-            objs.iter().map(|obj| obj.stored.tail_len()).filter(|len| *len < SHARE_FROM).map(|len| len + 64).sum();
+        let small: usize = objs
+            .iter()
+            .map(|obj| obj.stored.tail_len())
+            .filter(|len| *len < SHARE_FROM)
+            .map(|len| len + 64)
+            .sum();
         let mut out = BytesMut::with_capacity(small + objs.len() * 48 + 256);
         let mut chunks = Vec::new();
         out.put_slice(b"{\"kind\":\"");
@@ -374,7 +386,8 @@ impl Rendering<'_> {
 
     fn partial_list(&self, list: &ListAnswer, version: &str, media: Media) -> Result<Response<Body>, Status> {
         let api_version = format!("meta.k8s.io/{version}");
-        let items: Vec<Value> = list.listed.objs.iter().map(|obj| partial(&mut obj.stored.parse(), version)).collect();
+        let items: Vec<Value> =
+            list.listed.objs.iter().map(|obj| partial(&mut obj.stored.parse(), version)).collect();
         if media == Media::Proto {
             let bodies = items
                 .iter()
@@ -382,7 +395,8 @@ impl Rendering<'_> {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(Status::internal)?;
             let bodies = bodies.iter().map(Vec::as_slice);
-            let bytes = proto::encode_list(&api_version, "PartialObjectMetadataList", &list.metadata(), bodies);
+            let bytes =
+                proto::encode_list(&api_version, "PartialObjectMetadataList", &list.metadata(), bodies);
             return Ok(respond(200, media, bytes.map_err(Status::internal)?));
         }
         let value = json!({
@@ -405,7 +419,7 @@ impl Rendering<'_> {
         let cells = (self.resource.def.cells)(&hub, self.now);
         let object = match self.include {
             "None" => Value::Null,
-            "Object" => self.resource.from_hub(self.version, hub)?,
+            "Object" => self.resource.serve_from_hub(self.version, hub)?,
             _ => partial(&mut hub, version),
         };
         Ok(json!({"cells": cells, "object": object}))
@@ -445,6 +459,11 @@ mod tests {
     fn strings_that_look_like_other_types_are_quoted_in_yaml() {
         let value = json!({"a": "true", "b": "1", "c": "null", "d": "yes", "e": "", "f": "1e3", "g": "x: y", "h": "on"});
         let yaml = to_yaml(&value);
-        assert_eq!(super::super::parse::yaml(&yaml).unwrap().value, value, "{}", String::from_utf8_lossy(&yaml));
+        assert_eq!(
+            super::super::parse::yaml(&yaml).unwrap().value,
+            value,
+            "{}",
+            String::from_utf8_lossy(&yaml)
+        );
     }
 }

@@ -97,7 +97,7 @@ impl Resource {
     }
 
     /// Turns an object of the stored form into a served version.
-    pub fn from_hub(&self, version: &Version, value: Value) -> Result<Value, Status> {
+    pub fn serve_from_hub(&self, version: &Version, value: Value) -> Result<Value, Status> {
         let mut value = match self.served(version).from_hub {
             Some(convert) => convert(value)?,
             None => value,

@@ -96,7 +96,12 @@ impl Registry {
         }
     }
 
-    async fn custom(&self, call: &Call<'_>, sub: &Subresource, handler: &dyn Handler) -> Result<Answer, Status> {
+    async fn custom(
+        &self,
+        call: &Call<'_>,
+        sub: &Subresource,
+        handler: &dyn Handler,
+    ) -> Result<Answer, Status> {
         let (cx, resource) = (call.cx, call.resource);
         let parent = self.fetch(resource, &cx.info.namespace, &cx.info.name).await?.parse();
         let connects = matches!(sub.name, "exec" | "attach" | "portforward" | "proxy");
@@ -178,7 +183,10 @@ impl Registry {
             let mut new = old.clone();
             object::set_path(&mut new, paths.spec, replicas.into());
             let given = object::resource_version(&scale);
-            object::set_resource_version(&mut new, if given.is_empty() { object::resource_version(old) } else { given });
+            object::set_resource_version(
+                &mut new,
+                if given.is_empty() { object::resource_version(old) } else { given },
+            );
             self.track(cx, resource, options, Some(old), &mut new);
             Ok(new)
         };

@@ -24,9 +24,7 @@ pub fn columns(group: &str, version: &str, resource: &str) -> Vec<Value> {
 
 /// The columns of kinds that declare none.
 pub fn default_columns() -> Vec<Value> {
-    let column = |name: &str, ty: &str, format: &str| {
-        json!({"name": name, "type": ty, "format": format, "description": "", "priority": 0})
-    };
+    let column = |name: &str, ty: &str, format: &str| json!({"name": name, "type": ty, "format": format, "description": "", "priority": 0});
     vec![column("Name", "string", "name"), column("Created At", "date", "")]
 }
 

@@ -13,12 +13,16 @@ impl Registry {
     pub(super) async fn update(&self, call: &Call<'_>, part: Part) -> Result<Answer, Status> {
         let (cx, resource, version) = (call.cx, call.resource, call.version);
         let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Update)?;
-        let body = resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
+        let body =
+            resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
         let mut hub = resource.to_hub(version, body)?;
         resource.hooks().default(&mut hub);
         super::admit::ensure_namespace(resource, cx, &mut hub)?;
         if object::name(&hub).is_empty() {
-            let text = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", cx.info.name);
+            let text = format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                cx.info.name
+            );
             return Err(Status::bad_request(text));
         }
         super::admit::dedup_owners(cx, &mut hub, false);
@@ -27,7 +31,7 @@ impl Registry {
         let change = |old: Option<&Value>| {
             let mut new = hub.clone();
             if let Some(old) = old {
-                keep_other_parts(resource, part, &mut new, old);
+                keep_other_parts(cx, resource, part, &mut new, old);
             }
             self.track(cx, resource, &options, old, &mut new);
             Ok(new)

@@ -65,7 +65,14 @@ impl Registry {
             headed: false,
         };
         let stream_name = call.accept.media.stream_name().unwrap_or("application/json");
-        let body = match resource.cache.watch(filter, resource.namespaced(), start) {
+        let namespaced = resource.namespaced();
+        let watch = match (resource.cache.watch(filter.clone(), namespaced, start), start) {
+            (Err(_), WatchStart::After(revision)) => {
+                resource.cache.replay(filter, namespaced, revision).await
+            }
+            (watch, _) => watch,
+        };
+        let body = match watch {
             Ok(watch) => {
                 let end_mark = initial && options.bookmarks;
                 Body::stream(stream(watch, maker, &cx.ctx, limit, options.bookmarks, end_mark))
@@ -124,14 +131,14 @@ impl Frames {
     /// Brings an object of the stored form into the one asked for.
     fn shape(&mut self, mut hub: Value) -> Result<Value, Status> {
         match self.transform {
-            None => self.resource.from_hub(self.version(), hub),
+            None => self.resource.serve_from_hub(self.version(), hub),
             Some((Transform::Partial | Transform::PartialList, version)) => Ok(partial(&mut hub, version)),
             Some((Transform::Table, version)) => {
                 let metadata = json!({"resourceVersion": hub["metadata"]["resourceVersion"]});
                 let cells = (self.resource.def.cells)(&hub, self.ctx.clock.now());
                 let object = match self.include {
                     "None" => Value::Null,
-                    "Object" => self.resource.from_hub(self.version(), hub)?,
+                    "Object" => self.resource.serve_from_hub(self.version(), hub)?,
                     _ => partial(&mut hub, version),
                 };
                 Ok(self.table(version, &metadata, json!({"cells": cells, "object": object})))
@@ -180,7 +187,9 @@ impl Frames {
         let mut object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         match self.transform {
             None => {}
-            Some((Transform::Partial | Transform::PartialList, version)) => object = partial(&mut object, version),
+            Some((Transform::Partial | Transform::PartialList, version)) => {
+                object = partial(&mut object, version)
+            }
             Some((Transform::Table, version)) => {
                 let metadata = json!({"resourceVersion": revision.to_string()});
                 let cells = (self.resource.def.cells)(&object, self.ctx.clock.now());

@@ -102,6 +102,10 @@ impl Registry {
             object::set_generation(&mut hub, 1);
         }
         hooks.prepare_for_create(cx, &mut hub);
+        // Go writes the status of built-in kinds even when it is empty.
+        if resource.has_status() && hub["status"].is_null() && resource.versions[0].proto {
+            hub["status"] = Value::Object(serde_json::Map::new());
+        }
         let stored = resource.cache.shape().encode(&hub);
         let name = object::name(&hub).to_owned();
         let mut errors = self.check_meta(resource, &hub);
@@ -119,7 +123,9 @@ impl Registry {
         check_size(&stored)?;
         let key = resource.key(object::namespace(&hub), &name);
         if cx.dry_run {
-            if let Some(existing) = self.store.get(&key, None).await.map_err(|e| store_error(resource, "create", e))? {
+            if let Some(existing) =
+                self.store.get(&key, None).await.map_err(|e| store_error(resource, "create", e))?
+            {
                 return Err(self.exists(resource, &name, generated, Some(&existing)));
             }
             return Ok(Answer::Hub(201, hub));
@@ -135,7 +141,13 @@ impl Registry {
         }
     }
 
-    fn exists(&self, resource: &Resource, name: &str, generated: bool, existing: Option<&KeyValue>) -> Status {
+    fn exists(
+        &self,
+        resource: &Resource,
+        name: &str,
+        generated: bool,
+        existing: Option<&KeyValue>,
+    ) -> Status {
         let mut status = if generated {
             Status::generate_name_conflict(&resource.gr, name, 1)
         } else {
@@ -160,7 +172,12 @@ impl Registry {
     }
 
     /// The current object, or 404.
-    pub(super) async fn fetch(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Stored, Status> {
+    pub(super) async fn fetch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Stored, Status> {
         let key = resource.key(namespace, name);
         let kv = self.store.get(&key, None).await.map_err(|e| store_error(resource, "get", e))?;
         self.read(resource, &kv.ok_or_else(|| resource.not_found(name))?)
@@ -205,7 +222,9 @@ impl Registry {
             return Err(Status::conflict(
                 &resource.gr,
                 name,
-                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found"),
+                format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                ),
             ));
         }
         self.authorize_create(cx)?;
@@ -230,7 +249,11 @@ impl Registry {
         let stored = self.read(resource, &kv)?;
         let old = stored.parse();
         if !what.uid.is_empty() && what.uid != object::uid(&old) {
-            return Err(Status::conflict(&resource.gr, name, uid_mismatch(&kv.key, what.uid, object::uid(&old))));
+            return Err(Status::conflict(
+                &resource.gr,
+                name,
+                uid_mismatch(&kv.key, what.uid, object::uid(&old)),
+            ));
         }
         let mut new = change(Some(&old))?;
         ensure_namespace(resource, cx, &mut new)?;
@@ -299,7 +322,12 @@ impl Registry {
     }
 
     /// The last finalizer of an object being deleted went away with this update.
-    async fn delete_now(&self, what: &Modify<'_>, new: Value, kv: KeyValue) -> Result<Option<Answer>, Status> {
+    async fn delete_now(
+        &self,
+        what: &Modify<'_>,
+        new: Value,
+        kv: KeyValue,
+    ) -> Result<Option<Answer>, Status> {
         if !what.cx.dry_run {
             let outcome = self.store.delete(kv.key, kv.mod_revision).await;
             match outcome.map_err(|e| store_error(what.resource, "delete", e))? {
@@ -351,7 +379,13 @@ impl Registry {
     }
 
     /// Optimistic concurrency: the version the client read must still be the current one.
-    fn check_version(&self, resource: &Resource, name: &str, new: &mut Value, old: &Value) -> Result<(), Status> {
+    fn check_version(
+        &self,
+        resource: &Resource,
+        name: &str,
+        new: &mut Value,
+        old: &Value,
+    ) -> Result<(), Status> {
         let current = object::resource_version(old);
         match object::resource_version(new) {
             "" | "0" if resource.hooks().allow_unconditional_update() => {
@@ -398,7 +432,7 @@ impl Registry {
 }
 
 /// Takes what the part may not change from the object as it was.
-pub fn keep_other_parts(resource: &Resource, part: Part, new: &mut Value, old: &Value) {
+pub fn keep_other_parts(cx: &RequestCx, resource: &Resource, part: Part, new: &mut Value, old: &Value) {
     match part {
         Part::Main if resource.has_status() => match old.get("status") {
             Some(status) => new["status"] = status.clone(),
@@ -417,7 +451,8 @@ pub fn keep_other_parts(resource: &Resource, part: Part, new: &mut Value, old: &
                 }
             }
         }
-        Part::Main | Part::Partial(_) => {}
+        Part::Main => {}
+        Part::Partial(prepare) => prepare(cx, new, old),
     }
 }
 
@@ -456,7 +491,8 @@ fn keep_system_fields(new: &mut Value, old: &Value) {
 /// Whether anything but metadata and status differs.
 fn spec_changed(new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return true };
-    let counts = |(key, _): &(&String, &Value)| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion");
+    let counts =
+        |(key, _): &(&String, &Value)| !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion");
     !new.iter().filter(counts).eq(old.iter().filter(counts))
 }
 
@@ -479,7 +515,10 @@ fn keep_times(new: &mut Value, old: &Value) -> bool {
         let rest = |(key, _): &(&String, &Value)| key.as_str() != "metadata";
         let meta = |(key, _): &(&String, &Value)| key.as_str() != "managedFields";
         new.iter().filter(rest).eq(old.iter().filter(rest))
-            && match (new.get("metadata").and_then(Value::as_object), old.get("metadata").and_then(Value::as_object)) {
+            && match (
+                new.get("metadata").and_then(Value::as_object),
+                old.get("metadata").and_then(Value::as_object),
+            ) {
                 (Some(new), Some(old)) => new.iter().filter(meta).eq(old.iter().filter(meta)),
                 _ => false,
             }

@@ -11,11 +11,16 @@ async fn preconditions_hold_a_deletion_back() {
     for (preconditions, message) in [
         (
             json!({"uid": "other"}),
-            format!("Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (other) does not match the UID in record ({uid}). The object might have been deleted and then recreated"),
+            format!(
+                "Operation cannot be fulfilled on ConfigMap \"a\": the UID in the precondition (other) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+            ),
         ),
         (
             json!({"resourceVersion": "1"}),
-            format!("Operation cannot be fulfilled on ConfigMap \"a\": the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ({}). The object might have been modified", version(&created)),
+            format!(
+                "Operation cannot be fulfilled on ConfigMap \"a\": the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ({}). The object might have been modified",
+                version(&created)
+            ),
         ),
     ] {
         let reply = server.delete(&url, &json!({"preconditions": preconditions})).await;
@@ -42,7 +47,8 @@ async fn finalizers_keep_an_object_until_the_last_is_gone() {
     assert_eq!(again.message(409), "object is being deleted: configmaps \"a\" already exists");
     let more = json!({"metadata": {"finalizers": ["example.com/f", "example.com/g"]}});
     assert_eq!(server.patch("merge-patch+json", &url, &more).await.code, 422);
-    let last = server.patch("merge-patch+json", &url, &json!({"metadata": {"finalizers": []}})).await.expect(200);
+    let last =
+        server.patch("merge-patch+json", &url, &json!({"metadata": {"finalizers": []}})).await.expect(200);
     assert_eq!(last["metadata"]["name"], "a");
     server.get(&url).await.expect(404);
 }
@@ -61,7 +67,10 @@ async fn propagation_is_told_to_the_garbage_collector_by_finalizers() {
         server.post(DEPLOYMENTS, &deployment("d")).await.expect(201);
         let reply = server.delete(&url, &options).await.expect(200);
         let Some(finalizers) = finalizers else {
-            assert_eq!((&reply["status"], &reply["details"]["kind"], &reply["details"]["group"]), (&json!("Success"), &json!("deployments"), &json!("apps")));
+            assert_eq!(
+                (&reply["status"], &reply["details"]["kind"], &reply["details"]["group"]),
+                (&json!("Success"), &json!("deployments"), &json!("apps"))
+            );
             server.get(&url).await.expect(404);
             continue;
         };
@@ -78,12 +87,17 @@ async fn a_grace_period_can_only_be_shortened() {
     let url = format!("{PODS}/p");
     server.post(PODS, &pod("p", "node")).await.expect(201);
     let first = server.delete(&url, &Value::Null).await.expect(200);
-    assert_eq!((&first["kind"], &first["metadata"]["deletionGracePeriodSeconds"]), (&json!("Pod"), &json!(30)));
+    assert_eq!(
+        (&first["kind"], &first["metadata"]["deletionGracePeriodSeconds"]),
+        (&json!("Pod"), &json!(30))
+    );
     let longer = server.delete(&url, &json!({"gracePeriodSeconds": 60})).await.expect(200);
     assert_eq!(version(&longer), version(&first));
     let shorter = server.delete(&url, &json!({"gracePeriodSeconds": 5})).await.expect(200);
     assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
-    assert!(shorter["metadata"]["deletionTimestamp"].as_str() < first["metadata"]["deletionTimestamp"].as_str());
+    assert!(
+        shorter["metadata"]["deletionTimestamp"].as_str() < first["metadata"]["deletionTimestamp"].as_str()
+    );
     let mut watch = server.watch(&format!("{PODS}?watch=1&resourceVersion={}", version(&shorter))).await;
     let last = server.delete(&url, &json!({"gracePeriodSeconds": 0})).await.expect(200);
     assert_eq!(last["metadata"]["name"], "p");

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn bodies_and_answers_come_in_json_yaml_and_protobuf() {
     let server = server();
-    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  k: \"1\"\n";
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: yaml\ndata:\n  k: \"1\"\n";
     let created = server.send("POST", MAPS, &[("content-type", "application/yaml")], yaml).await.expect(201);
     assert_eq!(created["data"], json!({"k": "1"}));
     let proto = "application/vnd.kubernetes.protobuf";
@@ -22,12 +22,21 @@ async fn bodies_and_answers_come_in_json_yaml_and_protobuf() {
     let list = knarr_api::proto::decode(&server.get_as(MAPS, proto).await.body).unwrap();
     assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("ConfigMapList"), 2));
     let yaml = server.get_as(&url, "application/yaml").await;
-    assert!(String::from_utf8_lossy(&yaml.body).starts_with("apiVersion: v1\ndata:\n  k: \"2\"\nkind: ConfigMap\n"), "{}", String::from_utf8_lossy(&yaml.body));
+    assert!(
+        String::from_utf8_lossy(&yaml.body)
+            .starts_with("apiVersion: v1\ndata:\n  k: \"2\"\nkind: ConfigMap\n"),
+        "{}",
+        String::from_utf8_lossy(&yaml.body)
+    );
     let missing = server.get_as(&format!("{MAPS}/none"), proto).await;
     let status = knarr_api::proto::decode(&missing.body).unwrap();
     assert_eq!((missing.code, &status["reason"]), (404, &json!("NotFound")));
     let pretty = server.get(&format!("{url}?pretty=true")).await;
-    assert!(pretty.body.starts_with(b"{\n  \"kind\": \"ConfigMap\",\n  \"apiVersion\": \"v1\",\n  \"metadata\": {\n"));
+    assert!(
+        pretty
+            .body
+            .starts_with(b"{\n  \"kind\": \"ConfigMap\",\n  \"apiVersion\": \"v1\",\n  \"metadata\": {\n")
+    );
     assert_eq!(pretty.json(), json);
     assert_eq!(
         server.get_as(&url, "text/html").await.message(406),
@@ -41,7 +50,10 @@ async fn tables_carry_cells_and_as_much_of_the_object_as_asked_for() {
     let created = server.post(MAPS, &map("a", json!({"k": "v"}))).await.expect(201);
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
     for (query, object) in [
-        ("", json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": created["metadata"]})),
+        (
+            "",
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": created["metadata"]}),
+        ),
         ("?includeObject=None", Value::Null),
         ("?includeObject=Object", created.clone()),
     ] {
@@ -50,7 +62,12 @@ async fn tables_carry_cells_and_as_much_of_the_object_as_asked_for() {
             assert_eq!((&reply["kind"], &reply["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
             assert_eq!(reply["rows"][0]["object"], object, "{url}{query}");
             assert_eq!(reply["rows"][0]["cells"][0], "a");
-            let names: Vec<&str> = reply["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+            let names: Vec<&str> = reply["columnDefinitions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|c| c["name"].as_str().unwrap())
+                .collect();
             assert_eq!(names, ["Name", "Data", "Age"]);
             assert!(version(&reply) > 0);
         }

@@ -1,5 +1,6 @@
 //! The registry's behaviour over a few kinds, request by request.
 
+mod apply;
 mod delete;
 mod forms;
 mod read;

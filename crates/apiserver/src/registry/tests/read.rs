@@ -62,11 +62,15 @@ async fn pages_show_the_revision_of_the_first_one() {
     let token = second["metadata"]["continue"].as_str().unwrap();
     let third = server.get(&format!("{MAPS}?limit=2&continue={token}")).await.expect(200);
     assert_eq!(names(&third), ["e"]);
-    assert!(third["metadata"].get("continue").is_none() && third["metadata"].get("remainingItemCount").is_none());
+    assert!(
+        third["metadata"].get("continue").is_none() && third["metadata"].get("remainingItemCount").is_none()
+    );
     let selected = server.get(&format!("{MAPS}?limit=1&fieldSelector=metadata.name!%3Da")).await.expect(200);
     assert_eq!(names(&selected), ["b"]);
     assert!(selected["metadata"].get("remainingItemCount").is_none());
-    assert!(server.get(&format!("{MAPS}?continue=x")).await.message(400).starts_with("continue key is not valid"));
+    assert!(
+        server.get(&format!("{MAPS}?continue=x")).await.message(400).starts_with("continue key is not valid")
+    );
 }
 
 #[tokio::test]
@@ -78,7 +82,12 @@ async fn a_token_outlives_compaction_only_inconsistently() {
     server.store.compact(server.store.revision()).await.unwrap();
     let gone = server.get(&format!("{MAPS}?limit=2&continue={token}")).await.expect(410);
     assert_eq!(gone["reason"], "Expired");
-    assert!(gone["message"].as_str().unwrap().starts_with("The provided continue parameter is too old to display a consistent list result."));
+    assert!(
+        gone["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("The provided continue parameter is too old to display a consistent list result.")
+    );
     let token = gone["metadata"]["continue"].as_str().unwrap();
     let rest = server.get(&format!("{MAPS}?continue={token}")).await.expect(200);
     assert_eq!(names(&rest), ["b2", "c", "d", "e"]);
@@ -90,11 +99,16 @@ async fn a_token_outlives_compaction_only_inconsistently() {
 async fn lists_can_be_of_a_revision_or_newer() {
     let server = filled().await;
     let early = version(&server.get(&format!("{MAPS}/b")).await.expect(200));
-    let exact = server.get(&format!("{MAPS}?resourceVersion={early}&resourceVersionMatch=Exact")).await.expect(200);
+    let exact =
+        server.get(&format!("{MAPS}?resourceVersion={early}&resourceVersionMatch=Exact")).await.expect(200);
     assert_eq!((names(&exact), version(&exact)), (vec!["a", "b"], early));
     let limited = server.get(&format!("{MAPS}?resourceVersion={early}&limit=1")).await.expect(200);
     assert_eq!((names(&limited), version(&limited)), (vec!["a"], early));
-    for query in [format!("resourceVersion={early}"), "resourceVersion=0".to_owned(), "resourceVersion=0&limit=2".to_owned()] {
+    for query in [
+        format!("resourceVersion={early}"),
+        "resourceVersion=0".to_owned(),
+        "resourceVersion=0&limit=2".to_owned(),
+    ] {
         assert_eq!(names(&server.get(&format!("{MAPS}?{query}")).await.expect(200)).len(), 5, "{query}");
     }
     let future = format!("{MAPS}?resourceVersion=1000&resourceVersionMatch=Exact");
@@ -103,8 +117,14 @@ async fn lists_can_be_of_a_revision_or_newer() {
         format!("Timeout: Too large resource version: 1000, current: {}", server.store.revision())
     );
     for (query, message) in [
-        ("resourceVersionMatch=Exact", "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        ("resourceVersion=0&resourceVersionMatch=Exact", "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
+        (
+            "resourceVersionMatch=Exact",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
         ("sendInitialEvents=true", "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
     ] {
         let expected = format!("ListOptions.meta.k8s.io \"\" is invalid: {message}");
@@ -132,7 +152,8 @@ async fn selectors_choose_by_labels_and_fields() {
         let list = server.get(&format!("{PODS}?{query}")).await.expect(200);
         assert_eq!(names(&list), expected, "{query}");
     }
-    let all = server.get("/api/v1/pods?fieldSelector=metadata.name%3Da,metadata.namespace%3Dns").await.expect(200);
+    let all =
+        server.get("/api/v1/pods?fieldSelector=metadata.name%3Da,metadata.namespace%3Dns").await.expect(200);
     assert_eq!(names(&all), ["a"]);
     assert_eq!(
         server.get(&format!("{PODS}?fieldSelector=spec.x%3D1")).await.message(400),

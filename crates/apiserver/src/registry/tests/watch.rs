@@ -10,7 +10,10 @@ async fn a_watch_tells_additions_changes_and_deletions_in_order() {
     let created = server.post(MAPS, &map("a", json!({}))).await.expect(201);
     let mut from_start = server.watch(&format!("{MAPS}?watch=true&resourceVersion=0")).await;
     let mut after = server.watch(&format!("{MAPS}?watch=true&resourceVersion={}", version(&created))).await;
-    let patched = server.patch("merge-patch+json", &format!("{MAPS}/a"), &json!({"data": {"x": "1"}})).await.expect(200);
+    let patched = server
+        .patch("merge-patch+json", &format!("{MAPS}/a"), &json!({"data": {"x": "1"}}))
+        .await
+        .expect(200);
     server.post("/api/v1/namespaces/other/configmaps", &map("z", json!({}))).await.expect(201);
     server.delete(&format!("{MAPS}/a"), &Value::Null).await.expect(200);
     assert_eq!(from_start.names(3).await, ["ADDED a", "MODIFIED a", "DELETED a"]);
@@ -73,13 +76,21 @@ async fn a_revision_that_is_forgotten_is_gone() {
     }
     // The cache starts now, so it knows nothing of what was before.
     server.get(MAPS).await.expect(200);
+    let mut late = server.watch(&format!("{MAPS}?watch=1&resourceVersion=2")).await;
+    assert_eq!(late.names(2).await, ["ADDED b", "ADDED c"], "the store still knows");
+    server.post(MAPS, &map("d", json!({}))).await.expect(201);
+    assert_eq!(late.names(1).await, ["ADDED d"]);
+    server.store.compact(server.store.revision()).await.unwrap();
     let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion=2")).await;
     let error = watch.next().await.unwrap();
     assert_eq!(
         (&error["type"], &error["object"]["code"], &error["object"]["reason"]),
         (&json!("ERROR"), &json!(410), &json!("Expired"))
     );
-    assert_eq!(error["object"]["message"], format!("too old resource version: 2 ({})", server.store.revision()));
+    assert_eq!(
+        error["object"]["message"],
+        format!("too old resource version: 2 ({})", server.store.revision())
+    );
     assert!(watch.next().await.is_none());
 }
 
@@ -148,9 +159,13 @@ async fn watches_speak_protobuf_and_tables() {
     assert_eq!(object["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
     let mut table = server.watch_as(&url, "application/json;as=Table;v=v1;g=meta.k8s.io").await;
     let first = table.next().await.unwrap();
-    assert_eq!((&first["object"]["kind"], &first["object"]["rows"][0]["cells"][0]), (&json!("Table"), &json!("a")));
+    assert_eq!(
+        (&first["object"]["kind"], &first["object"]["rows"][0]["cells"][0]),
+        (&json!("Table"), &json!("a"))
+    );
     assert!(first["object"]["columnDefinitions"].is_array());
-    let mut partial = server.watch_as(&url, "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await;
+    let mut partial =
+        server.watch_as(&url, "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await;
     let meta = partial.next().await.unwrap();
     assert_eq!(meta["object"]["metadata"], created["metadata"]);
     server.post(MAPS, &map("b", json!({}))).await.expect(201);

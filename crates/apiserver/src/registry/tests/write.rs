@@ -17,8 +17,10 @@ async fn an_object_lives_through_create_get_update_patch_and_delete() {
     changed["data"]["x"] = json!("2");
     let updated = server.put(&url, &changed).await.expect(200);
     assert!(version(&updated) > version(&created));
-    assert_eq!(server.put(&url, &changed).await.message(409),
-        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again");
+    assert_eq!(
+        server.put(&url, &changed).await.message(409),
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again"
+    );
     let merged = server.patch("merge-patch+json", &url, &json!({"data": {"y": "3"}})).await.expect(200);
     assert_eq!(merged["data"], json!({"x": "2", "y": "3"}));
 
@@ -42,9 +44,17 @@ async fn bad_objects_are_refused_in_upstreams_words() {
     versioned["metadata"]["resourceVersion"] = json!("5");
     for (object, code, message) in [
         (named("taken"), 409, "configmaps \"taken\" already exists"),
-        (elsewhere, 400, "the namespace of the provided object does not match the namespace sent on the request"),
+        (
+            elsewhere,
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
         (versioned, 500, "resourceVersion should not be set on objects to be created"),
-        (map("a", json!({"bad": "1"})), 422, "ConfigMap \"a\" is invalid: data[bad]: Invalid value: \"bad\": is bad"),
+        (
+            map("a", json!({"bad": "1"})),
+            422,
+            "ConfigMap \"a\" is invalid: data[bad]: Invalid value: \"bad\": is bad",
+        ),
         (
             json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {}}),
             422,
@@ -70,11 +80,21 @@ async fn bad_objects_are_refused_in_upstreams_words() {
         assert_eq!(reply.message(code), message, "{object}");
     }
     let cut = server.send("POST", MAPS, &[], "{\"kind\":").await;
-    assert_eq!(cut.message(400), "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input ({\"kind\":)");
+    assert_eq!(
+        cut.message(400),
+        "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input ({\"kind\":)"
+    );
     let text = server.send("POST", MAPS, &[("content-type", "text/plain")], "x").await;
-    assert_eq!(text.message(415), "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf");
-    let other = server.send("PATCH", &format!("{MAPS}/taken"), &[("content-type", "application/json")], "{}").await;
-    assert_eq!(other.message(415), "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml");
+    assert_eq!(
+        text.message(415),
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+    );
+    let other =
+        server.send("PATCH", &format!("{MAPS}/taken"), &[("content-type", "application/json")], "{}").await;
+    assert_eq!(
+        other.message(415),
+        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
+    );
 }
 
 #[tokio::test]
@@ -153,10 +173,13 @@ async fn updates_keep_what_only_the_server_sets() {
     }
     bare["metadata"]["uid"] = json!("other");
     let message = server.put(&url, &bare).await.message(409);
-    assert!(message.ends_with(&format!(
-        "Precondition failed: UID in precondition: other, UID in object meta: {}",
-        created["metadata"]["uid"].as_str().unwrap()
-    )), "{message}");
+    assert!(
+        message.ends_with(&format!(
+            "Precondition failed: UID in precondition: other, UID in object meta: {}",
+            created["metadata"]["uid"].as_str().unwrap()
+        )),
+        "{message}"
+    );
     assert_eq!(
         server.put(&url, &map("b", json!({}))).await.message(400),
         "the name of the object (b) does not match the name on the URL (a)"
@@ -190,14 +213,22 @@ async fn status_and_spec_are_written_apart_and_generation_counts_the_spec() {
     assert_eq!(created["spec"]["replicas"], 1);
 
     let status = server
-        .patch("merge-patch+json", &format!("{url}/status"), &json!({"status": {"replicas": 2}, "spec": {"replicas": 7}}))
+        .patch(
+            "merge-patch+json",
+            &format!("{url}/status"),
+            &json!({"status": {"replicas": 2}, "spec": {"replicas": 7}}),
+        )
         .await
         .expect(200);
     assert_eq!((&status["status"]["replicas"], &status["spec"]["replicas"]), (&json!(2), &json!(1)));
     assert_eq!(status["metadata"]["generation"], 1);
 
     let spec = server
-        .patch("strategic-merge-patch+json", &url, &json!({"spec": {"replicas": 3}, "status": {"replicas": 5}}))
+        .patch(
+            "strategic-merge-patch+json",
+            &url,
+            &json!({"spec": {"replicas": 3}, "status": {"replicas": 5}}),
+        )
         .await
         .expect(200);
     assert_eq!((&spec["status"]["replicas"], &spec["spec"]["replicas"]), (&json!(2), &json!(3)));
@@ -244,20 +275,40 @@ async fn every_kind_of_patch_is_applied_and_checked() {
     assert_eq!(replaced["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 1);
 
     let wrong = server.patch("merge-patch+json", &url, &json!({"spec": {"replicas": "x"}})).await;
-    assert!(wrong.message(422).contains("json: cannot unmarshal string into Go struct field"), "{}", wrong.message(422));
+    assert!(
+        wrong.message(422).contains("json: cannot unmarshal string into Go struct field"),
+        "{}",
+        wrong.message(422)
+    );
     let unknown = json!({"spec": {"foo": 1}});
     let warned = server.patch("merge-patch+json", &format!("{url}?dryRun=All"), &unknown).await;
     assert_eq!(warned.warnings(), ["unknown field \"spec.foo\""]);
     let strict = server.patch("merge-patch+json", &format!("{url}?fieldValidation=Strict"), &unknown).await;
-    assert!(strict.message(422).ends_with("strict decoding error: unknown field \"spec.foo\""), "{}", strict.message(422));
+    assert!(
+        strict.message(422).ends_with("strict decoding error: unknown field \"spec.foo\""),
+        "{}",
+        strict.message(422)
+    );
     let stale = json!({"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}});
     assert_eq!(server.patch("merge-patch+json", &url, &stale).await.code, 409);
     assert_eq!(server.patch("merge-patch+json", &format!("{DEPLOYMENTS}/none"), &json!({})).await.code, 404);
-    assert_eq!(server.send("PATCH", &url, &[("content-type", "application/merge-patch+json")], "{").await.message(400), "invalid JSON patch");
+    assert_eq!(
+        server
+            .send("PATCH", &url, &[("content-type", "application/merge-patch+json")], "{")
+            .await
+            .message(400),
+        "invalid JSON patch"
+    );
     let force = server.patch("merge-patch+json", &format!("{url}?force=true"), &json!({})).await;
-    assert_eq!(force.message(422), "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch");
+    assert_eq!(
+        force.message(422),
+        "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch"
+    );
     let nameless = server.patch("apply-patch+yaml", &url, &deployment("d")).await;
-    assert_eq!(nameless.message(422), "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch");
+    assert_eq!(
+        nameless.message(422),
+        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
+    );
 }
 
 #[tokio::test]
@@ -309,7 +360,10 @@ async fn two_groups_share_the_objects_of_one_key() {
     assert_eq!((&seen["apiVersion"], &seen["note"]), (&json!("events.k8s.io/v1"), &json!("hello")));
     assert_eq!(version(&seen), version(&created));
     let list = server.get(new).await.expect(200);
-    assert_eq!((&list["items"][0]["note"], &list["apiVersion"]), (&json!("hello"), &json!("events.k8s.io/v1")));
+    assert_eq!(
+        (&list["items"][0]["note"], &list["apiVersion"]),
+        (&json!("hello"), &json!("events.k8s.io/v1"))
+    );
     let changed = server.patch("merge-patch+json", &format!("{new}/e"), &json!({"note": "bye"})).await;
     assert_eq!(changed.expect(200)["note"], "bye");
     assert_eq!(server.get(&format!("{core}/e")).await.expect(200)["message"], "bye");
