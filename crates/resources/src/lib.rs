@@ -3,6 +3,7 @@
 
 pub mod apps;
 pub mod batch;
+pub mod bootstrap;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
