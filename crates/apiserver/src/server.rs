@@ -28,6 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// How often the running server looks whether certificates are about to expire.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
@@ -92,6 +93,7 @@ pub struct ApiServer {
     kubelets: Arc<Kubelets>,
     tokens: Arc<Tokens>,
     issued: Vec<String>,
+    renewals: watch::Sender<u64>,
 }
 
 impl ApiServer {
@@ -157,6 +159,7 @@ impl ApiServer {
             kubelets,
             tokens,
             issued,
+            renewals: watch::Sender::new(0),
         }))
     }
 
@@ -245,7 +248,16 @@ impl ApiServer {
         self.serving.replace(&pki.pem("apiserver")?)?;
         self.kubelets.reload(&pki)?;
         self.pki.store(Arc::new(pki));
+        if !issued.is_empty() {
+            self.renewals.send_modify(|count| *count += 1);
+        }
         Ok(issued)
+    }
+
+    /// Changes whenever certificates were issued anew: whoever holds others of them (the kubelet's) reads them
+    /// again from [`ApiServer::pki`].
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
     }
 
     /// Stops listening, ends watches, lets requests finish; false when some did not within `deadline`.

@@ -1,5 +1,5 @@
 //! The way of a request: audit id, request info, authentication, impersonation, authorization, then a document
-//! or the registry; with a limit on time and body size, panics caught, metrics and compression on the way back.
+//! or the registry; with limits on requests at once, time and body size, panics caught, metrics and compression on the way back.
 //! Requests from within the process take the same way from impersonation on.
 
 use super::authn::{Authenticator, CertificateUser, impersonate, strip_credentials};
@@ -65,6 +65,8 @@ struct Call {
     info: RequestInfo,
     query: Vec<(String, String)>,
     identity: Identity,
+    /// There are too many requests under way.
+    excess: bool,
 }
 
 impl Chain {
@@ -94,7 +96,7 @@ impl Chain {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
         let limit = time_limit(&query);
-        let call = Call { parts, body, info, query, identity };
+        let call = Call { parts, body, info, query, identity, excess: inflight.excess };
         let work = AssertUnwindSafe(self.filtered(call)).catch_unwind();
         let outcome = match limit {
             _ if long_running => Some(work.await),
@@ -163,6 +165,12 @@ impl Chain {
 
     async fn filtered(self: &Arc<Self>, mut call: Call) -> Result<Response<Body>, Status> {
         let user = self.identify(&mut call)?;
+        // Parts of this process are never held up (their calls may be nested in one that is counted), nor are
+        // administrators, who are to find out what is wrong.
+        if call.excess && matches!(call.identity, Identity::Connection(_)) && !user.in_group("system:masters")
+        {
+            return Ok(too_many_requests());
+        }
         let question = attributes(&call.info, &call.query, user.clone());
         match self.authorizer.authorize(&question) {
             Decision::Allow(_) => self.metrics.authorized(true),
@@ -222,6 +230,14 @@ impl Chain {
         };
         Ok(self.registry.serve(cx, parts, body).await)
     }
+}
+
+/// Upstream's answer of an overloaded server.
+fn too_many_requests() -> Response<Body> {
+    let text = "Too many requests, please try again later.\n";
+    let mut response = respond::text(StatusCode::TOO_MANY_REQUESTS, text);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// How long a request may take: what its `timeout` parameter says, at most [`REQUEST_TIMEOUT`].

@@ -75,12 +75,12 @@ fn resolve_resource(info: &mut RequestInfo, method: &Method, mut rest: &[&str], 
         .to_owned();
     }
     let special = info.verb == "proxy" || info.verb == "watch";
-    if rest[0] == "namespaces" {
-        if let Some(namespace) = rest.get(1) {
-            info.namespace = segment(namespace);
-            if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
-                rest = &rest[2..];
-            }
+    if rest[0] == "namespaces"
+        && let Some(namespace) = rest.get(1)
+    {
+        info.namespace = segment(namespace);
+        if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
+            rest = &rest[2..];
         }
     }
     info.resource = segment(rest[0]);

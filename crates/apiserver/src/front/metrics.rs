@@ -77,12 +77,21 @@ struct Served {
 #[derive(Clone)]
 pub struct Labels(DurationLabels);
 
+/// Requests that only read, at once, as upstream's --max-requests-inflight.
+const MAX_READ_ONLY: i64 = 400;
+/// Requests that write, at once, as upstream's --max-mutating-requests-inflight.
+const MAX_MUTATING: i64 = 200;
+
 /// Counts a request as under way until it is dropped.
-pub struct Inflight(Gauge);
+pub struct Inflight {
+    gauge: Gauge,
+    /// Whether there were too many already.
+    pub excess: bool,
+}
 
 impl Drop for Inflight {
     fn drop(&mut self) {
-        self.0.dec();
+        self.gauge.dec();
     }
 }
 
@@ -160,16 +169,17 @@ impl RequestMetrics {
 
     /// Counts a request as under way.
     pub fn begin(&self, labels: &Labels, long_running: bool) -> Inflight {
-        let gauge = if long_running {
-            self.longrunning.get_or_create_owned(&labels.0)
+        let (gauge, most) = if long_running {
+            (self.longrunning.get_or_create_owned(&labels.0), i64::MAX)
         } else {
             let mutating =
                 matches!(labels.0.verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION");
-            let request_kind = if mutating { "mutating" } else { "readOnly" };
-            self.inflight.get_or_create_owned(&KindLabels { request_kind })
+            let (request_kind, most) =
+                if mutating { ("mutating", MAX_MUTATING) } else { ("readOnly", MAX_READ_ONLY) };
+            (self.inflight.get_or_create_owned(&KindLabels { request_kind }), most)
         };
-        gauge.inc();
-        Inflight(gauge)
+        let before = gauge.inc();
+        Inflight { gauge, excess: before >= most }
     }
 
     /// Counts an answered request.
@@ -243,4 +253,33 @@ fn scope(info: &RequestInfo) -> &'static str {
 /// Whether a kind lives in namespaces; here so that label code and discovery agree.
 pub fn namespaced(def: &ResourceDef) -> bool {
     def.scope == Scope::Namespaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::info::resolve;
+    use http::Method;
+
+    #[test]
+    fn requests_beyond_the_limit_are_in_excess_until_others_end() {
+        let metrics = RequestMetrics::new(&Metrics::default(), &[]);
+        let labels = metrics.labels(&resolve(&Method::POST, "/api/v1/namespaces/x/configmaps", &[]));
+        let mut running: Vec<Inflight> = (0..MAX_MUTATING).map(|_| metrics.begin(&labels, false)).collect();
+        assert!(running.iter().all(|request| !request.excess));
+        assert!(metrics.begin(&labels, false).excess);
+        assert!(!metrics.begin(&labels, true).excess, "watches and streams are not limited");
+        running.pop();
+        assert!(!metrics.begin(&labels, false).excess);
+    }
+
+    #[test]
+    fn what_is_not_served_is_not_a_label() {
+        let registry = Metrics::default();
+        let metrics = RequestMetrics::new(&registry, &[]);
+        let labels = metrics.labels(&resolve(&Method::GET, "/apis/evil/v1/anything/x", &[]));
+        metrics.answered(&labels, false, 404, Duration::from_millis(1), false);
+        let text = registry.encode();
+        assert!(text.contains("apiserver_request_total{verb=\"GET\"") && !text.contains("evil"), "{text}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Responses: JSON or protobuf by the Accept header, Statuses, warnings, and compression of large bodies.
+//! Responses: Statuses, documents, media ranges of the Accept header, and compression of large bodies.
 
 use crate::registry::status_response;
 use bytes::Bytes;
@@ -44,20 +44,6 @@ pub fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> {
 /// A JSON document.
 pub fn json(value: &Value) -> Response<Body> {
     bytes("application/json", serde_json::to_vec(value).expect("a JSON value always serializes"))
-}
-
-/// The value of a `Warning` header (RFC 7234, code 299, no agent).
-pub fn warning_value(text: &str) -> HeaderValue {
-    let mut quoted = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => {}
-            c => quoted.push(c),
-        }
-    }
-    HeaderValue::from_str(&format!("299 - \"{quoted}\""))
-        .unwrap_or_else(|_| HeaderValue::from_static("299 - \"a warning that cannot be sent\""))
 }
 
 /// Whether a media range of the Accept header names `media_type`; without a header nothing is named.
@@ -124,11 +110,6 @@ pub async fn compress(response: Response<Body>) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn warnings_are_quoted_and_lose_what_a_header_cannot_carry() {
-        assert_eq!(warning_value("use \"v1\"\nnow"), "299 - \"use \\\"v1\\\"now\"");
-    }
 
     #[test]
     fn gzip_is_taken_only_when_named_and_not_refused() {

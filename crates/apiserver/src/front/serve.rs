@@ -23,6 +23,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const HTTP2_STREAMS: u32 = 250;
 /// After an error of accept (no file descriptors left), how long to wait before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// An idle HTTP/1.1 connection is closed after this time, as upstream's.
+const HTTP1_IDLE: Duration = Duration::from_secs(90);
 /// An HTTP/2 peer that does not answer a ping for this long is gone.
 const HTTP2_PING: Duration = Duration::from_secs(30);
 
@@ -127,6 +129,7 @@ async fn serve(
         drive!(
             hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
+                .header_read_timeout(HTTP1_IDLE)
                 .serve_connection(io, service)
                 .with_upgrades()
         );

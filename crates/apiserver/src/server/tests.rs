@@ -260,9 +260,14 @@ async fn new_addresses_get_a_new_certificate_without_a_restart() {
         }
     };
     assert!(!trusts([192, 0, 2, 7]).await);
+    let mut renewals = world.server.renewals();
     let issued = world.server.renew_certificates(Some(vec![IpAddr::from([192, 0, 2, 7])])).await.unwrap();
     assert_eq!(issued[0], "apiserver.crt: the address 192.0.2.7 was not in it");
     assert!(trusts([192, 0, 2, 7]).await);
+    assert!(renewals.has_changed().unwrap());
+    renewals.mark_unchanged();
+    assert!(world.server.renew_certificates(None).await.unwrap().is_empty());
+    assert!(!renewals.has_changed().unwrap());
     assert_eq!(get(&admin, "/version").await.0, 200, "connections made before go on");
 }
 

@@ -95,7 +95,7 @@ fn a_token_is_refused_when_anything_does_not_hold() {
     assert!(at(&good, &own, now(), live()));
     assert!(at(&good, &own, now(), deleted(30)), "a pod that is ending still needs its token");
     assert!(!at(&good, &own, now(), deleted(61)));
-    assert!(!at(&good, &own, now(), Objects::of(&[account.clone()])), "the pod is gone");
+    assert!(!at(&good, &own, now(), Objects::of(std::slice::from_ref(&account))), "the pod is gone");
     assert!(!at(
         &good,
         &own,
