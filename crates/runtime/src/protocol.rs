@@ -185,11 +185,6 @@ impl Sender {
         Ok(())
     }
 
-    /// Whether everything is sent.
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
     /// Sends what the socket takes; `WouldBlock` when it takes no more.
     pub fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         while let Some(front) = self.queue.front_mut() {

@@ -252,13 +252,6 @@ impl Cgroup {
         }
     }
 
-    /// Removes the cgroup if nothing is in it or below it.
-    pub fn remove_if_empty(&self) {
-        for dir in self.v1_dirs().map(|(_, dir)| dir).chain(self.unified_dir()) {
-            let _ = std::fs::remove_dir(dir);
-        }
-    }
-
     /// How many processes the kernel killed here for want of memory.
     pub fn oom_kills(&self) -> u64 {
         let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };

@@ -44,6 +44,8 @@ pub fn new_filesystem(
     attributes: MountAttrFlags,
 ) -> rustix::io::Result<OwnedFd> {
     let config = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What mount tables show in the first place.
+    fsconfig_set_string(config.as_fd(), "source", kind)?;
     for option in options {
         match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(config.as_fd(), key, value)?,

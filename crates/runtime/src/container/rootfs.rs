@@ -74,6 +74,7 @@ fn overlay(rootfs: &RootFs) -> Result<OwnedFd, Failure> {
 
 fn overlay_by_options(rootfs: &RootFs) -> rustix::io::Result<OwnedFd> {
     let config = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(config.as_fd(), "source", "overlay")?;
     for layer in &rootfs.lower {
         fsconfig_set_string(config.as_fd(), "lowerdir+", layer)?;
     }

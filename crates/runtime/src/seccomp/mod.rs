@@ -1,10 +1,137 @@
-//! seccomp filters.
+//! seccomp filters (seccomp(2), Documentation/userspace-api/seccomp_filter.rst): the default profile, profiles
+//! from files, and their translation to BPF.
 
-use crate::spec::ContainerSpec;
+mod compile;
+mod default;
+mod file;
+
+use crate::container::capabilities;
+use crate::spec::{ContainerSpec, Seccomp};
 use crate::sys::SockFilter;
+
+/// An instruction set whose system calls a filter knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    X86_64,
+    /// 32-bit programs on x86_64.
+    X86,
+    Aarch64,
+}
+
+impl Arch {
+    /// The machine's own.
+    const NATIVE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
+
+    /// `AUDIT_ARCH_*`.
+    fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::X86 => 0x4000_0003,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+
+    /// Column of the table of system calls.
+    fn column(self) -> usize {
+        match self {
+            Self::X86_64 => 1,
+            Self::X86 => 2,
+            Self::Aarch64 => 3,
+        }
+    }
+}
+
+/// What a filter answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Log,
+    Errno(u16),
+    Trap,
+    KillThread,
+    KillProcess,
+}
+
+impl Action {
+    fn value(self) -> u32 {
+        match self {
+            Self::Allow => 0x7fff_0000,
+            Self::Log => 0x7ffc_0000,
+            Self::Errno(number) => 0x0005_0000 | u32::from(number),
+            Self::Trap => 0x0003_0000,
+            Self::KillThread => 0,
+            Self::KillProcess => 0x8000_0000,
+        }
+    }
+}
+
+/// How an argument is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compare {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    /// Equal under this mask.
+    Masked(u64),
+}
+
+/// A condition on an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub argument: u8,
+    pub compare: Compare,
+    pub value: u64,
+}
+
+/// Answer to some system calls when all conditions hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    pub names: Vec<String>,
+    pub action: Action,
+    pub conditions: Vec<Condition>,
+}
+
+/// A filter before its translation. Of several rules for a call any that holds counts, the first one first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    pub default: Action,
+    pub arches: Vec<Arch>,
+    pub rules: Vec<Rule>,
+}
+
+/// The table of system calls; see its head.
+const TABLE: &str = include_str!("../../facts/syscalls.tsv");
+
+/// The lines of the table, cut into columns.
+fn table() -> impl Iterator<Item = [&'static str; 5]> {
+    TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut columns = line.split('\t');
+        let mut next = || columns.next();
+        Some([next()?, next()?, next()?, next()?, next()?])
+    })
+}
 
 /// The filter of a container; empty for none.
 pub fn filter(spec: &ContainerSpec) -> Result<Vec<SockFilter>, String> {
-    let _ = spec;
-    Ok(Vec::new())
+    let profile = match &spec.seccomp {
+        _ if spec.privileged => return Ok(Vec::new()),
+        Seccomp::Unconfined => return Ok(Vec::new()),
+        Seccomp::RuntimeDefault => {
+            let mask =
+                capabilities::mask(spec).map_err(|name| format!("unknown capability \"CAP_{name}\""))?;
+            default::profile(mask)
+        }
+        Seccomp::Localhost(path) => {
+            let text = std::fs::read(path).map_err(|error| {
+                format!("cannot load seccomp profile {:?}: {error}", path.display().to_string())
+            })?;
+            let mask =
+                capabilities::mask(spec).map_err(|name| format!("unknown capability \"CAP_{name}\""))?;
+            file::parse(&text, mask).map_err(|error| format!("decoding seccomp profile failed: {error}"))?
+        }
+    };
+    compile::compile(&profile)
 }
