@@ -44,8 +44,11 @@ async fn run(dir: &Path) {
         // What a crash would leave behind: the file without an orderly close.
         let crashed = dir.join(format!("crashed-{objects}"));
         std::fs::create_dir_all(&crashed).expect("a directory");
-        std::fs::copy(dir.join(format!("open-{objects}/store.redb")), crashed.join("store.redb"))
-            .expect("a copy of the file");
+        ctx.clock.sleep(Duration::from_secs(1)).await;
+        for file in ["store.journal.0", "store.journal.1", "store.redb"] {
+            let from = dir.join(format!("open-{objects}")).join(file);
+            std::fs::copy(from, crashed.join(file)).expect("a copy of the file");
+        }
         drop(engine);
         let start = ctx.clock.instant();
         drop(open(&format!("crashed-{objects}")));

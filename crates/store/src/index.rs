@@ -55,12 +55,15 @@ impl History {
     }
 }
 
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// See the module's documentation. Revisions `compacted + 1 ..= revision` can be watched from, and
 /// `compacted ..= revision` can be read at.
 #[derive(Debug)]
 pub(crate) struct Index {
     keys: BTreeMap<Bytes, History>,
-    /// The key that revision `log_start + i` changed. Every revision changes exactly one key.
+    /// The key that revision `log_start + i` changed. Every revision changes exactly one key. Starts after
+    /// `compacted` except while [`Index::forget`] is not done.
     log: VecDeque<Bytes>,
     log_start: Revision,
     revision: Revision,
@@ -231,23 +234,30 @@ impl Index {
         key
     }
 
-    /// Forgets what cannot be read at `revision` or later, and returns the revisions whose records are dead.
-    pub fn compact(&mut self, revision: Revision) -> Result<Vec<Revision>, StoreError> {
+    /// Makes `revision` the oldest readable one. [`Index::forget`] then frees the memory.
+    pub fn compact(&mut self, revision: Revision) -> Result<(), StoreError> {
         self.compactable(revision)?;
-        let mut dead = Vec::new();
-        // Only keys changed since the last compaction have anything to forget.
-        while self.log_start <= revision {
-            let Some(key) = self.log.pop_front() else { break };
-            self.log_start += 1;
-            self.forget(&key, revision, &mut dead);
-        }
-        self.log_start = self.log_start.max(revision + 1);
         self.compacted = revision;
-        if self.log.capacity() > 4096 && self.log.len() < self.log.capacity() / 4 {
+        Ok(())
+    }
+
+    /// Forgets what cannot be read any more since the last compaction, looking at no more than `limit` changes, and
+    /// adds the revisions whose records are dead to `dead`. True when there is nothing more to forget.
+    pub fn forget(&mut self, limit: usize, dead: &mut Vec<Revision>) -> bool {
+        // Only keys changed since the compaction before have anything to forget.
+        for _ in 0..limit {
+            if self.log_start > self.compacted {
+                break;
+            }
+            let key = self.log.pop_front().expect("the log reaches to the latest revision");
+            self.log_start += 1;
+            self.forget_key(&key, dead);
+        }
+        let done = self.log_start > self.compacted;
+        if done && self.log.capacity() > 4096 && self.log.len() < self.log.capacity() / 4 {
             self.log.shrink_to_fit();
         }
-        dead.sort_unstable();
-        Ok(dead)
+        done
     }
 
     /// Whether [`Index::compact`] at `revision` is allowed.
@@ -261,8 +271,9 @@ impl Index {
         Ok(())
     }
 
-    /// Drops the versions of `key` that nobody can read once `revision` is the oldest readable one.
-    fn forget(&mut self, key: &Bytes, revision: Revision, dead: &mut Vec<Revision>) {
+    /// Drops the versions of `key` that nobody can read any more.
+    fn forget_key(&mut self, key: &Bytes, dead: &mut Vec<Revision>) {
+        let revision = self.compacted;
         let Some(history) = self.keys.get_mut(key) else { return };
         if history.last.modified <= revision {
             dead.extend(history.older.drain(..).map(|version| version.modified));
@@ -332,7 +343,7 @@ pub(crate) fn in_range(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 }
 
 /// The same as bounds of a map, `None` when nothing can be inside.
-fn bounds<'a>(start: &'a [u8], end: &'a [u8]) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+fn bounds<'a>(start: &'a [u8], end: &'a [u8]) -> Option<Bounds<'a>> {
     match end {
         [] => Some((Bound::Included(start), Bound::Included(start))),
         [0] => Some((Bound::Included(start), Bound::Unbounded)),

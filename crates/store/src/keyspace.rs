@@ -13,6 +13,9 @@ use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+/// How many changes a compaction looks at before it lets readers in: about a millisecond's worth.
+const FORGET_AT_ONCE: usize = 2000;
+
 /// See the module's documentation.
 pub(crate) struct Keyspace {
     state: RwLock<State>,
@@ -125,10 +128,15 @@ impl Keyspace {
             });
             self.revision.store(revision, Ordering::Release);
         }
-        match effects.compact {
-            Some(revision) => state.index.compact(revision).expect("the plan checked the revision"),
-            None => Vec::new(),
+        let mut dead = Vec::new();
+        if let Some(revision) = effects.compact {
+            state.index.compact(revision).expect("the plan checked the revision");
+            drop(guard);
+            // Readers get in between the slices.
+            while !self.write().index.forget(FORGET_AT_ONCE, &mut dead) {}
+            dead.sort_unstable();
         }
+        dead
     }
 
     /// Takes back a lease read from disk.

@@ -54,7 +54,7 @@ pub struct EngineOptions {
 impl EngineOptions {
     /// The usual options for a store in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), cache_bytes: 4 << 20, journal_bytes: 4 << 20 }
+        Self { dir: dir.into(), cache_bytes: 4 << 20, journal_bytes: 1 << 20 }
     }
 }
 

@@ -76,6 +76,11 @@ async fn a_store_whose_database_is_gone_does_not_start_empty() {
         assert_eq!(fs::read(&database).unwrap(), damaged, "nothing was changed");
     }
     fs::write(&database, contents).unwrap();
+    let journal = dir.path().join("store.journal.1");
+    fs::rename(&journal, dir.path().join("elsewhere")).unwrap();
+    let error = refusal(&ctx, dir.path());
+    assert!(matches!(&error, OpenError::Missing { path, .. } if *path == journal), "{error}");
+    fs::rename(dir.path().join("elsewhere"), &journal).unwrap();
     assert_eq!(open(&ctx, dir.path()).unwrap().keyspace("main").revision(), 4);
 }
 
@@ -115,6 +120,52 @@ async fn an_older_copy_of_the_database_is_noticed() {
     assert!(matches!(&error, OpenError::Corrupt { detail, .. } if detail.contains("revisions")), "{error}");
     fs::write(&database, newest).unwrap();
     assert_eq!(open(&ctx, dir.path()).unwrap().keyspace("main").revision(), 7);
+}
+
+/// The same for the journal that a crash leaves behind: only its very last frame may be cut off.
+#[tokio::test]
+async fn a_damaged_journal_is_refused_or_whole_but_for_its_last_commit() {
+    let (ctx, _clock) = manual_ctx();
+    let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let engine = open(&ctx, dir.path()).unwrap();
+    let store = engine.keyspace("main");
+    for key in 0..60 {
+        put(&*store, &format!("/registry/pods/default/{key}"), Expect::Absent, &"x".repeat(900)).await;
+    }
+    let kvs = store.range(all(None)).await.unwrap().kvs;
+    // Copied while open and at rest, the files are what a crash would leave.
+    let names = ["store.redb", "store.meta", "store.journal.0", "store.journal.1"];
+    let files = names.map(|name| fs::read(dir.path().join(name)).unwrap());
+    let rng = SeededRng::new(6);
+    let rng: &dyn Rng = &rng;
+    let (mut refused, mut opened) = (0, 0);
+    for round in 0..120 {
+        for (name, content) in names.iter().zip(&files) {
+            fs::write(crashed.path().join(name), content).unwrap();
+        }
+        let journal = crashed.path().join("store.journal.1");
+        let mut damaged = files[3].clone();
+        let at = rng.below(62_000) as usize;
+        match round % 3 {
+            0 => damaged.truncate(at),
+            1 => damaged[at] ^= 1 << rng.below(8),
+            _ => damaged[at..at + 600].fill(0),
+        }
+        fs::write(&journal, &damaged).unwrap();
+        match open(&ctx, crashed.path()) {
+            Ok(engine) => {
+                opened += 1;
+                let now = engine.keyspace("main").range(all(None)).await.unwrap().kvs;
+                // Nothing tells a journal that lost its end from one whose last commits never were.
+                let least = if round % 3 == 0 { 0 } else { kvs.len() - 1 };
+                assert!(now.len() >= least, "round {round}: {} keys after damage at {at}", now.len());
+                assert!(now.iter().all(|kv| kvs.contains(kv)));
+            }
+            Err(OpenError::Corrupt { .. }) => refused += 1,
+            Err(error) => panic!("round {round}: damage at {at} is called {error}"),
+        }
+    }
+    assert!(refused > 30 && opened > 30, "{refused} refused, {opened} opened");
 }
 
 /// Truncates at, or overwrites a few bytes of, random places of a database. It either opens with everything

@@ -97,7 +97,7 @@ async fn child(dir: &Path) {
                 let revision = done(store.put(key.clone(), expect, value, 0).await.unwrap());
                 let line = format!("ack {writer} {count} {revision}.\n");
                 std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
-                if revision % 100 == 0 {
+                if revision.is_multiple_of(100) {
                     store.compact(revision - 10).await.unwrap();
                 }
             }
