@@ -155,7 +155,9 @@ pub fn load(explicit: Option<&Path>, flags: Settings, hostname: &str) -> Result<
     let file: Settings = match std::fs::read_to_string(path) {
         Ok(text) if text.trim().is_empty() => Settings::default(),
         Ok(text) => serde_saphyr::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?,
-        Err(error) if explicit.is_none() && error.kind() == std::io::ErrorKind::NotFound => Settings::default(),
+        Err(error) if explicit.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Settings::default()
+        }
         Err(error) => return Err(format!("cannot read the configuration {}: {error}", path.display())),
     };
     resolve(merge(file, flags), hostname)
@@ -175,7 +177,11 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         kubeconfig: flags.kubeconfig.or(file.kubeconfig),
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
-        insecure_registry: if flags.insecure_registry.is_empty() { file.insecure_registry } else { flags.insecure_registry },
+        insecure_registry: if flags.insecure_registry.is_empty() {
+            file.insecure_registry
+        } else {
+            flags.insecure_registry
+        },
     }
 }
 
@@ -184,17 +190,17 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     let mut note = |key: &str, problem: String| wrong.push(format!("{key}: {problem}"));
     let any = Cidr { base: Ipv4Addr::UNSPECIFIED, prefix: 0 };
 
-    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| {
-        match Cidr::parse(text.as_deref().unwrap_or(default)) {
-            Ok(cidr) if cidr.prefix > longest => {
-                note(key, format!("{cidr} is too small; the prefix may be /{longest} at most"));
-                any
-            }
-            Ok(cidr) => cidr,
-            Err(problem) => {
-                note(key, problem);
-                any
-            }
+    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match Cidr::parse(
+        text.as_deref().unwrap_or(default),
+    ) {
+        Ok(cidr) if cidr.prefix > longest => {
+            note(key, format!("{cidr} is too small; the prefix may be /{longest} at most"));
+            any
+        }
+        Ok(cidr) => cidr,
+        Err(problem) => {
+            note(key, problem);
+            any
         }
     };
     let pod_cidr = range("pod-cidr", settings.pod_cidr, "10.244.0.0/24", 28);
@@ -287,7 +293,8 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_unknown_keys_are_refused() {
         let file: Settings = serde_saphyr::from_str("https-port: 7443\nnode-name: a\n").expect("valid");
-        let config = resolve(merge(file, Settings { node_name: Some("b".into()), ..Settings::default() }), "x");
+        let config =
+            resolve(merge(file, Settings { node_name: Some("b".into()), ..Settings::default() }), "x");
         let config = config.expect("valid");
         assert_eq!((config.https_port, config.node_name.as_str()), (7443, "b"));
         assert!(serde_saphyr::from_str::<Settings>("colour: red").is_err());

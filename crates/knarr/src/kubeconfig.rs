@@ -26,9 +26,15 @@ pub struct Access<'a> {
 fn entries(access: &Access<'_>) -> [(&'static str, Value); 3] {
     let encode = |pem: &[u8]| STANDARD.encode(pem);
     [
-        ("clusters", json!({ "name": NAME, "cluster": { "server": access.server, "certificate-authority-data": encode(access.ca) } })),
-        ("users", json!({ "name": NAME, "user": {
-            "client-certificate-data": encode(access.certificate), "client-key-data": encode(access.key) } })),
+        (
+            "clusters",
+            json!({ "name": NAME, "cluster": { "server": access.server, "certificate-authority-data": encode(access.ca) } }),
+        ),
+        (
+            "users",
+            json!({ "name": NAME, "user": {
+            "client-certificate-data": encode(access.certificate), "client-key-data": encode(access.key) } }),
+        ),
         ("contexts", json!({ "name": NAME, "context": { "cluster": NAME, "user": NAME } })),
     ]
 }
@@ -113,19 +119,26 @@ pub fn remove_from(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
 fn edit(path: &Path, owner: Option<(u32, u32)>, change: impl FnOnce(Value) -> Option<Value>) -> Result<()> {
     let directory = path.parent().context("a kubeconfig has a directory")?;
     if !directory.exists() {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
         chown(directory, owner)?;
     }
     // kubectl's own lock: `<file>.lock`, created exclusively.
-    let lock = path.with_file_name(format!("{}.lock", path.file_name().unwrap_or_default().to_string_lossy()));
+    let lock =
+        path.with_file_name(format!("{}.lock", path.file_name().unwrap_or_default().to_string_lossy()));
     let held = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock);
     if let Err(error) = held {
-        bail!("cannot lock {}: {error}; if nothing else is changing it, remove {}", path.display(), lock.display());
+        bail!(
+            "cannot lock {}: {error}; if nothing else is changing it, remove {}",
+            path.display(),
+            lock.display()
+        );
     }
     let result = (|| {
         let config = match std::fs::read_to_string(path) {
             Ok(text) if text.trim().is_empty() => json!({}),
-            Ok(text) => serde_saphyr::from_str(&text).with_context(|| format!("{} is not a kubeconfig", path.display()))?,
+            Ok(text) => serde_saphyr::from_str(&text)
+                .with_context(|| format!("{} is not a kubeconfig", path.display()))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({}),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
@@ -151,14 +164,17 @@ fn write(path: &Path, config: &Value, owner: Option<(u32, u32)>) -> Result<()> {
         .mode(0o600)
         .open(&temporary)
         .with_context(|| format!("cannot write {}", temporary.display()))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     chown(&temporary, owner)?;
     std::fs::rename(&temporary, &path).with_context(|| format!("cannot replace {}", path.display()))
 }
 
 fn chown(path: &Path, owner: Option<(u32, u32)>) -> Result<()> {
     match owner {
-        Some((uid, gid)) => std::os::unix::fs::chown(path, Some(uid), Some(gid)).with_context(|| format!("cannot give {} its owner", path.display())),
+        Some((uid, gid)) => std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .with_context(|| format!("cannot give {} its owner", path.display())),
         None => Ok(()),
     }
 }
@@ -179,14 +195,19 @@ mod tests {
         std::fs::write(&path, "contexts:\n- name: other\n  context: {cluster: c, user: u}\npreferences: {colors: true}\ncurrent-context: other\n").expect("writable");
         merge_into(&path, None, &access()).expect("merges");
         merge_into(&path, None, &access()).expect("merges again");
-        let read = || -> Value { serde_saphyr::from_str(&std::fs::read_to_string(&path).expect("readable")).expect("YAML") };
+        let read = || -> Value {
+            serde_saphyr::from_str(&std::fs::read_to_string(&path).expect("readable")).expect("YAML")
+        };
         let config = read();
         assert_eq!(config["contexts"].as_array().map(Vec::len), Some(2));
         assert_eq!(config["current-context"], NAME);
         assert_eq!(config["preferences"]["colors"], true);
         remove_from(&path, None).expect("removes");
         let config = read();
-        assert_eq!(config["contexts"], json!([{ "name": "other", "context": { "cluster": "c", "user": "u" } }]));
+        assert_eq!(
+            config["contexts"],
+            json!([{ "name": "other", "context": { "cluster": "c", "user": "u" } }])
+        );
         assert_eq!(config["clusters"], json!([]));
         std::fs::remove_dir_all(&directory).expect("removable");
     }

@@ -16,9 +16,8 @@ use knarr_api::core::v1::Pod;
 use knarr_base::clock::BoxFuture;
 use knarr_client::informer::Key;
 use knarr_client::recorder::reference;
-use knarr_client::{Change, DeleteOptions, Error, Informer, Patch, Recorder, WorkQueue};
+use knarr_client::{Change, DeleteOptions, Error, Informer, Recorder, WorkQueue};
 use replica_sets::{desired, revision, same_template};
-use serde_json::json;
 use sizes::Sizes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -300,13 +299,9 @@ impl Deployments {
                     return Ok(Some(Arc::new(there)));
                 }
                 // Another template has the same hash: count up and come again with another.
-                let count =
-                    deployment.status.as_ref().and_then(|s| s.collision_count).unwrap_or_default() + 1;
-                let patch = Patch::Merge(json!({ "status": { "collisionCount": count } }));
-                self.start
-                    .client
-                    .patch::<Deployment>(deployment.namespace(), deployment.name(), "status", &patch)
-                    .await?;
+                let status = deployment.status.get_or_insert_default();
+                status.collision_count = Some(status.collision_count.unwrap_or_default() + 1);
+                self.start.client.update_status(deployment).await?;
                 Err(error)
             }
             Err(error) => {
@@ -322,10 +317,9 @@ impl Deployments {
         if deployment.metadata.annotations.as_ref().and_then(|a| a.get(REVISION)) == Some(&text) {
             return Ok(());
         }
-        let patch = Patch::Merge(
-            json!({ "metadata": { "uid": deployment.metadata.uid, "annotations": { REVISION: text } } }),
-        );
-        *deployment = self.start.client.patch(deployment.namespace(), deployment.name(), "", &patch).await?;
+        let mut changed = deployment.clone();
+        changed.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), text);
+        *deployment = self.start.client.update(&changed).await?;
         Ok(())
     }
 

@@ -10,7 +10,6 @@ use knarr_base::clock::BoxFuture;
 use knarr_client::client::METADATA_LIST;
 use knarr_client::informer::{Key, Metadata, Object};
 use knarr_client::{DeleteOptions, Error, Informer, ListOptions, ResourcePath, WorkQueue};
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,15 +236,9 @@ impl Namespaces {
         if conditions == old {
             return Ok(());
         }
-        let patch = json!({ "metadata": { "uid": namespace.metadata.uid },
-            "status": { "conditions": Namespace { status: Some(knarr_api::core::v1::NamespaceStatus {
-                conditions: Some(conditions), ..Default::default() }), ..Namespace::default() }.to_value()["status"]["conditions"] } });
-        let patched = self
-            .start
-            .client
-            .patch::<Namespace>("", namespace.name(), "status", &knarr_client::Patch::Merge(patch))
-            .await;
-        match patched {
+        let mut changed = namespace.clone();
+        changed.status.get_or_insert_default().conditions = Some(conditions);
+        match self.start.client.update_status(&changed).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }

@@ -38,7 +38,8 @@ pub fn run(tier: Tier) -> Result<()> {
         Tier::App { port, .. } | Tier::Web { port, .. } => *port,
     };
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let listener = TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on port {port}"))?;
+    let listener =
+        TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("cannot listen on port {port}"))?;
     println!("listening on port {port} as {host}");
     let shared = std::sync::Arc::new((tier, host));
     for stream in listener.incoming() {
@@ -75,7 +76,9 @@ fn serve(mut stream: TcpStream, tier: &Tier, host: &str) -> Result<()> {
             println!("{}", request.trim_end());
             match ask(upstream) {
                 Ok(answer) => ("200 OK", format!("web on {host} asked the app tier and heard:\n  {answer}")),
-                Err(error) => ("502 Bad Gateway", format!("web on {host} cannot reach the app tier: {error:#}\n")),
+                Err(error) => {
+                    ("502 Bad Gateway", format!("web on {host} cannot reach the app tier: {error:#}\n"))
+                }
             }
         }
     };
@@ -91,7 +94,8 @@ fn ask(upstream: &str) -> Result<String> {
     let (name, port) = upstream.rsplit_once(':').context("the upstream is host:port")?;
     let address = super::demo::resolve::lookup(name)?;
     let address = std::net::SocketAddr::from((address, port.parse::<u16>()?));
-    let mut stream = TcpStream::connect_timeout(&address, PEER_TIMEOUT).with_context(|| format!("cannot connect to {upstream} ({address})"))?;
+    let mut stream = TcpStream::connect_timeout(&address, PEER_TIMEOUT)
+        .with_context(|| format!("cannot connect to {upstream} ({address})"))?;
     stream.set_read_timeout(Some(PEER_TIMEOUT))?;
     write!(stream, "GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

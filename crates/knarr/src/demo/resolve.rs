@@ -32,21 +32,27 @@ fn candidates(resolv_conf: &str, name: &str) -> (Vec<String>, Vec<String>) {
             Some("nameserver") => servers.extend(words.next().map(str::to_owned)),
             Some("search") => search = words.map(str::to_owned).collect(),
             Some("options") => {
-                ndots = words.filter_map(|w| w.strip_prefix("ndots:")?.parse().ok()).next_back().unwrap_or(ndots);
+                ndots =
+                    words.filter_map(|w| w.strip_prefix("ndots:")?.parse().ok()).next_back().unwrap_or(ndots);
             }
             _ => {}
         }
     }
     let searched = search.iter().map(|domain| format!("{name}.{domain}"));
     let as_is = std::iter::once(name.to_owned());
-    let names = if name.matches('.').count() >= ndots { as_is.chain(searched).collect() } else { searched.chain(as_is).collect() };
+    let names = if name.matches('.').count() >= ndots {
+        as_is.chain(searched).collect()
+    } else {
+        searched.chain(as_is).collect()
+    };
     (servers, names)
 }
 
 fn ask(server: &str, name: &str) -> Result<Option<Ipv4Addr>> {
     let mut query = vec![0x4b, 0x6e, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {
-        query.push(u8::try_from(label.len()).ok().filter(|n| (1..64).contains(n)).context("not a host name")?);
+        query
+            .push(u8::try_from(label.len()).ok().filter(|n| (1..64).contains(n)).context("not a host name")?);
         query.extend_from_slice(label.as_bytes());
     }
     query.extend_from_slice(&[0, 0, 1, 0, 1]);

@@ -1,0 +1,157 @@
+//! The control plane: API server on the embedded store, controllers, scheduler. Each component has an identity of
+//! its own and meets the others at the API only.
+
+use crate::config::Config;
+use crate::host::data::Layout;
+use crate::output::Progress;
+use anyhow::{Context, Result};
+use knarr_apiserver::pki::PkiConfig;
+use knarr_apiserver::request::UserInfo;
+use knarr_apiserver::{ApiServer, ServerConfig};
+use knarr_base::Ctx;
+use knarr_client::{Client, ResourcePath};
+use knarr_controllers::manager;
+use knarr_resources::bootstrap;
+use knarr_scheduler::{Scheduler, SchedulerConfig};
+use knarr_store::embedded::{Engine, EngineOptions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The keyspace of this cluster in the store.
+const KEYSPACE: &str = "default";
+/// Requests and writes that are under way when the cluster stops get this long.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A running control plane.
+pub struct ControlPlane {
+    /// Its API server.
+    pub server: Arc<ApiServer>,
+    engine: Engine,
+    ctx: Ctx,
+}
+
+impl ControlPlane {
+    /// Opens the store, starts the server and, once it is ready, whatever works through it. `node_ip` is where
+    /// pods reach the server; `addresses` are all addresses of this machine.
+    pub async fn start(
+        ctx: &Ctx,
+        config: &Config,
+        node_ip: Ipv4Addr,
+        addresses: Vec<IpAddr>,
+        progress: &mut Progress,
+    ) -> Result<Self> {
+        let layout = Layout(config.data_dir.clone());
+        let clock = ctx.clock.clone();
+        let store_ctx = ctx.clone();
+        let options = EngineOptions::new(layout.store());
+        let opened = tokio::task::spawn_blocking(move || Engine::open(&store_ctx, options)).await?;
+        let engine = opened.context("cannot open the store")?;
+        let store = engine.keyspace(KEYSPACE);
+        progress.done(
+            clock.instant(),
+            "store",
+            &format!("{} objects at revision {}", store.stats().keys, store.revision()),
+        );
+
+        let server_config = ServerConfig {
+            listen: vec![SocketAddr::from((config.bind_address, config.https_port))],
+            advertise: SocketAddr::from((node_ip, config.https_port)),
+            pki: PkiConfig {
+                dir: layout.pki(),
+                node_name: config.node_name.clone(),
+                addresses,
+                service_ip: config.kubernetes_service_ip().into(),
+                cluster_domain: config.cluster_domain.clone(),
+                extra_names: Vec::new(),
+            },
+            issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
+            audiences: Vec::new(),
+        };
+        let server = ApiServer::new(server_config, ctx, store, knarr_resources::all(), Vec::new())
+            .context("cannot make the API server")?;
+        let bound = server.start().await?;
+        let own =
+            client(&server, ctx, UserInfo::new("system:apiserver", &["system:masters"]), "kube-apiserver");
+        let initial = bootstrap_config(config, node_ip, &server)?;
+        let defs = server.registry().defs();
+        bootstrap::run(ctx, &own, defs, &initial).await.context("cannot write the initial objects")?;
+        let at = bound.first().map(ToString::to_string).unwrap_or_default();
+        progress.done(clock.instant(), "API server", &format!("https://{at}"));
+
+        let this = Self { server, engine, ctx: ctx.clone() };
+        this.start_components()?;
+        progress.done(clock.instant(), "control plane", "controllers and scheduler");
+        Ok(this)
+    }
+
+    fn start_components(&self) -> Result<()> {
+        let ctx = self.ctx.child("controllers");
+        let shared = self.client_as("system:kube-controller-manager", &[], "kube-controller-manager", &ctx);
+        let client_for = |account: &str| {
+            let name = format!("system:serviceaccount:kube-system:{account}");
+            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+            client(&self.server, &ctx, UserInfo::new(&name, &groups), account)
+        };
+        let (deletable, kinds) = deletable(&self.server);
+        let cluster_ca = self.server.pki().ca()?;
+        manager::start(&ctx, shared, &client_for, manager::Config { cluster_ca, deletable, kinds });
+
+        let ctx = self.ctx.child("scheduler");
+        let client = self.client_as("system:kube-scheduler", &[], "kube-scheduler", &ctx);
+        Scheduler::start(&ctx, client, SchedulerConfig::default());
+        Ok(())
+    }
+
+    /// A client of this control plane under an identity.
+    pub fn client_as(&self, user: &str, groups: &[&str], agent: &str, ctx: &Ctx) -> Client {
+        client(&self.server, ctx, UserInfo::new(user, groups), agent)
+    }
+
+    /// Stops serving, lets writes finish, closes the store.
+    pub async fn shutdown(self) {
+        self.server.shutdown(DRAIN).await;
+        self.ctx.tasks.shutdown(DRAIN).await;
+        let engine = self.engine;
+        let _ = tokio::task::spawn_blocking(move || engine.close()).await;
+    }
+}
+
+fn client(server: &ApiServer, ctx: &Ctx, user: UserInfo, agent: &str) -> Client {
+    Client::new(server.transport(user), agent, ctx.clone())
+}
+
+/// What garbage collection and namespace deletion look after: every stored resource that can be deleted.
+fn deletable(server: &ApiServer) -> (Vec<(ResourcePath, bool)>, Vec<String>) {
+    let wanted = ["delete", "list", "watch"];
+    let defs = server.registry().defs();
+    let rows = defs.iter().filter(|def| wanted.iter().all(|verb| def.verbs.contains(verb)));
+    // Events come under two groups; one is enough, and they own nothing.
+    let rows = rows.filter(|def| def.resource != "events");
+    rows.map(|def| {
+        let path = ResourcePath {
+            group: def.group.to_owned(),
+            version: def.versions.first().map(|v| v.version.to_owned()).unwrap_or_default(),
+            resource: def.resource.to_owned(),
+        };
+        ((path, def.scope == knarr_apiserver::def::Scope::Namespaced), def.kind.to_owned())
+    })
+    .unzip()
+}
+
+fn bootstrap_config(
+    config: &Config,
+    node_ip: Ipv4Addr,
+    server: &ApiServer,
+) -> Result<bootstrap::BootstrapConfig> {
+    let pki = server.pki();
+    let front_proxy_ca = std::fs::read_to_string(pki.path("front-proxy-ca.crt"))
+        .context("cannot read the front proxy's CA")?;
+    Ok(bootstrap::BootstrapConfig {
+        service_cidr: config.service_cidr.to_string(),
+        service_ip: config.kubernetes_service_ip(),
+        endpoint: (node_ip, config.https_port),
+        client_ca: pki.ca()?,
+        front_proxy_ca,
+    })
+}

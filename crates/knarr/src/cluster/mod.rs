@@ -1,0 +1,3 @@
+//! A cluster in this process: the control plane, and the node of this machine.
+
+pub mod control;

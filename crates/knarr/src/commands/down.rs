@@ -1,0 +1,9 @@
+//! `knarr down`.
+use anyhow::Result;
+/// Arguments.
+#[derive(clap::Args)]
+pub struct Arguments {}
+/// Runs.
+pub fn run(_: Arguments) -> Result<()> {
+    anyhow::bail!("not there yet")
+}

@@ -1,0 +1,8 @@
+//! The commands, one file each.
+
+pub mod down;
+pub mod image;
+pub mod status;
+pub mod unit;
+pub mod up;
+pub mod version;
