@@ -1,6 +1,7 @@
 //! Every built-in kind, each in a file of its own (defaults, validation, columns, subresources, fixture), the
 //! admission plugins, and the objects that an empty cluster starts with. [`all`] is the one table of kinds.
 
+pub mod admission;
 pub mod apps;
 pub mod batch;
 pub mod bootstrap;
@@ -13,4 +14,5 @@ pub mod scheduling;
 mod table;
 mod util;
 
+pub use admission::plugins;
 pub use table::all;

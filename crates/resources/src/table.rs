@@ -23,6 +23,7 @@ pub fn all() -> Vec<ResourceDef> {
         core::podtemplate::def(),
         core::replicationcontroller::def(),
         core::secret::def(),
+        core::service::def(),
         core::serviceaccount::def(),
         discovery::endpointslice::def(),
         networking::ipaddress::def(),

@@ -5,6 +5,8 @@
 
 mod kubernetes_service;
 mod rbac;
+mod repair;
+mod service_range;
 
 use futures_util::future::join_all;
 use http::Method;
@@ -61,7 +63,11 @@ pub async fn run(
     for stage in stages {
         write_missing(client, stage).await?;
     }
-    kubernetes_service::reconcile(ctx, client, config).await
+    futures_util::try_join!(
+        kubernetes_service::reconcile(ctx, client, config),
+        service_range::mark_ready(ctx, client)
+    )?;
+    repair::addresses(client).await
 }
 
 /// The initial objects with the configuration's values in them.

@@ -1,8 +1,6 @@
 //! What a crash between two writes can leave behind: addresses of services that do not exist, and services
 //! whose address nobody holds (pkg/registry/core/service/ipallocator/controller).
 
-use super::BootstrapError;
-use super::objects::failed;
 use crate::core::service::{address_object, is_managed};
 use crate::util::ip;
 use crate::util::value::{list, text};
@@ -14,24 +12,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const URL: &str = "/apis/networking.k8s.io/v1/ipaddresses";
 
-async fn list_all(client: &Client, group: &str, resource: &str) -> Result<Vec<Value>, BootstrapError> {
-    let path = ResourcePath { group: group.to_owned(), version: "v1".to_owned(), resource: resource.to_owned() };
+async fn list_all(client: &Client, group: &str, resource: &str) -> Result<Vec<Value>, Error> {
+    let path =
+        ResourcePath { group: group.to_owned(), version: "v1".to_owned(), resource: resource.to_owned() };
     match client.list_raw(&path, "", &ListOptions::default(), "application/json").await {
         Ok(list) => Ok(list.items.iter().filter_map(|raw| serde_json::from_slice(raw).ok()).collect()),
         Err(err) if err.is_not_found() => Ok(Vec::new()),
-        Err(source) => Err(failed(resource, "", "", source)),
+        Err(err) => Err(err),
     }
 }
 
 /// Compares services and addresses and corrects the addresses.
-pub async fn addresses(client: &Client) -> Result<(), BootstrapError> {
+pub async fn addresses(client: &Client) -> Result<(), Error> {
     let (services, objects) = futures_util::try_join!(
         list_all(client, "", "services"),
         list_all(client, "networking.k8s.io", "ipaddresses")
     )?;
     let mut wanted: BTreeMap<String, Value> = BTreeMap::new();
     for service in &services {
-        let (namespace, name) = (text(service, &["metadata", "namespace"]), text(service, &["metadata", "name"]));
+        let (namespace, name) =
+            (text(service, &["metadata", "namespace"]), text(service, &["metadata", "name"]));
         for address in list(service, &["spec", "clusterIPs"]).iter().filter_map(Value::as_str) {
             if let Some(ip) = ip::parse_sloppy(address) {
                 wanted.insert(ip.to_string(), address_object(namespace, name, &ip));
@@ -55,8 +55,8 @@ pub async fn addresses(client: &Client) -> Result<(), BootstrapError> {
         match result {
             Ok(_) => {}
             Err(err) if err.is_conflict() || err.is_not_found() => {}
-            Err(source @ Error::Api(_)) => tracing::warn!(url, %source, "cannot repair a service address"),
-            Err(source) => return Err(failed("ipaddresses", "", url, source)),
+            Err(err @ Error::Api(_)) => tracing::warn!(url, %err, "cannot repair a service address"),
+            Err(err) => return Err(err),
         }
     }
     Ok(())

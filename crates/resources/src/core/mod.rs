@@ -10,4 +10,5 @@ pub mod podtemplate;
 pub mod replicationcontroller;
 pub mod resource;
 pub mod secret;
+pub mod service;
 pub mod serviceaccount;

@@ -1,0 +1,42 @@
+//! The admission plugins that upstream runs by default, one file each. [`plugins`] is their table, in the
+//! order in which upstream runs them.
+
+mod default_toleration_seconds;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
+mod taint_nodes_by_condition;
+
+use crate::util::value::text;
+use knarr_apiserver::admission::{Plugin, Write};
+use knarr_meta::gvk::GroupResource;
+use knarr_meta::status::Status;
+use std::sync::Arc;
+
+/// All plugins in their order.
+pub fn plugins() -> Vec<Arc<dyn Plugin>> {
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(service_account::ServiceAccount),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+    ]
+}
+
+/// A refusal in the name of the object under admission: what is known of its name before it is generated.
+fn forbidden(write: &Write<'_>, why: impl Into<String>) -> Status {
+    let resource = GroupResource::new(write.cx.info.group.clone(), write.cx.info.resource.clone());
+    Status::forbidden(&resource, shown_name(write), why.into())
+}
+
+fn shown_name<'a>(write: &'a Write<'_>) -> &'a str {
+    let candidates = [
+        write.name,
+        text(write.object, &["metadata", "name"]),
+        text(write.object, &["metadata", "generateName"]),
+    ];
+    candidates.into_iter().find(|n| !n.is_empty()).unwrap_or("Unknown")
+}
