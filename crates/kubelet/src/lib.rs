@@ -1,1 +1,20 @@
-//!
+//! CONTRACT. The kubelet: registers the node, runs the pods that are bound to it, reports their status, and
+//! serves logs, exec, attach and port-forward. It speaks to the API under the identity `system:node:<name>`
+//! and to nobody else but the runtime, the image store and the network it is given.
+
+mod config;
+mod container;
+mod kubelet;
+mod network;
+mod node;
+mod objects;
+mod pod;
+mod probe;
+mod server;
+mod sys;
+mod util;
+mod volume;
+
+pub use config::{Capacity, KubeletConfig, KubeletError};
+pub use kubelet::Kubelet;
+pub use network::{HostNetworkOnly, HostPort, NetworkRequest, PodNetwork};

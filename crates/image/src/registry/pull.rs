@@ -13,6 +13,7 @@ use crate::{OnProgress, Progress};
 use futures_util::{StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
+use knarr_base::clock::BoxFuture;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -91,11 +92,12 @@ impl Pull<'_> {
         }
         let mut pins = Pins::new(self.store);
         diff_ids.iter().for_each(|d| pins.add(d));
-        let layers = diff_ids.iter().zip(&manifest.layers);
-        futures_util::stream::iter(layers.map(|(diff_id, layer)| self.layer(diff_id, layer)))
-            .buffer_unordered(PARALLEL_LAYERS)
-            .try_collect::<Vec<()>>()
-            .await?;
+        // Boxed, or the whole pull could not be proven sendable by whoever spawns it.
+        let mut layers: Vec<BoxFuture<'_, Result<(), PullFailure>>> = Vec::new();
+        for (diff_id, layer) in diff_ids.iter().zip(&manifest.layers) {
+            layers.push(Box::pin(self.layer(diff_id, layer)));
+        }
+        futures_util::stream::iter(layers).buffer_unordered(PARALLEL_LAYERS).try_collect::<Vec<()>>().await?;
         let store = self.store.clone();
         let tag = self.reference.tagged();
         let repo_digest = Some(format!("{}@{top}", self.reference.repository()));

@@ -150,7 +150,7 @@ async fn a_pull_gets_a_token_chooses_the_platform_and_resumes_a_broken_layer() {
     let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
     let registry = serve(&ctx, |r| {
         r.login = "me:secret".into();
-        r.break_at = Some(100);
+        r.break_at = Some(40);
     })
     .await;
     registry.publish(None);

@@ -1,0 +1,87 @@
+//! What a kubelet is given, and what can go wrong when it starts.
+
+use crate::network::PodNetwork;
+use knarr_client::Client;
+use knarr_image::ImageStore;
+use knarr_runtime::Runtime;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything a kubelet needs.
+#[derive(Clone)]
+pub struct KubeletConfig {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Address of the node.
+    pub node_ip: IpAddr,
+    /// Directory of the pods' volumes and files.
+    pub root_dir: PathBuf,
+    /// Directory of the containers' logs, laid out as /var/log/pods is.
+    pub log_dir: PathBuf,
+    /// Addresses of the cluster's DNS service.
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain of the cluster, without a dot at the end.
+    pub cluster_domain: String,
+    /// Where logs, exec and the like are served; port 10250 usually.
+    pub listen: SocketAddr,
+    /// The server's certificate and the CA of its clients. Without it nothing is served.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Common names of client certificates that may use the server.
+    pub allowed_clients: Vec<String>,
+    /// Reaches the API as `system:node:<node_name>`.
+    pub client: Client,
+    /// Runs containers.
+    pub runtime: Arc<Runtime>,
+    /// Holds images.
+    pub images: Arc<ImageStore>,
+    /// Gives pods addresses.
+    pub network: Arc<dyn PodNetwork>,
+    /// Labels of the Node besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// What the node offers; what the machine has when `None`.
+    pub capacity: Option<Capacity>,
+    /// Kubernetes version that the node reports, such as `v1.36.0`.
+    pub version: String,
+    /// The host's resolver configuration.
+    pub resolv_conf: PathBuf,
+    /// Rotate container logs at this size.
+    pub log_max_bytes: u64,
+    /// Log files kept per container, the current one included.
+    pub log_max_files: u32,
+}
+
+/// What a node offers to pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Thousandths of a CPU.
+    pub cpu_millicores: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of disk.
+    pub ephemeral_storage_bytes: u64,
+    /// Pods at most.
+    pub pods: u32,
+}
+
+/// A kubelet cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeletError {
+    /// A directory cannot be made.
+    #[error("cannot create {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address is taken.
+    #[error("the kubelet cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}

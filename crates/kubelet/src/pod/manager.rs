@@ -1,0 +1,102 @@
+//! Which pods are this node's: follows the API, gives every pod a worker, hands events on to it, and clears
+//! away what belongs to no pod.
+
+use super::setup::remove_all;
+use super::worker::{Msg, Worker};
+use crate::container::spec::label;
+use crate::kubelet::{Entry, Shared};
+use knarr_api::Kind;
+use knarr_api::core::v1::Pod;
+use knarr_client::Informer;
+use knarr_runtime::spec::{Event, SandboxStatus, State};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Follows the pods of this node for ever.
+pub(crate) async fn run(kubelet: Arc<Shared>, pods: Informer<Pod>) {
+    let mut events = kubelet.config.runtime.events();
+    pods.synced().await;
+    let known: HashSet<String> = pods.list("").iter().map(|p| p.uid().to_owned()).collect();
+    let shared = kubelet.clone();
+    kubelet.ctx.tasks.spawn_until_stopped("orphans", async move { clear_orphans(&shared, &known).await });
+    let shared = kubelet.clone();
+    pods.on_change(move |change| match (&change.old, &change.new) {
+        (_, Some(pod)) => changed(&shared, pod),
+        (Some(pod), None) => gone(&shared, pod.uid()),
+        (None, None) => {}
+    });
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::ContainerExited { pod_uid, status } => {
+                tell(&kubelet, &pod_uid, Msg::Exited(Box::new(status)))
+            }
+            Event::SandboxLost { pod_uid } => tell(&kubelet, &pod_uid, Msg::SandboxLost),
+        }
+    }
+}
+
+fn tell(kubelet: &Shared, uid: &str, message: Msg) {
+    if let Some(entry) = kubelet.entry(uid) {
+        entry.send(message);
+    }
+}
+
+fn changed(kubelet: &Arc<Shared>, pod: &Arc<Pod>) {
+    let mut pods = kubelet.pods.lock().expect("pod lock is never poisoned");
+    if let Some(entry) = pods.get(pod.uid()) {
+        entry.send(Msg::Pod(pod.clone()));
+        return;
+    }
+    let (entry, inbox) = Entry::new(pod.clone());
+    pods.insert(pod.uid().to_owned(), entry.clone());
+    let worker = Worker::new(kubelet.clone(), entry, inbox, pod.clone());
+    kubelet.ctx.tasks.spawn_until_stopped("pod-worker", worker.run());
+}
+
+fn gone(kubelet: &Shared, uid: &str) {
+    tell(kubelet, uid, Msg::Gone);
+}
+
+/// Sandboxes, directories and root file systems that no pod of the API owns.
+async fn clear_orphans(kubelet: &Arc<Shared>, known: &HashSet<String>) {
+    let config = &kubelet.config;
+    let orphans: Vec<SandboxStatus> =
+        config.runtime.sandboxes().into_iter().filter(|s| !known.contains(&s.spec.pod_uid)).collect();
+    let stops = orphans.iter().map(|sandbox| async move {
+        let uid = &sandbox.spec.pod_uid;
+        tracing::info!(pod = uid, name = sandbox.spec.name, "stopping a pod that is no longer in the API");
+        let running = sandbox.containers.iter().filter(|c| c.state == State::Running);
+        let stops = running.map(|c| {
+            let seconds = c.labels.get(label::GRACE).and_then(|g| g.parse().ok()).unwrap_or(30);
+            config.runtime.stop_container(uid, &c.id, Duration::from_secs(seconds), "SIGTERM")
+        });
+        futures_util::future::join_all(stops).await;
+        if let Err(error) = remove_all(kubelet, uid, true).await {
+            tracing::warn!(pod = uid, error, "cannot remove an orphaned pod");
+        }
+    });
+    futures_util::future::join_all(stops).await;
+    let owned = |uid: &str| known.contains(uid) || kubelet.entry(uid).is_some();
+    for entry in std::fs::read_dir(config.root_dir.join("pods")).into_iter().flatten().flatten() {
+        let uid = entry.file_name().to_string_lossy().into_owned();
+        if !owned(&uid)
+            && let Err(error) = crate::volume::remove(&config.root_dir, &uid)
+        {
+            tracing::warn!(pod = uid, %error, "cannot remove an orphaned pod's volumes");
+        }
+    }
+    let live: HashSet<String> =
+        config.runtime.sandboxes().into_iter().flat_map(|s| s.containers).map(|c| c.id).collect();
+    for id in config.images.containers() {
+        if !live.contains(&id) && !kubelet.is_starting(&id) {
+            let _ = config.images.release(&id);
+        }
+    }
+    for entry in std::fs::read_dir(&config.log_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.rsplit_once('_').is_some_and(|(_, uid)| !owned(uid)) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

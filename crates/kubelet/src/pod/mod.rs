@@ -1,0 +1,13 @@
+//! Pods: what is observed of one, what is to be done about it, and the worker that does it.
+
+mod adopt;
+pub(crate) mod kill;
+pub(crate) mod manager;
+pub(crate) mod model;
+pub(crate) mod phase;
+mod plan;
+mod report;
+pub(crate) mod setup;
+pub(crate) mod start;
+mod status;
+pub(crate) mod worker;

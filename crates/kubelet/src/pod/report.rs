@@ -1,0 +1,108 @@
+//! Sends a pod's status to the API in order, the latest only, and its deletion after that.
+
+use crate::kubelet::Shared;
+use knarr_api::Kind;
+use knarr_api::core::v1::Pod;
+use knarr_base::Backoff;
+use knarr_client::{DeleteOptions, Error, Patch};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+enum Out {
+    Status(Value),
+    Delete,
+}
+
+/// A pod's way to the API.
+pub(super) struct Outbox(mpsc::UnboundedSender<Out>);
+
+impl Outbox {
+    /// Starts sending for a pod; ends when the outbox is dropped.
+    pub(super) fn start(kubelet: &Arc<Shared>, pod: &Pod) -> Self {
+        let (send, receive) = mpsc::unbounded_channel();
+        let (namespace, name, uid) =
+            (pod.namespace().to_owned(), pod.name().to_owned(), pod.uid().to_owned());
+        let sender = Sender { kubelet: kubelet.clone(), namespace, name, uid };
+        kubelet.ctx.tasks.spawn_until_stopped("pod-status", sender.run(receive));
+        Self(send)
+    }
+
+    pub(super) fn status(&self, status: Value) {
+        let _ = self.0.send(Out::Status(status));
+    }
+
+    pub(super) fn delete(&self) {
+        let _ = self.0.send(Out::Delete);
+    }
+}
+
+struct Sender {
+    kubelet: Arc<Shared>,
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Sender {
+    async fn run(self, mut receive: mpsc::UnboundedReceiver<Out>) {
+        let (mut status, mut delete) = (None, false);
+        let mut backoff = Backoff::new(Duration::from_millis(50), 2.0, Duration::from_secs(10));
+        loop {
+            let next =
+                if status.is_none() && !delete { receive.recv().await } else { receive.try_recv().ok() };
+            match next {
+                Some(Out::Status(new)) => {
+                    status = Some(new);
+                    continue;
+                }
+                Some(Out::Delete) => {
+                    delete = true;
+                    continue;
+                }
+                None if status.is_none() && !delete => return,
+                None => {}
+            }
+            let result = match &status {
+                Some(new) => self.patch(new).await,
+                None => self.delete().await,
+            };
+            match result {
+                Ok(()) if status.is_some() => status = None,
+                Ok(()) => delete = false,
+                // Another pod has the name now, or none: there is nobody to report on.
+                Err(error) if error.is_not_found() || error.is_conflict() => {
+                    status = None;
+                    delete = false;
+                }
+                Err(error) if matches!(error.code(), 400 | 422) => {
+                    tracing::error!(pod = self.name, %error, "the API refuses the pod's status");
+                    status = None;
+                }
+                Err(error) => {
+                    tracing::debug!(pod = self.name, %error, "cannot report the pod's status yet");
+                    self.kubelet.ctx.clock.sleep(backoff.step()).await;
+                    continue;
+                }
+            }
+            backoff.reset();
+        }
+    }
+
+    async fn patch(&self, status: &Value) -> Result<(), Error> {
+        // The UID makes sure that it is this pod, not a successor of the same name.
+        let patch = Patch::Strategic(json!({ "metadata": { "uid": self.uid }, "status": status }));
+        let path = knarr_client::ResourcePath::of::<Pod>();
+        self.kubelet.client.patch_raw(&path, &self.namespace, &self.name, "status", &patch).await.map(drop)
+    }
+
+    async fn delete(&self) -> Result<(), Error> {
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            uid: Some(self.uid.clone()),
+            ..Default::default()
+        };
+        self.kubelet.client.delete::<Pod>(&self.namespace, &self.name, &options).await
+    }
+}

@@ -1,0 +1,271 @@
+//! Starting one container: image, spec, create, start, postStart; and what went wrong, in upstream's words.
+
+use super::worker::Msg;
+use crate::container::spec::{self, Making};
+use crate::kubelet::{Entry, Shared};
+use crate::objects::What;
+use crate::util::{Def, about, go_duration};
+use crate::volume::Prepared;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use knarr_api::Kind;
+use knarr_api::core::v1::Pod;
+use knarr_image::{Auth, Image, Reference};
+use knarr_runtime::RuntimeError;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A container to start.
+pub(crate) struct Start {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) def: Def,
+    pub(crate) id: String,
+    pub(crate) attempt: u32,
+    /// The run before it, to be forgotten by the runtime.
+    pub(crate) previous: Option<String>,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) volumes: Arc<Prepared>,
+}
+
+/// Why a container did not start.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Nothing was created: reason and message.
+    Before(&'static str, String),
+    /// The image cannot be had; a back-off follows.
+    Pull(String),
+    /// It was created, but its process could not be started.
+    Run(String),
+}
+
+/// What a started container is.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) started_at_ns: i64,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+}
+
+/// Starts the container and tells the worker, first that it runs and then that its postStart hook is done.
+pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, start: Start) {
+    let result = start_container(&kubelet, &start).await;
+    let ok = result.is_ok();
+    let name = start.def.spec.name.clone();
+    entry.send(Msg::StartDone { name: name.clone(), id: start.id.clone(), attempt: start.attempt, result });
+    if !ok {
+        let _ = kubelet.config.images.release(&start.id);
+        return;
+    }
+    let hook = start.def.spec.lifecycle.as_ref().and_then(|l| l.post_start.clone());
+    let Some(hook) = hook else { return };
+    let result =
+        crate::probe::hook::run(&kubelet, &start.pod, &start.def, &start.id, &start.ips, &hook).await;
+    if let Err(message) = &result {
+        let text = format!("PostStartHook failed: {message}");
+        kubelet.recorder.warning(&about(&start.pod, Some(&start.def)), "FailedPostStartHook", text);
+    }
+    entry.send(Msg::HookDone { name, id: start.id, ok: result.is_ok() });
+}
+
+async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started, Failure> {
+    let Start { pod, def, id, .. } = start;
+    let recorder = &kubelet.recorder;
+    let about = about(pod, Some(def));
+    let image = ensure_image(kubelet, start).await?;
+    let failed = |failure: Failure| {
+        let message = match &failure {
+            Failure::Before(_, message) | Failure::Pull(message) | Failure::Run(message) => message,
+        };
+        recorder.warning(&about, "Failed", format!("Error: {message}"));
+        failure
+    };
+    let making = Making {
+        pod,
+        def,
+        id,
+        attempt: start.attempt,
+        image: &image,
+        ips: &start.ips,
+        volumes: &start.volumes,
+    };
+    let built = spec::build(kubelet, &making).await;
+    let built = built.map_err(|(reason, message)| failed(Failure::Before(reason, message)))?;
+    let runtime = &kubelet.config.runtime;
+    if let Some(previous) = &start.previous {
+        if let Err(error) = runtime.remove_container(pod.uid(), previous).await {
+            tracing::debug!(%error, container = previous, "cannot forget the previous run");
+        }
+        let _ = kubelet.config.images.release(previous);
+    }
+    forget_old_logs(kubelet, start);
+    let create_error = |e: RuntimeError| Failure::Before("CreateContainerError", e.to_string());
+    runtime.create_container(pod.uid(), built).await.map_err(|e| failed(create_error(e)))?;
+    recorder.normal(&about, "Created", "Container created");
+    match runtime.start_container(pod.uid(), id).await {
+        Ok(status) => {
+            recorder.normal(&about, "Started", "Container started");
+            Ok(Started {
+                started_at_ns: status.started_at_ns,
+                image: spec::shown_image(&image, def),
+                image_id: spec::shown_image_id(&image),
+            })
+        }
+        Err(error @ RuntimeError::MustNotBeRoot) => {
+            let _ = runtime.remove_container(pod.uid(), id).await;
+            let message =
+                format!("{error} (pod: \"{}\", container: {})", crate::util::format_pod(pod), def.spec.name);
+            Err(failed(Failure::Before("CreateContainerConfigError", message)))
+        }
+        Err(error) => Err(failed(Failure::Run(error.to_string()))),
+    }
+}
+
+/// Logs of the run before the previous one go.
+fn forget_old_logs(kubelet: &Shared, start: &Start) {
+    let Some(old) = start.attempt.checked_sub(2) else { return };
+    let dir = spec::log_dir(&kubelet.config.log_dir, &start.pod, &start.def.spec.name);
+    let prefix = format!("{old}.log");
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+async fn ensure_image(kubelet: &Arc<Shared>, start: &Start) -> Result<Image, Failure> {
+    let Start { pod, def, .. } = start;
+    let recorder = &kubelet.recorder;
+    let about = about(pod, Some(def));
+    let name = def.spec.image.as_deref().unwrap_or_default();
+    let parsed = match Reference::parse(name) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let message = format!(
+                "Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": {error}"
+            );
+            recorder.warning(&about, "InspectFailed", message.clone());
+            recorder.warning(&about, "Failed", "Error: InvalidImageName");
+            return Err(Failure::Before("InvalidImageName", message));
+        }
+    };
+    let default = if parsed.is_latest() { "Always" } else { "IfNotPresent" };
+    let policy = def.spec.image_pull_policy.as_deref().filter(|p| !p.is_empty()).unwrap_or(default);
+    let present = kubelet.config.images.resolve(name);
+    match (policy, present) {
+        ("Never", None) => {
+            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+            recorder.warning(&about, "ErrImageNeverPull", message.clone());
+            recorder.warning(&about, "Failed", "Error: ErrImageNeverPull");
+            Err(Failure::Before("ErrImageNeverPull", message))
+        }
+        // What has no registry cannot be pulled: having it is as good as having pulled it.
+        (policy, Some(image)) if policy != "Always" || parsed.is_local() => {
+            let message = format!(
+                "Container image \"{name}\" already present on machine and can be accessed by the pod"
+            );
+            recorder.normal(&about, "Pulled", message);
+            Ok(image)
+        }
+        _ => pull(kubelet, start, name, &parsed).await,
+    }
+}
+
+async fn pull(
+    kubelet: &Arc<Shared>,
+    start: &Start,
+    name: &str,
+    parsed: &Reference,
+) -> Result<Image, Failure> {
+    let recorder = &kubelet.recorder;
+    let about = about(&start.pod, Some(&start.def));
+    recorder.normal(&about, "Pulling", format!("Pulling image \"{name}\""));
+    let clock = &kubelet.ctx.clock;
+    let began = clock.instant();
+    let auth = credentials(kubelet, &start.pod, parsed).await;
+    match kubelet.config.images.pull(name, auth, knarr_image::silent()).await {
+        Ok(image) => {
+            kubelet.node_changed.notify_one();
+            let took = go_duration(clock.instant() - began);
+            let message = format!(
+                "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                image.size_bytes
+            );
+            recorder.normal(&about, "Pulled", message);
+            Ok(image)
+        }
+        Err(error) => {
+            let message = format!("rpc error: code = {} desc = {error}", error.code());
+            recorder.warning(&about, "Failed", format!("Failed to pull image \"{name}\": {message}"));
+            recorder.warning(&about, "Failed", "Error: ErrImagePull");
+            Err(Failure::Pull(message))
+        }
+    }
+}
+
+/// The credentials for a registry among the pod's image pull secrets.
+async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) -> Option<Auth> {
+    for secret in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
+        let data = kubelet.objects.get(What::Secret, pod.namespace(), &secret.name, pod.uid()).await;
+        let Ok(Some(data)) = data else {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                secret.name
+            );
+            kubelet.recorder.warning(&about(pod, None), "FailedToRetrieveImagePullSecret", message);
+            continue;
+        };
+        let new = data.data.get(".dockerconfigjson").and_then(|b| serde_json::from_slice::<Value>(b).ok());
+        let old = data.data.get(".dockercfg").and_then(|b| serde_json::from_slice::<Value>(b).ok());
+        let auths = new.map(|mut v| v["auths"].take()).or(old).unwrap_or_default();
+        if let Some(auth) = find_auth(&auths, &reference.domain, &reference.path) {
+            return Some(auth);
+        }
+    }
+    None
+}
+
+/// The entry of a docker configuration for a repository: the longest key that fits.
+fn find_auth(auths: &Value, domain: &str, path: &str) -> Option<Auth> {
+    let full = format!("{domain}/{path}");
+    let fits = |key: &str| {
+        let key = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+        let key = key.trim_end_matches("/v1").trim_end_matches("/v2");
+        let key = if key == "index.docker.io" { "docker.io" } else { key };
+        (full == key || full.starts_with(&format!("{key}/"))).then(|| key.len())
+    };
+    let entries = auths.as_object()?.iter().filter_map(|(key, value)| Some((fits(key)?, value)));
+    let (_, entry) = entries.max_by_key(|(length, _)| *length)?;
+    let mut auth = Auth {
+        username: entry["username"].as_str().unwrap_or_default().to_owned(),
+        password: entry["password"].as_str().unwrap_or_default().to_owned(),
+        registry_token: entry["registrytoken"].as_str().unwrap_or_default().to_owned(),
+    };
+    if let Some(packed) = entry["auth"].as_str().filter(|_| auth.username.is_empty()) {
+        let text = String::from_utf8(STANDARD.decode(packed.trim()).ok()?).ok()?;
+        let (user, password) = text.split_once(':')?;
+        (auth.username, auth.password) = (user.to_owned(), password.to_owned());
+    }
+    Some(auth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_most_specific_credentials_are_chosen() {
+        let auths = json!({
+            "https://index.docker.io/v1/": {"auth": STANDARD.encode("hub:p:1")},
+            "r.example": {"username": "wide", "password": "x"},
+            "r.example/team": {"username": "narrow", "password": "y"},
+        });
+        let user =
+            |domain: &str, path: &str| find_auth(&auths, domain, path).map(|a| (a.username, a.password));
+        assert_eq!(user("docker.io", "library/busybox"), Some(("hub".into(), "p:1".into())));
+        assert_eq!(user("r.example", "other/app"), Some(("wide".into(), "x".into())));
+        assert_eq!(user("r.example", "team/app"), Some(("narrow".into(), "y".into())));
+        assert_eq!(user("r.example2", "team/app"), None);
+    }
+}

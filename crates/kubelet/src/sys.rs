@@ -1,0 +1,23 @@
+//! The few system calls that have no safe wrapper at hand.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// Runs `work` in a thread of its own inside the network namespace at `netns`, and gives its result.
+pub(crate) fn in_netns<T: Send + 'static>(
+    netns: &Path,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let file = std::fs::File::open(netns)?;
+    let thread = std::thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        // SAFETY: setns takes a descriptor that is open for the whole call, and changes this thread alone,
+        // which ends right after.
+        if unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        work()
+    })?;
+    thread.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
+}
