@@ -5,6 +5,8 @@
 //! must know of one (list types, merge keys) arrives as a [`schema::Schema`].
 
 pub mod field;
+#[cfg(test)]
+mod fuzz;
 pub mod go;
 pub mod gvk;
 pub mod managed;

@@ -114,7 +114,9 @@ fn suffix(suffix: &str) -> Result<(Format, i64), QuantityError> {
         "Ei" => (Format::BinarySi, 60),
         _ => {
             let exponent = suffix.strip_prefix(['e', 'E']).ok_or(QuantityError::Suffix)?;
-            (Format::DecimalExponent, exponent.parse::<i64>().map_err(|_| QuantityError::Suffix)?)
+            let exponent = exponent.parse::<i64>().map_err(|_| QuantityError::Suffix)?;
+            // Beyond this everything is too large, or a billionth.
+            (Format::DecimalExponent, exponent.clamp(-1000, 1000))
         }
     })
 }
@@ -418,6 +420,7 @@ mod tests {
             ("1.5e3", "1500"),
             ("1n", "1n"),
             ("0.1n", "1n"),
+            ("1e-9223372036854775808", "1e-9"),
             ("0.0000000001", "1n"),
             ("1.0000000001", "1000000001n"),
             ("5u", "5u"),
@@ -464,6 +467,7 @@ mod tests {
             ("1K", QuantityError::Suffix),
             ("1e1000", QuantityError::Numeric),
             ("1e999999999999999999999", QuantityError::Suffix),
+            ("1e9223372036854775807", QuantityError::Numeric),
             ("99999999999999999999999999999999999999999", QuantityError::Numeric),
         ] {
             assert_eq!(canonicalize(text), Err(want), "{text:?}");

@@ -243,8 +243,10 @@ impl<'s> Comparer<'s> {
         if old == new {
             return;
         }
-        let (old_shape, new_shape) =
-            (shape(self.schema, ty, atomic, old), shape(self.schema, ty, atomic, new));
+        // A null has the shape of its counterpart.
+        let [old_shape, new_shape] = [(old, new), (new, old)].map(|(value, other)| {
+            shape(self.schema, ty, atomic, if value.is_null() { other } else { value })
+        });
         if is_empty(old) && is_empty(new) {
             return self.modified(path);
         }
