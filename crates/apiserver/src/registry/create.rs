@@ -2,10 +2,10 @@
 
 use super::admit::{Chain, dedup_owners, ensure_namespace};
 use super::body::Wanted;
+use super::keep::wipe_system_fields;
 use super::options::{WriteKind, WriteOptions};
 use super::render::Answer;
 use super::resource::{Resource, Version};
-use super::write::wipe_system_fields;
 use super::{Call, Registry};
 use crate::admission::Operation;
 use crate::def::{Handler, Reply, SubRequest};

@@ -7,6 +7,7 @@ use super::resource::Resource;
 use super::write::store_error;
 use super::{Call, Registry};
 use crate::admission::Operation;
+use crate::obj::Stored;
 use crate::request::RequestCx;
 use knarr_meta::object;
 use knarr_meta::status::{Details, Status};
@@ -74,7 +75,8 @@ impl Registry {
                     None => Err(resource.not_found(name)),
                 };
             };
-            let old = self.read(resource, &kv)?.parse();
+            let stored = self.read(resource, &kv)?;
+            let old = stored.parse();
             check_preconditions(resource, &old, &options)?;
             if !chain.is_empty() {
                 chain.run(&mut Value::Null, Some(&old), name).await?;
@@ -83,12 +85,14 @@ impl Registry {
             match step {
                 Step::Pending => return Ok(self.outcome(resource, &old)),
                 Step::Store(new) => {
-                    if let Some(answer) = self.store_deletion(resource, kv, &new, options.dry_run).await? {
+                    if let Some(answer) =
+                        self.store_deletion(resource, kv, stored, &new, options.dry_run).await?
+                    {
                         return Ok(answer);
                     }
                 }
                 Step::StoreThenRemove(new) => {
-                    match self.store_deletion(resource, kv, &new, options.dry_run).await? {
+                    match self.store_deletion(resource, kv, stored, &new, options.dry_run).await? {
                         Some(Answer::Stored(_, stored)) => {
                             // The precondition was met; the version it named is the one before.
                             options.revision = None;
@@ -140,6 +144,7 @@ impl Registry {
         &self,
         resource: &Resource,
         kv: KeyValue,
+        stored: Stored,
         new: &Value,
         dry_run: bool,
     ) -> Result<Option<Answer>, Status> {
@@ -147,6 +152,9 @@ impl Registry {
             return Ok(Some(Answer::Hub(200, new.clone())));
         }
         let encoded = resource.cache.shape().encode(new);
+        if encoded.value == stored.value {
+            return Ok(Some(Answer::Stored(200, stored)));
+        }
         let expect = Expect::Unchanged(kv.mod_revision);
         let outcome = self.store.put(kv.key, expect, encoded.value.clone(), kv.lease).await;
         match outcome.map_err(|e| store_error(resource, "delete", e))? {
@@ -203,7 +211,7 @@ impl Registry {
                     object::set_deletion_timestamp(&mut new, &rfc3339(now));
                 }
                 object::set_deletion_grace_period_seconds(&mut new, Some(0));
-                if new == *old { Step::Store(old.clone()) } else { Step::Store(new) }
+                Step::Store(new)
             }
             None => Step::Remove,
         }

@@ -6,6 +6,7 @@ mod admit;
 mod body;
 mod create;
 mod delete;
+mod keep;
 mod leases;
 mod negotiate;
 mod options;

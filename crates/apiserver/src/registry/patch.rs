@@ -2,12 +2,13 @@
 //! the object as it is at the moment of the write.
 
 use super::body::{Wanted, problems};
+use super::keep::keep_other_parts;
 use super::negotiate::unsupported;
 use super::options::{FieldValidation, WriteKind, WriteOptions};
 use super::parse::{self, Parsed};
 use super::render::Answer;
 use super::resource::{Resource, Version};
-use super::write::{Modify, Part, keep_other_parts};
+use super::write::{Modify, Part};
 use super::{Call, Registry};
 use crate::request::RequestCx;
 use bytes::Bytes;

@@ -72,6 +72,15 @@ impl Registry {
     pub(super) async fn subresource(&self, call: &Call<'_>, sub: &Subresource) -> Result<Answer, Status> {
         let verb = call.cx.info.verb.as_str();
         let method = &call.parts.method;
+        let wanted = match *method {
+            Method::GET | Method::HEAD => "get",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            _ => "",
+        };
+        if !matches!(sub.serve, SubKind::Custom(_)) && wanted != "get" && !sub.verbs.contains(&wanted) {
+            return Err(Status::method_not_supported(&call.resource.gr, verb));
+        }
         match (&sub.serve, method) {
             (SubKind::Status | SubKind::Partial(_), &Method::GET | &Method::HEAD) => self.get(call).await,
             (SubKind::Status, &Method::PUT) => self.update(call, Part::Status).await,

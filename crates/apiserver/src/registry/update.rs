@@ -1,8 +1,9 @@
 //! update: PUT of a whole object.
 
+use super::keep::keep_other_parts;
 use super::options::{WriteKind, WriteOptions};
 use super::render::Answer;
-use super::write::{Modify, Part, keep_other_parts};
+use super::write::{Modify, Part};
 use super::{Call, Registry};
 use knarr_meta::object;
 use knarr_meta::status::Status;
