@@ -2,16 +2,18 @@
 //! change while it runs, and its end.
 
 use super::*;
+use crate::authorize::{Authorizer, Decision};
 use crate::def::Strategy;
 use bytes::Bytes;
 use http::{Request, Response};
 use knarr_api::Kind;
 use knarr_api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
+use knarr_api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
 use knarr_client::Body;
 use knarr_client::https::Https;
 use knarr_store::memory::MemoryStore;
 use rustls::pki_types::ServerName;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::marker::PhantomData;
 
 struct Plain<K>(PhantomData<K>);
@@ -56,6 +58,9 @@ impl World {
             plain::<Pod>().status(),
             plain::<Node>().status(),
             plain::<ServiceAccount>(),
+            plain::<ClusterRole>(),
+            plain::<ClusterRoleBinding>(),
+            plain::<RoleBinding>(),
         ];
         let server = ApiServer::new(config, &ctx, MemoryStore::new(&ctx), defs, Vec::new()).unwrap();
         let port = server.start().await.unwrap()[0].port();
@@ -186,6 +191,108 @@ async fn requests_that_cannot_be_meant_are_refused_before_the_registry_sees_them
         let status: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((code, status["message"].as_str()), (400, Some(message)), "{path}");
     }
+}
+
+async fn post(client: &dyn Transport, path: &str, body: Value) -> (u16, Value) {
+    let request = Request::post(path).header("content-type", "application/json");
+    let response = send(client, request, body.to_string()).await;
+    (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
+}
+
+#[tokio::test]
+async fn reviews_answer_for_the_user_they_name() {
+    let world = World::new().await;
+    let admin = world.admin();
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({"metadata": {"name": "reader"}, "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+    assert_eq!(post(&admin, &format!("{rbac}/clusterroles"), role).await.0, 201);
+    let binding = json!({
+        "metadata": {"name": "bob"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "bob"}],
+    });
+    let (code, created) = post(&admin, &format!("{rbac}/namespaces/dev/rolebindings"), binding).await;
+    assert_eq!(code, 201, "{created}");
+    let info = crate::front::info::resolve(&http::Method::GET, "/api/v1/namespaces/dev/pods/x", &[]);
+    let question = authz::attributes(&info, &[], Arc::new(UserInfo::new("bob", &[])));
+    // The answer may be moments behind the binding.
+    while !matches!(world.server.chain.authorizer.authorize(&question), Decision::Allow(_)) {
+        tokio::task::yield_now().await;
+    }
+
+    let base = "/apis/authorization.k8s.io/v1";
+    let get_pods = |namespace: &str| json!({"verb": "get", "resource": "pods", "namespace": namespace});
+    let metrics = json!({"verb": "get", "path": "/metrics"});
+    let subject = format!("{base}/subjectaccessreviews");
+    let local = format!("{base}/namespaces/dev/localsubjectaccessreviews");
+    for (path, spec, allowed) in [
+        (&subject, json!({"user": "bob", "resourceAttributes": get_pods("dev")}), true),
+        (&subject, json!({"user": "bob", "resourceAttributes": get_pods("prod")}), false),
+        (&subject, json!({"groups": ["system:masters"], "nonResourceAttributes": metrics}), true),
+        (&local, json!({"user": "bob", "resourceAttributes": get_pods("dev")}), true),
+        (&local, json!({"user": "eve", "resourceAttributes": get_pods("dev")}), false),
+    ] {
+        let (code, review) = post(&admin, path, json!({"spec": spec})).await;
+        assert_eq!((code, review["status"]["allowed"].as_bool()), (201, Some(allowed)), "{review}");
+    }
+    for (path, spec, message) in [
+        (
+            &subject,
+            json!({"user": "bob"}),
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        (
+            &subject,
+            json!({"resourceAttributes": get_pods("dev")}),
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+        ),
+        (
+            &local,
+            json!({"user": "bob", "resourceAttributes": get_pods("prod")}),
+            "spec.resourceAttributes.namespace must match namespace: dev",
+        ),
+    ] {
+        let (_, status) = post(&admin, path, json!({"spec": spec})).await;
+        assert!(status["message"].as_str().is_some_and(|m| m.contains(message)), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_requested_token_is_good_until_its_account_goes() {
+    let world = World::new().await;
+    let admin = world.admin();
+    let accounts = "/api/v1/namespaces/dev/serviceaccounts";
+    let (code, account) = post(&admin, accounts, json!({"metadata": {"name": "robot"}})).await;
+    assert_eq!(code, 201, "{account}");
+    let (code, request) = post(&admin, &format!("{accounts}/robot/token"), json!({})).await;
+    assert_eq!((code, request["kind"].as_str()), (201, Some("TokenRequest")), "{request}");
+    assert_eq!(request["spec"]["expirationSeconds"], 3600);
+    let token = request["status"]["token"].as_str().unwrap();
+
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (_, known) = post(&admin, reviews, json!({"spec": {"token": token}})).await;
+    assert_eq!(known["status"]["authenticated"], true, "{known}");
+    assert_eq!(known["status"]["user"]["username"], "system:serviceaccount:dev:robot");
+    assert_eq!(known["status"]["user"]["uid"], account["metadata"]["uid"]);
+    assert_eq!(known["status"]["audiences"][0], "https://issuer.test");
+    let (_, unknown) = post(&admin, reviews, json!({"spec": {"token": "nonsense"}})).await;
+    assert!(unknown["status"]["authenticated"].is_null());
+    let robot = world.client(None, Some(token));
+    assert_eq!(get(&robot, "/api/v1/namespaces/dev/pods").await.0, 403, "known, without rights");
+
+    let (code, short) =
+        post(&admin, &format!("{accounts}/robot/token"), json!({"spec": {"expirationSeconds": 10}})).await;
+    assert_eq!(code, 422);
+    assert!(
+        short["message"].as_str().unwrap().contains("may not specify a duration less than 10 minutes"),
+        "{short}"
+    );
+    let (code, missing) = post(&admin, &format!("{accounts}/nobody/token"), json!({})).await;
+    assert_eq!((code, missing["message"].as_str()), (404, Some("serviceaccounts \"nobody\" not found")));
+
+    let gone = send(&admin, Request::delete(format!("{accounts}/robot")), "").await;
+    assert_eq!(gone.status(), 200);
+    assert_eq!(get(&robot, "/api/v1/namespaces/dev/pods").await.0, 401);
 }
 
 #[tokio::test]
