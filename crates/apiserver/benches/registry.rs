@@ -1,6 +1,8 @@
 //! How fast the registry is without sockets: creates, reads, lists and patches by 64 clients over the store in
 //! memory and over the embedded one. Prints one table: requests a second, and processor time a request.
 
+#![allow(clippy::disallowed_methods)] // measures the machine itself
+
 use knarr_api::core::v1::{ConfigMap, Pod};
 use knarr_apiserver::def::{ResourceDef, Strategy};
 use knarr_apiserver::testing::Server;

@@ -130,7 +130,12 @@ pub trait ErasedStrategy: Send + Sync {
     /// Validation of a create over the encoded object.
     fn validate(&self, cx: &RequestCx, new: &[u8]) -> Result<(ErrorList, Vec<String>), Status>;
     /// Validation of an update.
-    fn validate_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<(ErrorList, Vec<String>), Status>;
+    fn validate_update(
+        &self,
+        cx: &RequestCx,
+        new: &[u8],
+        old: &[u8],
+    ) -> Result<(ErrorList, Vec<String>), Status>;
     /// Validation of a status update.
     fn validate_status_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<ErrorList, Status>;
 }
@@ -203,7 +208,12 @@ impl<S: Strategy> ErasedStrategy for S {
         let new = decode::<S::Object>(new)?;
         Ok((Strategy::validate(self, cx, &new), Strategy::warnings(self, cx, &new, None)))
     }
-    fn validate_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<(ErrorList, Vec<String>), Status> {
+    fn validate_update(
+        &self,
+        cx: &RequestCx,
+        new: &[u8],
+        old: &[u8],
+    ) -> Result<(ErrorList, Vec<String>), Status> {
         let (new, old) = (decode::<S::Object>(new)?, decode::<S::Object>(old)?);
         Ok((Strategy::validate_update(self, cx, &new, &old), Strategy::warnings(self, cx, &new, Some(&old))))
     }
@@ -214,7 +224,14 @@ impl<S: Strategy> ErasedStrategy for S {
 }
 
 fn decode<K: Kind>(json: &[u8]) -> Result<K, Status> {
-    K::decode(json).map_err(|e| Status::bad_request(format!("{} in version \"{}\" cannot be handled as a {}: {e}", K::KIND, K::VERSION, K::KIND)))
+    K::decode(json).map_err(|e| {
+        Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: {e}",
+            K::KIND,
+            K::VERSION,
+            K::KIND
+        ))
+    })
 }
 
 /// A served version and how it differs from the stored (hub) version.
@@ -343,10 +360,22 @@ impl ResourceDef {
     /// A kind served and stored in one version, with names, scope, verbs and storage key taken from the facts
     /// (`knarr_api::facts`). Panics when the facts do not know it: a mistake in a static table.
     pub fn new<S: Strategy>(strategy: S) -> Self {
-        Self::from_facts(<S::Object as Kind>::GROUP, <S::Object as Kind>::VERSION, <S::Object as Kind>::PLURAL, Box::new(strategy), PhantomData::<S::Object>)
+        Self::from_facts(
+            <S::Object as Kind>::GROUP,
+            <S::Object as Kind>::VERSION,
+            <S::Object as Kind>::PLURAL,
+            Box::new(strategy),
+            PhantomData::<S::Object>,
+        )
     }
 
-    fn from_facts<K: Kind>(group: &'static str, version: &'static str, resource: &'static str, strategy: Box<dyn ErasedStrategy>, _kind: PhantomData<K>) -> Self {
+    fn from_facts<K: Kind>(
+        group: &'static str,
+        version: &'static str,
+        resource: &'static str,
+        strategy: Box<dyn ErasedStrategy>,
+        _kind: PhantomData<K>,
+    ) -> Self {
         let facts = knarr_api::facts::resources();
         let fact = facts
             .iter()
@@ -378,11 +407,21 @@ impl ResourceDef {
     /// Adds the `status` subresource.
     pub fn status(self) -> Self {
         let kind = (self.group, self.storage_version, self.kind);
-        self.subresource(Subresource { name: "status", kind, verbs: &["get", "patch", "update"], serve: SubKind::Status })
+        self.subresource(Subresource {
+            name: "status",
+            kind,
+            verbs: &["get", "patch", "update"],
+            serve: SubKind::Status,
+        })
     }
 
     /// Adds the `scale` subresource.
-    pub fn scale(self, spec: &'static [&'static str], status: &'static [&'static str], selector: &'static [&'static str]) -> Self {
+    pub fn scale(
+        self,
+        spec: &'static [&'static str],
+        status: &'static [&'static str],
+        selector: &'static [&'static str],
+    ) -> Self {
         self.subresource(Subresource {
             name: "scale",
             kind: ("autoscaling", "v1", "Scale"),
@@ -404,7 +443,10 @@ impl ResourceDef {
     }
 
     /// Sets the selectable fields.
-    pub fn selectable(mut self, fields: &'static [(&'static str, &'static [&'static str], &'static str)]) -> Self {
+    pub fn selectable(
+        mut self,
+        fields: &'static [(&'static str, &'static [&'static str], &'static str)],
+    ) -> Self {
         self.selectable = fields;
         self
     }

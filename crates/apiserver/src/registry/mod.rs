@@ -185,7 +185,8 @@ impl Registry {
         let Some(resource) = self.resource(&info.group, &info.resource) else {
             return refuse(&Status::no_such_path());
         };
-        let Some(version_index) = resource.versions.iter().position(|version| version.name == info.version) else {
+        let Some(version_index) = resource.versions.iter().position(|version| version.name == info.version)
+        else {
             return refuse(&Status::no_such_path());
         };
         let version = &resource.versions[version_index];
@@ -231,10 +232,12 @@ impl Registry {
         let (info, def) = (&call.cx.info, &call.resource.def);
         let namespaced = call.resource.namespaced();
         let outside = !namespaced && !info.namespace.is_empty() && def.resource != "namespaces";
-        if outside || (namespaced && info.namespace.is_empty() && !info.name.is_empty() && !is_list(call.cx)) {
+        if outside || (namespaced && info.namespace.is_empty() && !info.name.is_empty() && !is_list(call.cx))
+        {
             return Err(Status::no_such_path());
         }
-        if namespaced && info.namespace.is_empty() && !matches!(call.parts.method, Method::GET | Method::HEAD) {
+        if namespaced && info.namespace.is_empty() && !matches!(call.parts.method, Method::GET | Method::HEAD)
+        {
             // Writes need a namespace; reviews and the like of namespaced kinds do too.
             return Err(Status::method_not_supported(&call.resource.gr, &info.verb));
         }

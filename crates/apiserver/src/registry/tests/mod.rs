@@ -149,7 +149,8 @@ impl Plugin for Marker {
         let refused = [Some(&*write.object), write.old].into_iter().flatten();
         let refused = refused.filter(|o| o.is_object()).any(|o| object::label(o, "refuse").is_some());
         let gr = knarr_meta::gvk::GroupResource::new("", "configmaps");
-        let answer = if refused { Err(Status::forbidden(&gr, write.name, "marked for refusal")) } else { Ok(()) };
+        let answer =
+            if refused { Err(Status::forbidden(&gr, write.name, "marked for refusal")) } else { Ok(()) };
         Box::pin(std::future::ready(answer))
     }
 }
@@ -179,5 +180,9 @@ fn deployment(name: &str) -> Value {
 }
 
 fn version(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().unwrap_or_default().parse().expect("a resourceVersion is a number")
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap_or_default()
+        .parse()
+        .expect("a resourceVersion is a number")
 }
