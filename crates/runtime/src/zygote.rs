@@ -40,6 +40,7 @@ fn serve() -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
     sys::reset_signals();
+    sys::ignore_broken_pipes();
     sys::ignore_children(true);
     // Without the right to do so the score stays as it is.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);

@@ -428,13 +428,13 @@ impl Inner {
         let (near, far) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let mut zygote = self.lock_zygote();
-        if let Some(running) = &*zygote
+        if let Some(running) = &mut *zygote
             && running.fork_shim(far.as_fd()).is_ok()
         {
             return Ok(near);
         }
         *zygote = None;
-        let fresh = Zygote::start(self.options.shim_program.as_ref(), &self.options.cgroup_root)?;
+        let mut fresh = Zygote::start(self.options.shim_program.as_ref(), &self.options.cgroup_root)?;
         fresh.fork_shim(far.as_fd())?;
         *zygote = Some(fresh);
         Ok(near)
@@ -469,10 +469,19 @@ impl Inner {
         sandbox::write_record(dir, &record).map_err(io_error("write record in", dir))?;
 
         let failed = |error: io::Error| RuntimeError::Sandbox(format!("start a shim: {error}"));
-        let socket = self.fork_shim().map_err(failed)?;
-        let connection = Connection::new(socket).map_err(failed)?;
         let setup = Setup { spec, dir: dir.to_owned(), cgroup_root, boot_id };
-        self.connect(dir, connection, Op::Setup(Box::new(setup))).await
+        let mut retried = false;
+        loop {
+            let connection = self.fork_shim().and_then(Connection::new).map_err(failed)?;
+            match self.clone().connect(dir, connection, Op::Setup(Box::new(setup.clone()))).await {
+                // A zygote that was just dying took the request with it; the next one may not.
+                Err(RuntimeError::SandboxLost(_)) if !retried => {
+                    retried = true;
+                    *self.lock_zygote() = None;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Adopts the sandbox in `dir`.
@@ -529,7 +538,7 @@ impl Inner {
         let greeted = timeout(&*self.ctx.clock, SHIM_PATIENCE, connection.call(greeting)).await;
         let result = match greeted {
             None => Err(RuntimeError::Sandbox("the shim does not answer".to_owned())),
-            Some(Err(connection::Gone)) => Err(RuntimeError::Sandbox("the shim ended".to_owned())),
+            Some(Err(connection::Gone)) => Err(RuntimeError::SandboxLost(dir.display().to_string())),
             Some(Ok(Err(refusal))) => Err(match CallError::Refused(refusal).into_error("", "", false) {
                 RuntimeError::Shim(text) | RuntimeError::Start(text) => RuntimeError::Sandbox(text),
                 error => error,

@@ -40,7 +40,10 @@ impl Zygote {
     }
 
     /// Asks for a shim that serves `socket`.
-    pub fn fork_shim(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn fork_shim(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        if self.child.try_wait()?.is_some() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.send(b"shim", Some(socket))
     }
 

@@ -218,11 +218,13 @@ impl Shim {
         container.status.state = State::Exited;
         container.status.exit_code = START_FAILED;
         container.status.finished_at_ns = now_ns();
-        if let Some(pid) = container.status.pid {
+        if let Some(pid) = container.status.pid.take() {
             let _ = sys::kill(pid, libc::SIGKILL);
-        } else {
-            let _ = container.cgroup.remove(Duration::from_millis(100));
+            sys::reap_child(pid);
         }
+        container.drain(&mut self.poller, now());
+        container.release(&mut self.poller);
+        let _ = container.cgroup.remove(Duration::from_millis(100));
         self.write_record();
     }
 
@@ -230,6 +232,9 @@ impl Shim {
     pub(super) fn container_ended(&mut self, id: &str, code: i32) {
         // A program that ends at once may have ended before its start was heard of.
         self.start_progress(id);
+        if self.containers.get(id).is_none_or(|c| c.status.state == State::Exited) {
+            return;
+        }
         let private_pids = self.namespaces.shared_pids.is_none() && !self.setup.spec.host_pid;
         let Some(container) = self.containers.get_mut(id) else { return };
         container.status.pid = None;
@@ -238,20 +243,15 @@ impl Shim {
             container.cgroup.kill();
         }
         container.drain(&mut self.poller, now());
-        let failed = container.status.state == State::Exited;
-        if !failed {
-            container.status.state = State::Exited;
-            container.status.exit_code = code;
-            container.status.oom_killed = container.cgroup.oom_kills() > 0;
-            container.status.finished_at_ns = now_ns();
-        }
+        container.status.state = State::Exited;
+        container.status.exit_code = code;
+        container.status.oom_killed = container.cgroup.oom_kills() > 0;
+        container.status.finished_at_ns = now_ns();
         container.release(&mut self.poller);
         let _ = container.cgroup.remove(Duration::from_millis(if private_pids { 100 } else { 500 }));
         let message = Message::Exited(container.status.clone());
-        if !failed {
-            self.tell_all(&message);
-        }
         self.write_record();
+        self.tell_all(&message);
         sys::trim_heap();
     }
 

@@ -162,17 +162,18 @@ pub fn bpf_attach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>)
 
 /// Every signal back to its default action and none blocked, as a program expects to start.
 pub fn reset_signals() {
-    // SAFETY: plain system calls on local structures; a refused signal number (KILL, STOP, those of libc) is
-    // no matter.
+    // The kernel's own structure: handler (SIG_DFL), flags, restorer, mask. The C library would not touch the
+    // two signals it keeps for itself, which may come ignored from whoever started the daemon.
+    let default = [0u64; 4];
+    let none = 0u64;
+    // SAFETY: plain system calls on local structures; a refused signal number (KILL, STOP) is no matter.
     unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            let no_old = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, size_of::<u64>());
         }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        let no_old = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, no_old, size_of::<u64>());
     }
 }
 
@@ -181,6 +182,14 @@ pub fn ignore_children(ignore: bool) {
     // SAFETY: installs no handler, only one of the two constant dispositions.
     unsafe {
         libc::signal(libc::SIGCHLD, if ignore { libc::SIG_IGN } else { libc::SIG_DFL });
+    }
+}
+
+/// Makes writing to a pipe that nobody reads an error instead of a signal, as std does at the start.
+pub fn ignore_broken_pipes() {
+    // SAFETY: installs no handler.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
     }
 }
 
@@ -352,6 +361,14 @@ pub fn reap() -> Option<(i32, i32)> {
     let code =
         if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     Some((pid, code))
+}
+
+/// Waits for the end of this child, which must be near.
+pub fn reap_child(pid: i32) {
+    // SAFETY: waitpid with no place for the status.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
 }
 
 /// Gives unused heap back to the kernel.
