@@ -16,6 +16,7 @@ use knarr_client::{Client, Error, ListOptions, ResourcePath};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// What depends on the configuration.
 #[derive(Clone, Debug)]
@@ -36,10 +37,10 @@ pub struct BootstrapConfig {
 pub async fn run(
     ctx: &Ctx,
     client: &Client,
-    defs: &[ResourceDef],
+    defs: &[Arc<ResourceDef>],
     config: &BootstrapConfig,
 ) -> Result<(), Error> {
-    let served: BTreeMap<(String, &str), &ResourceDef> = defs
+    let served: BTreeMap<(String, &str), &Arc<ResourceDef>> = defs
         .iter()
         .flat_map(|def| {
             def.versions

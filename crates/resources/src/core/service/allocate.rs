@@ -155,7 +155,8 @@ async fn assign_address(
     asked: &str,
     wanted: &[String],
 ) -> Result<String, Status> {
-    let (namespace, name) = (text(service, &["metadata", "namespace"]), text(service, &["metadata", "name"]));
+    // A body need not repeat the namespace of its path.
+    let (namespace, name) = (cx.info.namespace.as_str(), text(service, &["metadata", "name"]));
     let mut ranges = addresses::ranges(&*cx.reader);
     ranges.retain(|r| family_of(&r.network) == family);
     if !asked.is_empty() {

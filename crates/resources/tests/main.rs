@@ -1,0 +1,15 @@
+//! The built-in kinds through a whole API server on a memory store: what holds for every kind, and what is
+//! special about some.
+
+#[path = "main/every_kind.rs"]
+mod every_kind;
+#[path = "main/pods.rs"]
+mod pods;
+#[path = "main/services.rs"]
+mod services;
+#[path = "main/table.rs"]
+mod table;
+#[path = "main/validation.rs"]
+mod validation;
+#[path = "main/world.rs"]
+mod world;

@@ -1,0 +1,171 @@
+//! Refusals in upstream's words.
+
+use crate::world::{World, collection, yaml};
+use knarr_apiserver::def::ResourceDef;
+use serde_json::{Value, json};
+
+fn kind(resource: &str) -> (ResourceDef, Value) {
+    let def = knarr_resources::all().into_iter().find(|d| d.resource == resource).unwrap();
+    let object = yaml(def.fixture);
+    (def, object)
+}
+
+/// Sets the value under a JSON pointer, `Null` removes it.
+fn set(object: &mut Value, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}"));
+    match parent {
+        Value::Object(map) if value.is_null() => {
+            map.remove(key);
+        }
+        Value::Object(map) => {
+            map.insert(key.to_owned(), value);
+        }
+        Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
+        _ => panic!("{pointer}"),
+    }
+}
+
+#[tokio::test]
+async fn invalid_objects_are_refused_in_upstreams_words() {
+    let world = World::new().await;
+    let quota = "must be no more than 63 bytes";
+    let _ = quota;
+    let cases: Vec<(&str, &str, Value, &str)> = vec![
+        ("pods", "/spec/containers", json!([]), "Pod \"fixture\" is invalid: spec.containers: Required value"),
+        ("pods", "/spec/containers/0/image", json!(""), "spec.containers[0].image: Required value"),
+        (
+            "pods", "/spec/containers/0/name", json!("Main"),
+            "spec.containers[0].name: Invalid value: \"Main\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+        ),
+        (
+            "pods", "/spec/restartPolicy", json!("Sometimes"),
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ),
+        (
+            "pods", "/spec/containers/0/ports/0/containerPort", json!(70000),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ),
+        (
+            "pods", "/spec/containers/0/volumeMounts", json!([{"name":"v","mountPath":"/v"}]),
+            "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+        ),
+        (
+            "pods", "/spec/volumes", json!([{"name":"v","emptyDir":{},"hostPath":{"path":"/x"}}]),
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+        ),
+        (
+            "pods", "/spec/containers/0/resources", json!({"requests":{"cpu":"2"},"limits":{"cpu":"1"}}),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+        ),
+        (
+            "pods", "/spec/containers/0/livenessProbe", json!({"periodSeconds": 5}),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+        ),
+        (
+            "pods", "/spec/tolerations", json!([{"operator":"Equal","value":"x"}]),
+            "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+        ),
+        (
+            "pods", "/spec/ephemeralContainers", json!([{"name":"d","image":"i"}]),
+            "spec.ephemeralContainers: Forbidden: cannot be set on create",
+        ),
+        (
+            "deployments", "/spec/selector/matchLabels/app", json!("other"),
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"fixture\"}: `selector` does not match template `labels`",
+        ),
+        ("deployments", "/spec/replicas", json!(-1), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+        (
+            "deployments", "/spec/strategy", json!({"type":"Recreate","rollingUpdate":{"maxSurge":1}}),
+            "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+        ),
+        (
+            "jobs", "/spec/template/spec/restartPolicy", json!("Always"),
+            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\"",
+        ),
+        ("services", "/spec/ports", json!([]), "spec.ports: Required value"),
+        (
+            "services", "/spec/clusterIP", json!("10.1.2.3"),
+            "spec.clusterIPs: Invalid value: [\"10.1.2.3\"]: failed to allocate IP 10.1.2.3: the provided network does not match the current range",
+        ),
+        (
+            "services", "/spec/clusterIP", json!("10.96.0.1"),
+            "spec.clusterIPs: Invalid value: [\"10.96.0.1\"]: failed to allocate IP 10.96.0.1: provided IP is already allocated",
+        ),
+        (
+            "services", "/spec/ports/0/nodePort", json!(30080),
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+        ),
+        (
+            "secrets", "/type", json!("kubernetes.io/tls"),
+            "[data[tls.crt]: Required value, data[tls.key]: Required value]",
+        ),
+        (
+            "configmaps", "/data", json!({"a b": "c"}),
+            "data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        ),
+        ("roles", "/rules/0/verbs", json!([]), "rules[0].verbs: Required value: verbs must contain at least one value"),
+        (
+            "rolebindings", "/roleRef/kind", json!("Group"),
+            "roleRef.kind: Unsupported value: \"Group\": supported values: \"Role\", \"ClusterRole\"",
+        ),
+        (
+            "priorityclasses", "/value", json!(1_000_000_001),
+            "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
+        ),
+        ("leases", "/spec/leaseDurationSeconds", json!(0), "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"),
+        ("endpointslices", "/addressType", json!("Mail"), "addressType: Unsupported value: \"Mail\": supported values: \"FQDN\", \"IPv4\", \"IPv6\""),
+        (
+            "endpointslices", "/endpoints/0/addresses", json!(["127.0.0.1"]),
+            "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        ),
+        ("nodes", "/spec/taints", json!([{"key":"a","effect":"Never"}]), "metadata.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\""),
+    ];
+    let mut failures = Vec::new();
+    for (resource, pointer, value, want) in cases {
+        let (def, mut object) = kind(resource);
+        set(&mut object, pointer, value);
+        let answer = world.post(&format!("{}?dryRun=All", collection(&def)), &object).await;
+        let message = answer.json()["message"].as_str().unwrap_or_default().to_owned();
+        if answer.code != 422 || !message.contains(want) {
+            failures.push(format!("{resource}{pointer}\n  want {want}\n  got  {} {message}", answer.code));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+#[tokio::test]
+async fn immutable_fields_stay() {
+    let world = World::new().await;
+    let cases: Vec<(&str, &str, Value, &str)> = vec![
+        (
+            "deployments", "/spec/selector/matchLabels", json!({"app":"fixture","x":"y"}),
+            "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"fixture\",\"x\":\"y\"}}: field is immutable",
+        ),
+        ("secrets", "/type", json!("x/y"), "type: Invalid value: \"x/y\": field is immutable"),
+        ("priorityclasses", "/value", json!(5), "value: Forbidden: may not be changed in an update."),
+        ("services", "/spec/clusterIP", json!("10.96.0.9"), "spec.clusterIPs[0]: Invalid value: [\"10.96.0.9\"]: may not change once set"),
+        ("endpointslices", "/addressType", json!("IPv6"), "addressType: Invalid value: \"IPv6\": field is immutable"),
+        ("jobs", "/spec/completions", json!(3), "spec.completions: Invalid value: 3: field is immutable"),
+        (
+            "rolebindings", "/roleRef/name", json!("edit"),
+            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"ClusterRole\",\"name\":\"edit\"}: cannot change roleRef",
+        ),
+        ("pods", "/spec/containers/0/command", json!(["true"]), "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n"),
+    ];
+    let mut failures = Vec::new();
+    for (resource, pointer, value, want) in cases {
+        let (def, fixture) = kind(resource);
+        let url = collection(&def);
+        let name = fixture["metadata"]["name"].as_str().unwrap();
+        world.post(&url, &fixture).await;
+        let mut object = world.get(&format!("{url}/{name}")).await.ok();
+        set(&mut object, pointer, value);
+        let answer = world.put(&format!("{url}/{name}"), &object).await;
+        let message = answer.json()["message"].as_str().unwrap_or_default().to_owned();
+        if answer.code != 422 || !message.contains(want) {
+            failures.push(format!("{resource}{pointer}\n  want {want}\n  got  {} {message}", answer.code));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
