@@ -2,4 +2,19 @@
 //! ([`dns`]). Pods are routed, not bridged; everything is written through netlink, and everything that is put on the
 //! host can be taken off again ([`host`]).
 
+pub mod error;
+mod hash;
+pub mod host;
 pub mod netlink;
+pub mod pods;
+pub mod proxy;
+pub mod range;
+mod state;
+pub mod view;
+
+pub use error::NetworkError;
+pub use host::{Host, HostConfig};
+pub use pods::PodNetwork;
+pub use proxy::{ProxyConfig, ServiceProxy};
+pub use range::Range;
+pub use view::ServiceView;

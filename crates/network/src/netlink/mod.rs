@@ -2,10 +2,12 @@
 //! tree of type-length-value attributes, which [`Message`] writes; [`Socket`] sends it and reads what comes back.
 
 pub mod conntrack;
+pub mod firewall;
 pub mod nft;
 pub mod route;
 
 use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, send, socket_with,
 };
@@ -34,6 +36,9 @@ const HEADER_BYTES: usize = 16;
 const NESTED: u16 = 0x8000;
 /// Answers are read in portions of at most this.
 const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// How long an answer may take; a transaction over many thousands of services takes a good second.
+const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -146,8 +151,9 @@ impl Message {
         self.bytes
     }
 
-    fn kind(&self) -> u16 {
-        u16::from_ne_bytes([self.bytes[4], self.bytes[5]])
+    fn add_flags(&mut self, flags: u16) {
+        let all = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | flags;
+        self.bytes[6..8].copy_from_slice(&all.to_ne_bytes());
     }
 }
 
@@ -197,6 +203,8 @@ impl Socket {
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, NetlinkError> {
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
         bind(&fd, &SocketAddrNetlink::new(0, 0))?;
+        // The kernel answers at once; a lost answer must not hang a pod's start for good.
+        set_socket_timeout(&fd, Timeout::Recv, Some(ANSWER_LIMIT))?;
         Ok(Self { fd, sequence: 0 })
     }
 
@@ -205,30 +213,28 @@ impl Socket {
         self.sequence += 1;
         let bytes = message.finish(self.sequence);
         self.send_all(&bytes)?;
-        self.read(self.sequence, what)
+        self.read(self.sequence, self.sequence, what)
     }
 
     /// Sends messages as one nftables transaction: all of them take effect, or none.
-    pub fn transaction(&mut self, messages: Vec<Message>, what: &str) -> Result<(), NetlinkError> {
+    pub fn transaction(&mut self, mut messages: Vec<Message>, what: &str) -> Result<(), NetlinkError> {
+        // Kernels before 6.10 acknowledge no end of a batch, so the last message in it is asked to.
+        let Some(last) = messages.last_mut() else { return Ok(()) };
+        last.add_flags(ACK);
         let mut bytes = Vec::new();
-        let mut wanted = Vec::new();
         let subsystem = [0, 0, 0, nft::SUBSYSTEM as u8];
         let begin = Message::new(nft::BATCH_BEGIN, 0, &subsystem);
-        let end = Message::new(nft::BATCH_END, ACK, &subsystem);
+        let end = Message::new(nft::BATCH_END, 0, &subsystem);
+        let first = self.sequence + 1;
         for message in std::iter::once(begin).chain(messages).chain([end]) {
             self.sequence += 1;
-            if message.kind() == nft::BATCH_END {
-                wanted.push(self.sequence);
-            }
             bytes.extend_from_slice(&message.finish(self.sequence));
         }
         // A batch must reach the kernel in one piece.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(
-            &self.fd,
-            bytes.len() * 2 + RECEIVE_BYTES,
-        );
+        let room = bytes.len() * 2 + RECEIVE_BYTES;
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, room);
         self.send_all(&bytes)?;
-        self.read(self.sequence, what).map(drop)
+        self.read(first, self.sequence - 1, what).map(drop)
     }
 
     fn send_all(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
@@ -236,7 +242,9 @@ impl Socket {
         if sent == bytes.len() { Ok(()) } else { Err(rustix::io::Errno::MSGSIZE.into()) }
     }
 
-    fn read(&self, last: u32, what: &str) -> Result<Vec<Answer>, NetlinkError> {
+    /// Reads the answers to the requests from `first` to `last`, until the last one's is complete. Answers to
+    /// earlier requests, left over when one of them failed, are skipped.
+    fn read(&self, first: u32, last: u32, what: &str) -> Result<Vec<Answer>, NetlinkError> {
         let mut answers = Vec::new();
         let mut buffer = vec![0; RECEIVE_BYTES];
         loop {
@@ -251,6 +259,7 @@ impl Socket {
                 }
                 let body = &rest[HEADER_BYTES..length];
                 match kind {
+                    _ if sequence < first || sequence > last => {}
                     ERROR => {
                         let code = i32::from_ne_bytes(
                             body.get(..4).and_then(|b| b.try_into().ok()).unwrap_or_default(),

@@ -2,7 +2,7 @@
 //! expressions that the service proxy needs.
 
 use super::{APPEND, CREATE, Message};
-use std::net::Ipv4Addr;
+use crate::range::Range;
 
 /// nftables among the netfilter subsystems.
 pub const SUBSYSTEM: u16 = 10;
@@ -66,6 +66,8 @@ pub mod types {
 pub enum Verdict {
     /// Let through.
     Accept,
+    /// Throw away.
+    Drop,
     /// To another chain, and back at its end.
     Jump(String),
     /// To another chain for good.
@@ -88,6 +90,7 @@ fn message(command: u16, flags: u16) -> Message {
 fn write_verdict(m: &mut Message, verdict: &Verdict) {
     let (code, chain) = match verdict {
         Verdict::Accept => (1, None),
+        Verdict::Drop => (0, None),
         Verdict::Jump(chain) => (-3i32, Some(chain)),
         Verdict::Goto(chain) => (-4, Some(chain)),
     };
@@ -167,6 +170,10 @@ impl Table<'_> {
                 Some((kind, length)) => m.big(6, kind).big(7, length),
                 None => m.big(6, DATA_VERDICT),
             };
+        }
+        if key.0 == types::INTEGER {
+            // For nft(8): the key is in the machine's byte order.
+            m.attr(13, &[0, 4, 1, 0, 0, 0]);
         }
         if timeout_ms > 0 {
             m.attr(11, &timeout_ms.to_be_bytes());
@@ -260,9 +267,7 @@ pub enum Expr {
     /// Keeps the bits of a mask in a register of four bytes.
     Mask(u32, [u8; 4]),
     /// Goes on if the register is in the set.
-    In(&'static str, u32),
-    /// Goes on if the register is in the set of this name.
-    InNamed(String, u32),
+    In(String, u32),
     /// Looks the register up in a verdict map and follows it.
     VerdictMap(&'static str, u32),
     /// Looks the register up in an anonymous map of this transaction (by id) and loads what it finds.
@@ -273,6 +278,10 @@ pub enum Expr {
     Random(u32, u32),
     /// Loads the type of the destination address (2 is local).
     DestinationType(u32),
+    /// Loads the type of the source address.
+    SourceType(u32),
+    /// Loads the connection's status bits ([`STATUS_DNAT`]).
+    ConnectionStatus(u32),
     /// Sends the connection elsewhere: registers of address and port.
     Dnat(u32, u32),
     /// Gives the connection this host's address.
@@ -286,6 +295,11 @@ pub enum Expr {
     /// A verdict.
     Verdict(Verdict),
 }
+
+/// Type of a local address, as [`Expr::DestinationType`] loads it.
+pub const LOCAL: u32 = 2;
+/// Status bit of a connection whose destination was translated.
+pub const STATUS_DNAT: u32 = 0x20;
 
 /// IPv4 header: source address.
 pub const SOURCE: (u32, u32) = (12, 4);
@@ -330,9 +344,6 @@ impl Expr {
             Self::In(set, register) => named("lookup", &|m| {
                 m.text(1, set).big(2, *register);
             }),
-            Self::InNamed(set, register) => named("lookup", &|m| {
-                m.text(1, set).big(2, *register);
-            }),
             Self::VerdictMap(map, register) => named("lookup", &|m| {
                 m.text(1, map).big(2, *register).big(3, VERDICT);
             }),
@@ -348,6 +359,12 @@ impl Expr {
             }),
             Self::DestinationType(register) => named("fib", &|m| {
                 m.big(1, *register).big(2, 3).big(3, 2);
+            }),
+            Self::SourceType(register) => named("fib", &|m| {
+                m.big(1, *register).big(2, 3).big(3, 1);
+            }),
+            Self::ConnectionStatus(register) => named("ct", &|m| {
+                m.big(1, *register).big(2, 2);
             }),
             Self::Dnat(address, port) => named("nat", &|m| {
                 m.big(1, 1).big(2, u32::from(FAMILY_V4)).big(3, *address).big(5, *port);
@@ -371,9 +388,9 @@ impl Expr {
 }
 
 /// Goes on if the address field is in the range (or not).
-pub fn in_range(field: (u32, u32), range: (Ipv4Addr, u8), inside: bool) -> Vec<Expr> {
-    let mask = u32::MAX.checked_shl(32 - u32::from(range.1)).unwrap_or(0).to_be_bytes();
-    let network = range.0.octets().to_vec();
+pub fn in_range(field: (u32, u32), range: Range, inside: bool) -> Vec<Expr> {
+    let mask = u32::MAX.checked_shl(32 - u32::from(range.prefix)).unwrap_or(0).to_be_bytes();
+    let network = range.network.octets().to_vec();
     let compare = if inside { Expr::Equal(R1, network) } else { Expr::NotEqual(R1, network) };
     vec![Expr::Network(field.0, field.1, R1), Expr::Mask(R1, mask), compare]
 }

@@ -1,6 +1,7 @@
 //! Links, addresses, routes and neighbours (rtnetlink(7)).
 
 use super::{ACK, CREATE, DUMP, EXCL, Message, NetlinkError, REPLACE, Socket, attributes};
+use crate::range::Range;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -8,6 +9,7 @@ const NEW_LINK: u16 = 16;
 const DEL_LINK: u16 = 17;
 const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
+const DEL_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
@@ -51,9 +53,6 @@ pub enum Via {
     /// Nowhere: senders are told so.
     Unreachable,
 }
-
-/// An address range.
-pub type Range = (Ipv4Addr, u8);
 
 fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];
@@ -104,9 +103,8 @@ pub fn add_veth(
         |info| {
             info.text(INFO_KIND, "veth").nested(INFO_DATA, |data| {
                 data.nested(VETH_PEER, |p| {
-                    p.raw(&link_header(0, IFF_UP, IFF_UP))
-                        .text(IFLA_IFNAME, peer)
-                        .attr(IFLA_ADDRESS, &peer_mac);
+                    // It cannot be set up before it is tied to its other end.
+                    p.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, peer).attr(IFLA_ADDRESS, &peer_mac);
                     p.number(IFLA_MTU, mtu).number(IFLA_NET_NS_FD, namespace.as_raw_fd().cast_unsigned());
                 });
             });
@@ -157,6 +155,23 @@ pub fn add_address(
     }
 }
 
+/// Takes an address from a link; no error if it has not got it.
+pub fn remove_address(
+    socket: &mut Socket,
+    index: u32,
+    address: Ipv4Addr,
+    prefix: u8,
+) -> Result<(), NetlinkError> {
+    let mut header = [FAMILY_V4, prefix, 0, 0, 0, 0, 0, 0];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut message = Message::new(DEL_ADDRESS, ACK, &header);
+    message.attr(2, &address.octets());
+    match socket.call(message, &format!("take {address}/{prefix} from the link")) {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// All IPv4 addresses of this host with their prefix and link index.
 pub fn addresses(socket: &mut Socket) -> Result<Vec<(Ipv4Addr, u8, u32)>, NetlinkError> {
     let answers =
@@ -179,11 +194,11 @@ fn route_message(kind: u16, flags: u16, to: Range, via: Via, metric: u32) -> Mes
         Via::Unreachable => (7, 0),
     };
     let on_link: u32 = if matches!(via, Via::Gateway { .. }) { 4 } else { 0 };
-    let mut header = vec![FAMILY_V4, to.1, 0, 0, MAIN_TABLE, PROTOCOL, scope, route_type];
+    let mut header = vec![FAMILY_V4, to.prefix, 0, 0, MAIN_TABLE, PROTOCOL, scope, route_type];
     header.extend_from_slice(&on_link.to_ne_bytes());
     let mut message = Message::new(kind, flags, &header);
-    if to.1 > 0 {
-        message.attr(1, &to.0.octets());
+    if to.prefix > 0 {
+        message.attr(1, &to.network.octets());
     }
     match via {
         Via::Link { index, source } => {
@@ -206,13 +221,27 @@ fn route_message(kind: u16, flags: u16, to: Range, via: Via, metric: u32) -> Mes
 /// Adds or replaces a route.
 pub fn set_route(socket: &mut Socket, to: Range, via: Via, metric: u32) -> Result<(), NetlinkError> {
     let message = route_message(NEW_ROUTE, ACK | CREATE | REPLACE, to, via, metric);
-    socket.call(message, &format!("add the route to {}/{}", to.0, to.1)).map(drop)
+    socket.call(message, &format!("add the route to {to}")).map(drop)
 }
 
 /// Removes a route; no error if it is gone.
 pub fn remove_route(socket: &mut Socket, to: Range, via: Via, metric: u32) -> Result<(), NetlinkError> {
     let message = route_message(DEL_ROUTE, ACK, to, via, metric);
-    match socket.call(message, &format!("remove the route to {}/{}", to.0, to.1)) {
+    match socket.call(message, &format!("remove the route to {to}")) {
+        Err(error) if !error.is_absent() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a route of ours, wherever it leads; no error if it is gone.
+pub fn remove_any_route(socket: &mut Socket, to: Range) -> Result<(), NetlinkError> {
+    // Scope "nowhere", no type and no metric match everything.
+    let header = [FAMILY_V4, to.prefix, 0, 0, 254, PROTOCOL, 255, 0, 0, 0, 0, 0];
+    let mut message = Message::new(DEL_ROUTE, ACK, &header);
+    if to.prefix > 0 {
+        message.attr(1, &to.network.octets());
+    }
+    match socket.call(message, &format!("remove the route to {to}")) {
         Err(error) if !error.is_absent() => Err(error),
         _ => Ok(()),
     }
@@ -245,7 +274,7 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
             value(1).and_then(|v| <[u8; 4]>::try_from(v).ok()).map_or(Ipv4Addr::UNSPECIFIED, Ipv4Addr::from);
         let link = value(4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
         (table == 254).then_some(Route {
-            to: (to, prefix),
+            to: Range::new(to, prefix),
             link,
             ours: protocol == PROTOCOL,
             gateway: value(5).is_some(),
