@@ -33,6 +33,9 @@ use tokio::sync::watch;
 /// How often the running server looks whether certificates are about to expire.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// Upstream's default of --etcd-compaction-interval.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+
 /// What every request may need for its authentication and authorization.
 const AUTHORIZATION_KINDS: [(&str, &str); 7] = [
     (RBAC, "clusterrolebindings"),
@@ -86,10 +89,12 @@ pub enum ServerError {
 pub struct ApiServer {
     config: ServerConfig,
     ctx: Ctx,
+    store: Arc<dyn Store>,
     chain: Arc<Chain>,
     front: Front,
     pki: ArcSwap<Pki>,
     serving: Arc<ServingCertificate>,
+    kubelet_serving: Arc<ServingCertificate>,
     kubelets: Arc<Kubelets>,
     tokens: Arc<Tokens>,
     issued: Vec<String>,
@@ -127,7 +132,7 @@ impl ApiServer {
             ctx: ctx.clone(),
             discovery: Discovery::new(registry.defs(), config.advertise.to_string()),
             openapi: OpenApi::new(registry.defs()),
-            health: Health::new(ctx.clone(), store),
+            health: Health::new(ctx.clone(), store.clone()),
             tokens: tokens.clone(),
             jwks_uri: format!("https://{}/openid/v1/jwks", config.advertise),
         };
@@ -146,16 +151,19 @@ impl ApiServer {
         let _ = chain.loopback.set(loopback);
 
         let serving = ServingCertificate::new(&pki.pem("apiserver")?)?;
+        let kubelet_serving = ServingCertificate::new(&pki.pem("kubelet")?)?;
         let clients = ClientCertificates::new(tls::roots("ca", &pki.ca()?)?)?;
         let tls = Arc::new(tls::server_config(serving.clone(), clients.clone())?);
         let front = Front { chain: chain.clone(), tls, clients };
         Ok(Arc::new(Self {
             config,
             ctx,
+            store,
             chain,
             front,
             pki: ArcSwap::from_pointee(pki),
             serving,
+            kubelet_serving,
             kubelets,
             tokens,
             issued,
@@ -179,6 +187,7 @@ impl ApiServer {
             registry.warm(&AUTHORIZATION_KINDS).await;
             gate.open();
         });
+        self.ctx.tasks.spawn_until_stopped("compaction", compact(self.ctx.clone(), self.store.clone()));
         let this = Arc::downgrade(self);
         let clock = self.ctx.clock.clone();
         self.ctx.tasks.spawn_until_stopped("certificate renewal", async move {
@@ -218,6 +227,11 @@ impl ApiServer {
         &self.tokens
     }
 
+    /// The serving certificate of this machine's kubelet, as it is at the time of each handshake.
+    pub fn kubelet_certificate(&self) -> Arc<ServingCertificate> {
+        self.kubelet_serving.clone()
+    }
+
     /// The configuration.
     pub fn config(&self) -> &ServerConfig {
         &self.config
@@ -246,6 +260,7 @@ impl ApiServer {
             tracing::info!("issued {line}");
         }
         self.serving.replace(&pki.pem("apiserver")?)?;
+        self.kubelet_serving.replace(&pki.pem("kubelet")?)?;
         self.kubelets.reload(&pki)?;
         self.pki.store(Arc::new(pki));
         if !issued.is_empty() {
@@ -263,6 +278,19 @@ impl ApiServer {
     /// Stops listening, ends watches, lets requests finish; false when some did not within `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.ctx.tasks.shutdown(deadline).await
+    }
+}
+
+/// Forgets history older than one to two intervals, as upstream's compactor does.
+async fn compact(ctx: Ctx, store: Arc<dyn Store>) {
+    let mut seen = store.revision();
+    loop {
+        ctx.clock.sleep(COMPACTION_INTERVAL).await;
+        match store.compact(seen).await {
+            Ok(()) | Err(knarr_store::StoreError::Compacted { .. }) => {}
+            Err(error) => tracing::error!(%error, "the store's history could not be compacted"),
+        }
+        seen = store.revision();
     }
 }
 
