@@ -290,8 +290,8 @@ pub enum SubKind {
     },
     /// A create that changes its parent within the registry's one compare-and-set loop (pods/binding): is
     /// given the body (schema-checked, defaulted, admitted) and the parent with its resourceVersion, and is
-    /// called again on a conflict. The changed parent is stored without its strategy's update hooks (but
-    /// with managedFields); the client is answered `201` and a Status of success.
+    /// called again on a conflict. The changed parent is stored without its strategy's update hooks, and as
+    /// upstream without a manager of the changed fields; the client is answered `201` and a Status of success.
     Change(fn(&RequestCx, &Value, &mut Value) -> Result<(), Status>),
     /// Anything else.
     Custom(Box<dyn Handler>),

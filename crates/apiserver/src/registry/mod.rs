@@ -4,6 +4,7 @@
 
 mod admit;
 mod body;
+mod change;
 mod create;
 mod delete;
 mod keep;

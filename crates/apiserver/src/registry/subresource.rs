@@ -78,7 +78,8 @@ impl Registry {
             Method::PATCH => "patch",
             _ => "",
         };
-        if !matches!(sub.serve, SubKind::Custom(_)) && wanted != "get" && !sub.verbs.contains(&wanted) {
+        let own = matches!(sub.serve, SubKind::Custom(_) | SubKind::Change(_));
+        if !own && wanted != "get" && !sub.verbs.contains(&wanted) {
             return Err(Status::method_not_supported(&call.resource.gr, verb));
         }
         match (&sub.serve, method) {
@@ -100,6 +101,7 @@ impl Registry {
                     _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
                 }
             }
+            (SubKind::Change(change), &Method::POST) => self.change_parent(call, sub, *change).await,
             (SubKind::Custom(handler), _) => self.custom(call, sub, &**handler).await,
             _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
         }
@@ -116,13 +118,7 @@ impl Registry {
         let connects = matches!(sub.name, "exec" | "attach" | "portforward" | "proxy");
         let mut body = Value::Null;
         if !connects && !call.body.is_empty() {
-            let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
-            let (group, version, kind) = sub.kind;
-            let api = api_version(group, version);
-            let ty = knarr_api::facts::root(group, version, kind);
-            let proto = knarr_api::proto::supports(&api, kind);
-            let wanted = Wanted { kind, api_version: &api, ty: ty.as_ref(), schema: resource.schema, proto };
-            body = wanted.decode(cx, &call.parts.headers, &call.body, options.validation)?;
+            body = decode(call, sub)?;
         }
         let operation = match call.parts.method {
             _ if connects => Some(Operation::Connect),
@@ -206,6 +202,17 @@ impl Registry {
             answer => answer,
         })
     }
+}
+
+/// The body of a subresource with a kind of its own.
+pub(super) fn decode(call: &Call<'_>, sub: &Subresource) -> Result<Value, Status> {
+    let options = WriteOptions::read(call.cx, &call.parts.headers, WriteKind::Create)?;
+    let (group, version, kind) = sub.kind;
+    let api = api_version(group, version);
+    let ty = knarr_api::facts::root(group, version, kind);
+    let proto = knarr_api::proto::supports(&api, kind);
+    let wanted = Wanted { kind, api_version: &api, ty: ty.as_ref(), schema: call.resource.schema, proto };
+    wanted.decode(call.cx, &call.parts.headers, &call.body, options.validation)
 }
 
 fn scale_type<'a>(call: &Call<'a>, ty: Option<&'a knarr_meta::schema::Type>) -> Wanted<'a> {

@@ -23,7 +23,7 @@ use serde_json::Value;
 /// How often a generated name is tried.
 const NAME_ATTEMPTS: usize = 8;
 /// How often a write starts over because somebody else was faster.
-const MODIFY_ATTEMPTS: usize = 64;
+pub const MODIFY_ATTEMPTS: usize = 64;
 /// The largest object that is stored, etcd's default limit of a request.
 const MAX_OBJECT_BYTES: usize = 1536 * 1024;
 /// Upstream's words for a lost race.

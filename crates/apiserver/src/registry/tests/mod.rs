@@ -8,7 +8,7 @@ mod watch;
 mod write;
 
 use crate::admission::{Operation, Plugin, Write};
-use crate::def::{ResourceDef, ServedVersion, Strategy};
+use crate::def::{ResourceDef, ServedVersion, Strategy, SubKind, Subresource};
 use crate::request::RequestCx;
 use crate::testing::Server;
 use futures_util::future::BoxFuture;
@@ -108,7 +108,19 @@ fn events_from_hub(mut event: Value) -> Result<Value, Status> {
 }
 
 fn defs() -> Vec<ResourceDef> {
-    let pods = ResourceDef::new(Pods).status().selectable(&[
+    let binding = Subresource {
+        name: "binding",
+        kind: ("", "v1", "Binding"),
+        verbs: &["create"],
+        serve: SubKind::Change(|_, binding, pod| {
+            if !object::get_str(pod, &["spec", "nodeName"]).is_empty() {
+                return Err(Status::bad_request("bound already"));
+            }
+            pod["spec"]["nodeName"] = binding["target"]["name"].clone();
+            Ok(())
+        }),
+    };
+    let pods = ResourceDef::new(Pods).status().subresource(binding).selectable(&[
         ("spec.nodeName", &["spec", "nodeName"], ""),
         ("status.phase", &["status", "phase"], ""),
     ]);

@@ -370,3 +370,21 @@ async fn two_groups_share_the_objects_of_one_key() {
     let kv = server.store.get(b"/registry/events/ns/e", None).await.unwrap().unwrap();
     assert_ne!(kv.lease, 0, "events are forgotten after a while");
 }
+
+#[tokio::test]
+async fn a_binding_changes_the_pod_it_is_created_under() {
+    let server = server();
+    server.post(PODS, &pod("p", "")).await.expect(201);
+    let url = format!("{PODS}/p/binding");
+    let binding = json!({"kind": "Binding", "apiVersion": "v1", "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "n1"}});
+    server.post(&format!("{url}?dryRun=All"), &binding).await.expect(201);
+    assert_eq!(
+        server.post(&url, &binding).await.expect(201),
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+    );
+    assert_eq!(server.get(&format!("{PODS}/p")).await.expect(200)["spec"]["nodeName"], "n1");
+    assert_eq!(server.post(&url, &binding).await.message(400), "bound already");
+    assert_eq!(server.post(&format!("{PODS}/none/binding"), &binding).await.code, 404);
+    assert_eq!(server.get(&url).await.code, 405);
+}
