@@ -5,7 +5,7 @@ mod status;
 pub mod validation;
 
 use crate::core::pod::{defaults, warnings};
-use crate::util::value::{Object, each, ensure, list, number, object, set_absent, set_default, sub, text};
+use crate::util::value::{Object, at, each, ensure, list, number, object, set_absent, set_default, sub, text};
 use crate::util::{Text, cells};
 use knarr_api::batch::v1::Job;
 use knarr_apiserver::def::{ResourceDef, Strategy};
@@ -22,15 +22,8 @@ impl Strategy for Jobs {
 
     fn default(&self, obj: &mut Value) {
         let obj = object(obj);
-        let spec = ensure(obj, "spec");
-        default_spec(spec);
-        let labels = spec["template"]["metadata"]["labels"].as_object().cloned();
-        let meta = ensure(obj, "metadata");
-        if let Some(labels) = labels
-            && meta.get("labels").and_then(Value::as_object).is_none_or(Object::is_empty)
-        {
-            meta.insert("labels".to_owned(), labels.into());
-        }
+        default_spec(ensure(obj, "spec"));
+        default_labels(obj);
     }
 
     fn prepare_for_create(&self, _cx: &RequestCx, obj: &mut Value) {
@@ -50,6 +43,8 @@ impl Strategy for Jobs {
             let matching = ensure(ensure(spec, "selector"), "matchLabels");
             set_absent(matching, "batch.kubernetes.io/controller-uid", uid.as_str());
         }
+        // A job without labels shows those of its pods; upstream sets them whenever it reads one.
+        default_labels(obj);
     }
 
     fn validate(&self, _cx: &RequestCx, obj: &Job) -> ErrorList {
@@ -76,6 +71,16 @@ impl Strategy for Jobs {
             out.extend(warnings::of_template(&spec.template, &Path::new("spec").child("template")));
         }
         out
+    }
+}
+
+fn default_labels(job: &mut Object) {
+    let labels = at(&job["spec"], &["template", "metadata", "labels"]).and_then(Value::as_object).cloned();
+    let meta = ensure(job, "metadata");
+    if let Some(labels) = labels
+        && meta.get("labels").and_then(Value::as_object).is_none_or(Object::is_empty)
+    {
+        meta.insert("labels".to_owned(), labels.into());
     }
 }
 
