@@ -72,7 +72,7 @@ async fn run(dir: &Path, rounds: usize) {
     for (what, mut all) in times {
         all.sort();
         let at = |share: usize| all[(all.len() - 1) * share / 100].as_secs_f64() * 1000.0;
-        println!("{what:20} p50 {:7.2}  p90 {:7.2}  max {:7.2}", at(50), at(90), at(100));
+        println!("{what:20} min {:7.2}  p50 {:7.2}  p90 {:7.2}  max {:7.2}", at(0), at(50), at(90), at(100));
     }
 }
 

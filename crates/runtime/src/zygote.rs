@@ -5,7 +5,7 @@
 use crate::cgroup::Hierarchies;
 use crate::shim;
 use crate::sys::{self, Forked};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::io::{self, IoSliceMut};
@@ -26,17 +26,25 @@ const OOM_SCORE_ADJ: &str = "-998";
 /// See [`crate::zygote_main_if_asked`].
 pub fn main_if_asked() {
     if std::env::args_os().next().is_some_and(|name| name == TITLE) {
-        let code = i32::from(serve().is_err());
-        sys::exit_now(code);
+        let outcome = serve();
+        if let Err(error) = &outcome {
+            eprintln!("{TITLE}: {error}");
+        }
+        sys::exit_now(i32::from(outcome.is_err()));
     }
 }
 
 /// Forks a shim for every socket that arrives on descriptor 0, until the daemon is gone. The first message is
 /// the cgroup under which everything is made.
 fn serve() -> io::Result<()> {
-    let control = rustix::io::fcntl_dupfd_cloexec(sys::inherited_fd(0), 3)?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
-    sys::dup_onto(null.as_fd(), 0)?;
+    // Whatever else the daemon was started with is none of a shim's business.
+    sys::close_from(3);
+    let inherited = sys::inherited_fd(0);
+    let control = rustix::io::fcntl_dupfd_cloexec(&inherited, 3)?;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?;
+    sys::dup_onto(null.as_fd(), inherited.into_raw_fd())?;
+    drop(null);
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
     sys::reset_signals();

@@ -239,8 +239,10 @@ impl Cgroup {
     pub fn remove(&self, patience: Duration) -> io::Result<()> {
         let mut left = patience;
         loop {
-            let dirs = self.v1_dirs().map(|(_, dir)| dir).chain(self.unified_dir());
-            let outcome = dirs.map(|dir| remove_tree(&dir)).fold(Ok(()), |all, one| all.and(one));
+            let mut outcome = Ok(());
+            for dir in self.v1_dirs().map(|(_, dir)| dir).chain(self.unified_dir()) {
+                outcome = outcome.and(remove_tree(&dir));
+            }
             match outcome {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) && !left.is_zero() => {
                     let step = Duration::from_millis(2).min(left);

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use zygote::Zygote;
 
 /// How long a shim may take to say who it is, to make its sandbox, or to end.
@@ -118,19 +118,26 @@ impl Runtime {
             }
             sandboxes.insert(uid.clone(), Slot::Making);
         }
-        let made = self.inner.clone().make_sandbox(spec).await;
-        let mut sandboxes = self.inner.lock_sandboxes();
-        match made {
-            Ok(sandbox) => {
-                let status = sandbox.status();
-                sandboxes.insert(uid, Slot::Made(sandbox));
-                Ok(status)
-            }
-            Err(error) => {
-                sandboxes.remove(&uid);
-                Err(error)
-            }
-        }
+        // In a task of its own, so that a caller who stops waiting leaves nothing half made and unknown.
+        let (tell, told) = oneshot::channel();
+        let inner = self.inner.clone();
+        self.inner.ctx.tasks.spawn("make-sandbox", async move {
+            let made = inner.clone().make_sandbox(spec).await;
+            let mut sandboxes = inner.lock_sandboxes();
+            let outcome = match made {
+                Ok(sandbox) => {
+                    let status = sandbox.status();
+                    sandboxes.insert(uid, Slot::Made(sandbox));
+                    Ok(status)
+                }
+                Err(error) => {
+                    sandboxes.remove(&uid);
+                    Err(error)
+                }
+            };
+            let _ = tell.send(outcome);
+        });
+        told.await.unwrap_or_else(|_| Err(RuntimeError::Sandbox("the runtime is stopping".to_owned())))
     }
 
     /// Kills and reaps everything in the sandbox, and removes its cgroups, mounts and state. Idempotent.
@@ -531,7 +538,7 @@ impl Inner {
         connection: Connection,
         greeting: Op,
     ) -> Result<Arc<Sandbox>, RuntimeError> {
-        let (tell, told) = tokio::sync::oneshot::channel::<Arc<Sandbox>>();
+        let (tell, told) = oneshot::channel::<Arc<Sandbox>>();
         let (inner, listening) = (self.clone(), connection.clone());
         // The connection must move from the start on, for the greeting to be answered.
         self.ctx.tasks.spawn_until_stopped("shim", async move { inner.listen(listening, told).await });
@@ -557,11 +564,7 @@ impl Inner {
     }
 
     /// Moves a connection's frames until the shim is gone.
-    async fn listen(
-        self: Arc<Self>,
-        connection: Connection,
-        told: tokio::sync::oneshot::Receiver<Arc<Sandbox>>,
-    ) {
+    async fn listen(self: Arc<Self>, connection: Connection, told: oneshot::Receiver<Arc<Sandbox>>) {
         let early: Mutex<Vec<ContainerStatus>> = Mutex::default();
         let known: std::sync::OnceLock<Arc<Sandbox>> = std::sync::OnceLock::new();
         let exited = |status: ContainerStatus| match known.get() {

@@ -158,9 +158,7 @@ impl Container {
 
     fn close_output(&mut self, poller: &mut Poller, stream: Stream) {
         if let Some(output) = self.outputs[stream as usize].take() {
-            if !output.paused {
-                poller.remove(output.fd.as_fd(), output.token);
-            }
+            poller.remove(output.fd.as_fd(), output.token);
         }
         for at in (0..self.attachments.len()).rev() {
             self.flush_attachment(poller, at, stream);
