@@ -1,0 +1,61 @@
+//! What a machine looks like, to be compared before and after.
+
+use crate::host::TestHost;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Roots of the machine's cgroup hierarchies: the mount itself on v2, one a controller on v1.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    if root.join("cgroup.controllers").exists() {
+        return vec![root.to_owned()];
+    }
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    // Without the links that v1 has for combined controllers (cpu -> cpu,cpuacct).
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Names of all cgroups at the top of any hierarchy.
+pub fn cgroup_names() -> BTreeSet<String> {
+    let roots = hierarchies().into_iter();
+    let entries = roots.flat_map(|root| std::fs::read_dir(root).into_iter().flatten().flatten());
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Links, addresses, routes, rules, tables, mounts, cgroups and processes of a test host, one a line.
+pub fn take(host: &TestHost) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let looks: [(&str, &[&str]); 7] = [
+        ("link", &["ip", "-o", "link"]),
+        ("address", &["ip", "-o", "address"]),
+        ("route", &["ip", "route", "show", "table", "all"]),
+        ("route6", &["ip", "-6", "route", "show", "table", "all"]),
+        ("rule", &["ip", "rule"]),
+        ("mount", &["cut", "-d", " ", "-f", "4-", "/proc/self/mountinfo"]),
+        ("netns", &["ls", "/run"]),
+    ];
+    for (what, command) in looks {
+        found.extend(host.run(command).ok().lines().map(|line| format!("{what}: {line}")));
+    }
+    // `nft` is no dependency of Knarr's nor of every machine's; where it is, tables are compared too.
+    let tables = host.run(&["sh", "-c", "command -v nft >/dev/null && nft list tables"]);
+    found.extend(tables.stdout.lines().map(|line| format!("nftables: {line}")));
+    for root in hierarchies() {
+        if root.join(&host.cgroup).exists() {
+            found.insert(format!("cgroup: {}", root.join(&host.cgroup).display()));
+        }
+    }
+    let listing = r#"for p in /proc/[0-9]*; do
+        [ "$(readlink $p/exe)" ] || continue
+        [ ${p#/proc/} = $$ ] || echo $(tr '\0' ' ' < $p/cmdline)
+    done 2>/dev/null"#;
+    let own = |line: &&str| !line.contains("/proc/[0-9]*");
+    found.extend(
+        host.run(&["sh", "-c", listing]).stdout.lines().filter(own).map(|line| format!("process: {line}")),
+    );
+    found
+}
