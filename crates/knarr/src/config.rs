@@ -2,6 +2,7 @@
 //! Unknown keys are refused and all mistakes are reported at once.
 
 use clap::Args;
+use knarr_network::Range;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -54,53 +55,17 @@ pub struct Settings {
     pub insecure_registry: Vec<String>,
 }
 
-/// An address range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    /// Lowest address.
-    pub base: Ipv4Addr,
-    /// Prefix length.
-    pub prefix: u8,
-}
-
-impl Cidr {
-    fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not an IPv4 range such as 10.96.0.0/16");
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(wrong)?;
-        let cidr = Self { base: Ipv4Addr::from(u32::from(address) & Self::mask(prefix)), prefix };
-        if cidr.base != address {
-            return Err(format!("{text:?} has bits set beyond its prefix; did you mean {cidr}?"));
-        }
-        Ok(cidr)
+/// Reads a range strictly: bits beyond the prefix are more likely a slip than meant.
+fn parse_range(text: &str) -> Result<Range, String> {
+    let wrong = || format!("{text:?} is not an IPv4 range such as 10.96.0.0/16");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(wrong)?;
+    let range = Range::new(address, prefix);
+    if range.network != address {
+        return Err(format!("{text:?} has bits set beyond its prefix; did you mean {range}?"));
     }
-
-    fn mask(prefix: u8) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
-    }
-
-    /// The address `n` above the lowest.
-    pub fn nth(self, n: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.base) + n)
-    }
-
-    /// Whether the ranges share addresses.
-    pub fn overlaps(self, other: Self) -> bool {
-        let mask = Self::mask(self.prefix.min(other.prefix));
-        u32::from(self.base) & mask == u32::from(other.base) & mask
-    }
-
-    /// Whether `address` is in the range.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        u32::from(address) & Self::mask(self.prefix) == u32::from(self.base)
-    }
-}
-
-impl std::fmt::Display for Cidr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
-    }
+    Ok(range)
 }
 
 /// The settings in force.
@@ -121,9 +86,9 @@ pub struct Config {
     /// DNS port on the node.
     pub dns_port: u16,
     /// Pod range.
-    pub pod_cidr: Cidr,
+    pub pod_cidr: Range,
     /// Service range.
-    pub service_cidr: Cidr,
+    pub service_cidr: Range,
     /// Cluster domain.
     pub cluster_domain: String,
     /// User's kubeconfig; `None` when it was declined, `Some(empty)` for the default place.
@@ -137,11 +102,11 @@ pub struct Config {
 impl Config {
     /// Address of the service `kubernetes`: the first of the service range.
     pub fn kubernetes_service_ip(&self) -> Ipv4Addr {
-        self.service_cidr.nth(1)
+        self.service_cidr.nth(1).expect("a service range has room")
     }
     /// Address of the service `kube-dns`: the tenth of the service range.
     pub fn dns_service_ip(&self) -> Ipv4Addr {
-        self.service_cidr.nth(10)
+        self.service_cidr.nth(10).expect("a service range has room")
     }
     /// The admin's kubeconfig inside the data directory.
     pub fn admin_kubeconfig(&self) -> PathBuf {
@@ -188,11 +153,9 @@ fn merge(file: Settings, flags: Settings) -> Settings {
 fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     let mut wrong = Vec::new();
     let mut note = |key: &str, problem: String| wrong.push(format!("{key}: {problem}"));
-    let any = Cidr { base: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+    let any = Range::new(Ipv4Addr::UNSPECIFIED, 0);
 
-    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match Cidr::parse(
-        text.as_deref().unwrap_or(default),
-    ) {
+    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match parse_range(text.as_deref().unwrap_or(default)) {
         Ok(cidr) if cidr.prefix > longest => {
             note(key, format!("{cidr} is too small; the prefix may be /{longest} at most"));
             any
@@ -205,7 +168,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     };
     let pod_cidr = range("pod-cidr", settings.pod_cidr, "10.244.0.0/24", 28);
     let service_cidr = range("service-cidr", settings.service_cidr, "10.96.0.0/16", 27);
-    if pod_cidr != any && service_cidr != any && pod_cidr.overlaps(service_cidr) {
+    if pod_cidr != any && service_cidr != any && pod_cidr.overlaps(&service_cidr) {
         note("pod-cidr", format!("{pod_cidr} overlaps the service range {service_cidr}"));
     }
     let mut address = |key: &str, text: Option<String>| {
@@ -301,10 +264,8 @@ mod tests {
     }
 
     #[test]
-    fn ranges_know_their_members() {
-        let cidr = Cidr::parse("10.96.0.0/16").expect("valid");
-        assert_eq!(cidr.nth(10), Ipv4Addr::new(10, 96, 0, 10));
-        assert!(cidr.contains(Ipv4Addr::new(10, 96, 255, 1)) && !cidr.contains(Ipv4Addr::new(10, 97, 0, 0)));
-        assert!(Cidr::parse("10.96.0.1/16").is_err());
+    fn a_range_with_stray_bits_is_refused() {
+        assert_eq!(parse_range("10.96.0.0/16").map(|r| r.prefix), Ok(16));
+        assert!(parse_range("10.96.0.1/16").expect_err("stray bits").contains("did you mean 10.96.0.0/16?"));
     }
 }

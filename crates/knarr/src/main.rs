@@ -3,6 +3,7 @@
 mod cluster;
 mod commands;
 mod config;
+mod daemon;
 mod demo;
 mod host;
 mod kubeconfig;
@@ -59,12 +60,12 @@ enum Command {
 
 fn main() -> ExitCode {
     // A shim is a process of this binary too; it must not get any further, nor become large.
-    //knarr_runtime::zygote_main_if_asked();
+    knarr_runtime::zygote_main_if_asked();
     let result = match Arguments::parse().command {
         Command::Up(arguments) => commands::up::run(arguments),
         Command::Down(arguments) => commands::down::run(arguments),
         Command::Server(arguments) => commands::up::run_server(arguments),
-        Command::Status(arguments) => commands::status::run(&arguments),
+        Command::Status(arguments) => commands::status::run(arguments),
         Command::Image(arguments) => commands::image::run(arguments),
         Command::Unit(arguments) => commands::unit::run(&arguments),
         Command::Version => commands::version::run(),

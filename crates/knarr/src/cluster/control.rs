@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::host::data::Layout;
 use crate::output::Progress;
 use anyhow::{Context, Result};
+use knarr_apiserver::front::tls;
 use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
@@ -13,6 +14,7 @@ use knarr_client::{Client, ResourcePath};
 use knarr_controllers::manager;
 use knarr_resources::bootstrap;
 use knarr_scheduler::{Scheduler, SchedulerConfig};
+use knarr_store::Store;
 use knarr_store::embedded::{Engine, EngineOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -68,8 +70,9 @@ impl ControlPlane {
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
             audiences: Vec::new(),
         };
-        let server = ApiServer::new(server_config, ctx, store, knarr_resources::all(), Vec::new())
-            .context("cannot make the API server")?;
+        let server =
+            ApiServer::new(server_config, ctx, store, knarr_resources::all(), knarr_resources::plugins())
+                .context("cannot make the API server")?;
         let bound = server.start().await?;
         let own =
             client(&server, ctx, UserInfo::new("system:apiserver", &["system:masters"]), "kube-apiserver");
@@ -106,6 +109,24 @@ impl ControlPlane {
     /// A client of this control plane under an identity.
     pub fn client_as(&self, user: &str, groups: &[&str], agent: &str, ctx: &Ctx) -> Client {
         client(&self.server, ctx, UserInfo::new(user, groups), agent)
+    }
+
+    /// The store, for its numbers.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.engine.keyspace(KEYSPACE)
+    }
+
+    /// TLS of this machine's kubelet: its serving certificate, and clients of the cluster's CA.
+    pub fn kubelet_tls(&self) -> Result<Arc<rustls::ServerConfig>> {
+        let pki = self.server.pki();
+        let roots = Arc::new(tls::roots("ca", &pki.ca()?)?);
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots, tls::provider()).build()?;
+        let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(self.server.kubelet_certificate());
+        Ok(Arc::new(config))
     }
 
     /// Stops serving, lets writes finish, closes the store.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod detach;
 pub mod down;
 pub mod image;
 pub mod status;

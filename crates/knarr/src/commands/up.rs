@@ -2,14 +2,24 @@
 
 use crate::Source;
 use crate::cluster::control::ControlPlane;
+use crate::cluster::network;
+use crate::cluster::node::{self, Node, Pods};
+use crate::commands::{detach, version};
 use crate::config::Config;
-use crate::host::{checks, data};
+use crate::daemon::{self, Status, server::Served};
+use crate::demo;
+use crate::host::checks;
+use crate::host::data::{self, Layout};
 use crate::kubeconfig::{self, Access};
 use crate::output::{Progress, say};
 use anyhow::{Context, Result};
 use knarr_base::Ctx;
+use knarr_image::ImageStore;
+use knarr_runtime::Runtime;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Arguments of `knarr up`.
 #[derive(clap::Args)]
@@ -34,8 +44,14 @@ pub struct ServerArguments {
 /// Starts a cluster.
 pub fn run(arguments: Arguments) -> Result<()> {
     checks::require_root("up")?;
-    let _ = (arguments.detach, arguments.demo, arguments.source);
-    anyhow::bail!("the node is not there yet; 'knarr server' starts a control plane")
+    let config = arguments.source.load()?;
+    if arguments.detach {
+        return detach::run(&config);
+    }
+    knarr_base::logging::init("warn");
+    let _lock = data::open(&config.data_dir)?;
+    checks::require(&config, true)?;
+    runtime()?.block_on(up(&config, arguments.demo))
 }
 
 /// Starts a control plane.
@@ -44,22 +60,76 @@ pub fn run_server(arguments: ServerArguments) -> Result<()> {
     let config = arguments.source.load()?;
     let _lock = data::open(&config.data_dir)?;
     checks::require(&config, false)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let ctx = Ctx::system();
-        let mut progress = Progress::since(ctx.clock.instant());
-        say(&format!("Starting a control plane (data in {})", config.data_dir.display()));
-        let node_ip = config.node_ip.unwrap_or(Ipv4Addr::LOCALHOST);
-        let control =
-            ControlPlane::start(&ctx, &config, node_ip, vec![IpAddr::from(node_ip)], &mut progress).await?;
-        let files = write_kubeconfigs(&control, &config)?;
-        say(&format!("Ready after {} ms.", progress.elapsed(ctx.clock.instant()).as_millis()));
-        files.iter().for_each(|line| say(line));
-        wait_for_signal().await?;
-        say("Stopping.");
-        control.shutdown().await;
-        Ok(())
-    })
+    runtime()?.block_on(serve(&config))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
+}
+
+async fn up(config: &Config, with_demo: bool) -> Result<()> {
+    let ctx = Ctx::system();
+    let mut progress = Progress::since(ctx.clock.instant());
+    say(&format!("Starting Knarr on {} (data in {})", config.node_name, config.data_dir.display()));
+    let network = network::prepare(config)?;
+    progress.done(
+        ctx.clock.instant(),
+        "network",
+        &format!("node address {}, pods {}", network.node_ip, config.pod_cidr),
+    );
+    let parts_ctx = ctx.child("node");
+    let (control, parts) = tokio::try_join!(
+        ControlPlane::start(&ctx, config, network.node_ip, network.addresses.clone(), &mut progress),
+        node::open(&parts_ctx, config),
+    )?;
+    network::start_services(&ctx, config, &control)?;
+    let pods = Arc::new(Pods(network.pods.clone()));
+    let node = Node::start(&ctx, config, &control, parts, network.node_ip, pods, &mut progress).await?;
+    let files = write_kubeconfigs(&control, config)?;
+    let demo_address = match with_demo {
+        true => Some(demo::deploy::run(&ctx, &control, &node.images, network.node_ip).await?),
+        false => None,
+    };
+    if let Some(address) = &demo_address {
+        progress.done(ctx.clock.instant(), "demo", &format!("answers at {address}"));
+    }
+    say(&format!("Ready after {} ms.", progress.elapsed(ctx.clock.instant()).as_millis()));
+    files.iter().for_each(|line| say(line));
+    say("Try: kubectl get pods -A");
+    if let Some(address) = demo_address {
+        say(&format!("The demo: open {address} (or: curl {address})"));
+    }
+    detach::ready();
+
+    let stopped = socket(&ctx, config, &control, Some((node.images.clone(), node.runtime.clone())))?;
+    wait_for_end(&ctx, &stopped.stop).await?;
+    say("Stopping; the pods run on. 'knarr up' takes them over again, 'knarr down' stops them.");
+    node.shutdown().await;
+    control.shutdown().await;
+    stopped.tell().await;
+    Ok(())
+}
+
+async fn serve(config: &Config) -> Result<()> {
+    let ctx = Ctx::system();
+    let mut progress = Progress::since(ctx.clock.instant());
+    say(&format!("Starting a control plane (data in {})", config.data_dir.display()));
+    let addresses = network::addresses()?;
+    let first = addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None });
+    let node_ip = config
+        .node_ip
+        .or(first)
+        .context("this machine has no address but loopback; give one with --node-ip")?;
+    let control = ControlPlane::start(&ctx, config, node_ip, addresses, &mut progress).await?;
+    let files = write_kubeconfigs(&control, config)?;
+    say(&format!("Ready after {} ms.", progress.elapsed(ctx.clock.instant()).as_millis()));
+    files.iter().for_each(|line| say(line));
+    let stopped = socket(&ctx, config, &control, None)?;
+    wait_for_end(&ctx, &stopped.stop).await?;
+    say("Stopping.");
+    control.shutdown().await;
+    stopped.tell().await;
+    Ok(())
 }
 
 /// Writes the admin's kubeconfig and merges a context into the user's; says where they are.
@@ -99,14 +169,64 @@ pub fn user_kubeconfig(configured: &std::path::Path) -> (PathBuf, Option<(u32, u
     if configured.as_os_str().is_empty() { (default, owner) } else { (configured.to_owned(), owner) }
 }
 
-async fn wait_for_signal() -> Result<()> {
+/// Who asked this cluster to stop, and wants to hear when it has.
+struct Stopped {
+    stop: watch::Receiver<bool>,
+    done: watch::Sender<bool>,
+    ctx: Ctx,
+}
+
+impl Stopped {
+    async fn tell(self) {
+        self.done.send_replace(true);
+        self.ctx.tasks.shutdown(std::time::Duration::from_secs(1)).await;
+    }
+}
+
+fn socket(
+    ctx: &Ctx,
+    config: &Config,
+    control: &ControlPlane,
+    node: Option<(Arc<ImageStore>, Arc<Runtime>)>,
+) -> Result<Stopped> {
+    let scope = ctx.child("socket");
+    let (stop, stop_seen) = watch::channel(false);
+    let (done, done_seen) = watch::channel(false);
+    let (images, runtime) = node.unzip();
+    let (started, clock, tasks) = (ctx.clock.instant(), ctx.clock.clone(), ctx.tasks.clone());
+    let (name, store) = (config.node_name.clone(), control.store());
+    let server = format!("https://{}", control.server.config().advertise);
+    let status = move || {
+        let stats = store.stats();
+        Status {
+            version: version::SHORT.to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: (clock.instant() - started).as_secs(),
+            node: if runtime.is_some() { name.clone() } else { "none".to_owned() },
+            server: server.clone(),
+            unready: tasks.unready(),
+            objects: stats.keys,
+            revision: stats.revision,
+            pods: runtime.as_ref().map_or(0, |r| r.sandboxes().len()),
+        }
+    };
+    let served = Served { status: Box::new(status), images, stop, stopped: done_seen };
+    daemon::server::start(&scope, &Layout(config.data_dir.clone()).socket(), served)?;
+    Ok(Stopped { stop: stop_seen, done, ctx: scope })
+}
+
+/// Until a signal, a request on the socket, or the failure of a part that the cluster cannot do without.
+async fn wait_for_end(ctx: &Ctx, stop: &watch::Receiver<bool>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
+    let mut stop = stop.clone();
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
         _ = hangup.recv() => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = ctx.tasks.stopping() => anyhow::bail!("a part of the cluster failed; see the log"),
     }
     Ok(())
 }

@@ -92,7 +92,7 @@ fn serve(mut stream: TcpStream, tier: &Tier, host: &str) -> Result<()> {
 
 fn ask(upstream: &str) -> Result<String> {
     let (name, port) = upstream.rsplit_once(':').context("the upstream is host:port")?;
-    let address = super::demo::resolve::lookup(name)?;
+    let address = resolve::lookup(name)?;
     let address = std::net::SocketAddr::from((address, port.parse::<u16>()?));
     let mut stream = TcpStream::connect_timeout(&address, PEER_TIMEOUT)
         .with_context(|| format!("cannot connect to {upstream} ({address})"))?;
@@ -104,4 +104,5 @@ fn ask(upstream: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-pub mod resolve;
+pub mod deploy;
+mod resolve;

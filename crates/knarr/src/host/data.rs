@@ -113,6 +113,38 @@ pub fn open(dir: &Path) -> Result<Lock> {
     Ok(Lock { file })
 }
 
+/// [`open`] for a directory whose holder was just told to stop: waits a little for it to end.
+pub fn wait(dir: &Path) -> Result<Lock> {
+    const ATTEMPTS: u32 = 100;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+    for _ in 0..ATTEMPTS {
+        if holder(dir)?.is_none() {
+            break;
+        }
+        #[allow(clippy::disallowed_methods)] // a command, not a part of a control plane
+        std::thread::sleep(PAUSE);
+    }
+    open(dir)
+}
+
+/// Unmounts everything below the directory, deepest first; says how many there were.
+pub fn unmount_below(dir: &Path) -> Result<usize> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
+    let below = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    let mut below: Vec<PathBuf> = below.filter(|path| path.starts_with(dir) && path != dir).collect();
+    below.sort();
+    for path in below.iter().rev() {
+        rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| format!("cannot unmount {}", path.display()))?;
+    }
+    Ok(below.len())
+}
+
+/// The mount table writes blanks and such as octal numbers.
+fn unescape(text: &str) -> PathBuf {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\").into()
+}
+
 fn check_format(dir: &Path) -> Result<()> {
     let path = dir.join("format");
     match std::fs::read_to_string(&path) {

@@ -1,0 +1,81 @@
+//! The network of this machine's node: what is put on the host, addresses for pods, services, DNS.
+
+use super::control::ControlPlane;
+use crate::config::Config;
+use crate::host::data::Layout;
+use crate::output::say;
+use anyhow::{Context, Result, bail};
+use knarr_base::Ctx;
+use knarr_client::Informers;
+use knarr_network::{Host, HostConfig, PodNetwork, ProxyConfig, ServiceProxy, ServiceView};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// Ethernet's usual size; links inside one machine need no other.
+const MTU: u32 = 1500;
+
+fn host_config(config: &Config) -> HostConfig {
+    HostConfig {
+        pod_cidr: config.pod_cidr,
+        service_cidr: config.service_cidr,
+        node_ip: config.node_ip,
+        state_dir: Layout(config.data_dir.clone()).network(),
+    }
+}
+
+/// A prepared host.
+pub struct Network {
+    /// The node's address.
+    pub node_ip: Ipv4Addr,
+    /// All addresses under which this machine may be reached.
+    pub addresses: Vec<IpAddr>,
+    /// Connects pods.
+    pub pods: Arc<PodNetwork>,
+}
+
+/// Looks for what is in the way, then prepares the host.
+pub fn prepare(config: &Config) -> Result<Network> {
+    let host = host_config(config);
+    let problems = knarr_network::host::check(&host).context("cannot look at the host's network")?;
+    let (fatal, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(|p| p.fatal);
+    others.iter().for_each(|problem| say(&format!("warning: {problem}")));
+    if !fatal.is_empty() {
+        let list: Vec<String> = fatal.iter().map(ToString::to_string).collect();
+        bail!("{}", list.join("\n"));
+    }
+    let prepared = Host::prepare(&host).context("cannot prepare the host's network")?;
+    let pods =
+        PodNetwork::open(config.pod_cidr, &host.state_dir, MTU).context("cannot open the pod network")?;
+    Ok(Network { node_ip: prepared.node_ip(), addresses: addresses()?, pods: Arc::new(pods) })
+}
+
+/// All addresses of this machine but loopback and those of pods' links.
+pub fn addresses() -> Result<Vec<IpAddr>> {
+    use knarr_network::netlink::{Socket, route};
+    let mut socket = Socket::route().context("cannot open a netlink socket")?;
+    let all = route::addresses(&mut socket).context("cannot list this machine's addresses")?;
+    let mut addresses: Vec<IpAddr> = all.into_iter().map(|(address, ..)| address.into()).collect();
+    addresses.retain(|address: &IpAddr| !address.is_loopback());
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Takes off the host what [`prepare`] and the services put there.
+pub fn cleanup(config: &Config) -> Result<()> {
+    Host::cleanup(&Layout(config.data_dir.clone()).network()).context("cannot clean up the host's network")
+}
+
+/// Starts the service proxy.
+pub fn start_services(ctx: &Ctx, config: &Config, control: &ControlPlane) -> Result<()> {
+    let ctx = ctx.child("network");
+    let informers = Informers::new(control.client_as("system:kube-proxy", &[], "kube-proxy", &ctx));
+    let view = ServiceView::new(&informers);
+    let proxy = ProxyConfig {
+        pod_cidr: config.pod_cidr,
+        service_cidr: config.service_cidr,
+        node_name: config.node_name.clone(),
+    };
+    ServiceProxy::start(&ctx, &view, proxy).context("cannot start the service proxy")?;
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The node of this machine: image store, runtime, pod network, kubelet, service proxy, cluster DNS.
+
+use super::control::ControlPlane;
+use crate::commands::version::KUBERNETES;
+use crate::config::Config;
+use crate::daemon::images;
+use crate::host::data::Layout;
+use crate::output::Progress;
+use anyhow::{Context, Result};
+use futures_util::future::BoxFuture;
+use knarr_api::core::v1::Node as ApiNode;
+use knarr_base::Ctx;
+use knarr_client::{Change, Informers};
+use knarr_image::ImageStore;
+use knarr_kubelet::{Kubelet, KubeletConfig};
+use knarr_runtime::{Runtime, RuntimeOptions};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A container's log is rotated at this size, and so many files are kept (the kubelet's defaults).
+const LOG_MAX_BYTES: u64 = 10 << 20;
+const LOG_MAX_FILES: u32 = 5;
+/// Upstream's name of the identity under which the API server calls kubelets.
+const KUBELET_CALLER: &str = "kube-apiserver-kubelet-client";
+
+/// What of the node does not need the control plane, and so is opened beside it.
+pub struct Parts {
+    /// Images.
+    pub images: Arc<ImageStore>,
+    /// Containers; those of an earlier `knarr` are adopted.
+    pub runtime: Arc<Runtime>,
+}
+
+/// Options of the runtime on this data directory.
+pub fn runtime_options(config: &Config) -> RuntimeOptions {
+    RuntimeOptions {
+        state_dir: Layout(config.data_dir.clone()).runtime(),
+        cgroup_root: config.cgroup_root.clone(),
+        shim_program: None,
+    }
+}
+
+/// Opens images and runtime.
+pub async fn open(ctx: &Ctx, config: &Config) -> Result<Parts> {
+    let layout = Layout(config.data_dir.clone());
+    let (store_ctx, plain_http) = (ctx.clone(), config.insecure_registries.clone());
+    let dir = layout.images();
+    let images = tokio::task::spawn_blocking(move || images::open(&store_ctx, &dir, &plain_http)).await??;
+    let runtime =
+        Runtime::open(ctx, runtime_options(config)).await.context("cannot start the container runtime")?;
+    Ok(Parts { images, runtime })
+}
+
+/// A running node.
+pub struct Node {
+    ctx: Ctx,
+    /// Its images.
+    pub images: Arc<ImageStore>,
+    /// Its containers.
+    pub runtime: Arc<Runtime>,
+    _kubelet: Kubelet,
+}
+
+impl Node {
+    /// Starts the node's services; returns once the Node object is Ready.
+    pub async fn start(
+        ctx: &Ctx,
+        config: &Config,
+        control: &ControlPlane,
+        parts: Parts,
+        node_ip: Ipv4Addr,
+        network: Arc<dyn knarr_kubelet::PodNetwork>,
+        progress: &mut Progress,
+    ) -> Result<Self> {
+        let ctx = ctx.child("node");
+        let layout = Layout(config.data_dir.clone());
+        let identity = format!("system:node:{}", config.node_name);
+        let client = control.client_as(&identity, &["system:nodes"], "kubelet", &ctx);
+        let kubelet = KubeletConfig {
+            node_name: config.node_name.clone(),
+            node_ip: node_ip.into(),
+            root_dir: layout.kubelet(),
+            log_dir: layout.logs(),
+            cluster_dns: vec![config.dns_service_ip().into()],
+            cluster_domain: config.cluster_domain.clone(),
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.kubelet_port)),
+            tls: Some(control.kubelet_tls()?),
+            allowed_clients: vec![KUBELET_CALLER.to_owned()],
+            client: client.clone(),
+            runtime: parts.runtime.clone(),
+            images: parts.images.clone(),
+            network,
+            labels: BTreeMap::new(),
+            capacity: None,
+            version: KUBERNETES.to_owned(),
+            resolv_conf: resolv_conf(),
+            log_max_bytes: LOG_MAX_BYTES,
+            log_max_files: LOG_MAX_FILES,
+        };
+        let kubelet = Kubelet::new(&ctx, kubelet).context("cannot make the kubelet")?;
+        kubelet.start().await.context("cannot start the kubelet")?;
+        wait_until_ready(&ctx, control, &config.node_name).await?;
+        progress.done(ctx.clock.instant(), "node", &format!("{} is Ready", config.node_name));
+        Ok(Self { ctx, images: parts.images, runtime: parts.runtime, _kubelet: kubelet })
+    }
+
+    /// Stops the node's services. Its pods run on.
+    pub async fn shutdown(self) {
+        self.ctx.tasks.shutdown(Duration::from_secs(5)).await;
+    }
+}
+
+/// Where the machine's resolvers are; systemd-resolved's stub listens on loopback, which pods do not share.
+fn resolv_conf() -> PathBuf {
+    let resolved = PathBuf::from("/run/systemd/resolve/resolv.conf");
+    let stub = std::fs::read_to_string("/etc/resolv.conf").is_ok_and(|text| text.contains("127.0.0.53"));
+    if stub && resolved.exists() { resolved } else { PathBuf::from("/etc/resolv.conf") }
+}
+
+/// Waits for the Node's Ready condition, by a watch.
+async fn wait_until_ready(ctx: &Ctx, control: &ControlPlane, name: &str) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let scope = ctx.child("ready");
+    let informers =
+        Informers::new(control.client_as("system:apiserver", &["system:masters"], "knarr", &scope));
+    let node = informers.filtered::<ApiNode>("", "", &format!("metadata.name={name}"));
+    let ready = tokio::sync::watch::Sender::new(false);
+    let told = ready.clone();
+    node.on_change(move |change: &Change<ApiNode>| {
+        let conditions =
+            change.new.as_ref().and_then(|n| n.status.as_ref()?.conditions.clone()).unwrap_or_default();
+        told.send_replace(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    });
+    let mut seen = ready.subscribe();
+    let waited = knarr_base::clock::timeout(&*ctx.clock, LIMIT, seen.wait_for(|ready| *ready)).await;
+    scope.tasks.stop();
+    waited.with_context(|| {
+        format!("the node {name} did not become Ready within {} s; see the log", LIMIT.as_secs())
+    })??;
+    Ok(())
+}
+
+/// The kubelet's view of the pod network.
+pub struct Pods(pub Arc<knarr_network::PodNetwork>);
+
+impl knarr_kubelet::PodNetwork for Pods {
+    fn attach<'a>(
+        &'a self,
+        request: knarr_kubelet::NetworkRequest<'a>,
+    ) -> BoxFuture<'a, Result<Vec<std::net::IpAddr>, String>> {
+        let (network, uid, netns) = (self.0.clone(), request.uid.to_owned(), request.netns.to_owned());
+        Box::pin(async move {
+            let attached = tokio::task::spawn_blocking(move || network.attach(&uid, &netns)).await;
+            let address = attached.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            Ok(vec![address.into()])
+        })
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        let (network, uid) = (self.0.clone(), uid.to_owned());
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || network.detach(&uid))
+                .await
+                .map_err(|e| e.to_string())?
+                .map_err(|e| e.to_string())
+        })
+    }
+}
