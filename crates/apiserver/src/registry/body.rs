@@ -4,6 +4,7 @@
 use super::negotiate::{Media, body_media};
 use super::options::FieldValidation;
 use super::parse::{self, Parsed};
+use super::strict::{self, Problems};
 use crate::request::RequestCx;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -72,7 +73,10 @@ impl Wanted<'_> {
         if let Some(error) = report.type_error {
             return Err(self.unusable(&error));
         }
-        let problems = problems(&report.unknown, &duplicates);
+        let problems = match media {
+            Media::Yaml => strict::in_yaml(body, &report.unknown, &duplicates),
+            _ => strict::in_json(body, &report.unknown, &duplicates),
+        };
         self.settle(cx, validation, problems, |text| self.unusable(text))?;
         Ok(value)
     }
@@ -91,7 +95,7 @@ impl Wanted<'_> {
         &self,
         cx: &RequestCx,
         validation: FieldValidation,
-        problems: Vec<String>,
+        problems: Problems,
         refuse: impl FnOnce(&str) -> Status,
     ) -> Result<(), Status> {
         if problems.is_empty() {
@@ -100,11 +104,11 @@ impl Wanted<'_> {
         match validation {
             FieldValidation::Ignore => Ok(()),
             FieldValidation::Warn => {
-                problems.into_iter().for_each(|problem| cx.warn(problem));
+                problems.warnings.into_iter().for_each(|problem| cx.warn(problem));
                 Ok(())
             }
             FieldValidation::Strict => {
-                Err(refuse(&format!("strict decoding error: {}", problems.join(", "))))
+                Err(refuse(&format!("strict decoding error: {}", problems.errors.join(", "))))
             }
         }
     }
@@ -175,10 +179,4 @@ impl Wanted<'_> {
             self.kind
         ))
     }
-}
-
-/// What strict validation finds, in upstream's words.
-pub fn problems(unknown: &[String], duplicates: &[String]) -> Vec<String> {
-    let unknown = unknown.iter().map(|path| format!("unknown field \"{path}\""));
-    unknown.chain(duplicates.iter().map(|path| format!("duplicate field \"{path}\""))).collect()
 }

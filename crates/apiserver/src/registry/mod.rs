@@ -17,6 +17,7 @@ mod read;
 mod reader;
 mod render;
 mod resource;
+mod strict;
 mod subresource;
 mod table;
 #[cfg(test)]
@@ -157,6 +158,9 @@ impl Registry {
         body: Bytes,
     ) -> Response<Body> {
         let extensions = std::sync::Mutex::new(std::mem::take(&mut parts.extensions));
+        if let Some(text) = deprecation(&cx.info) {
+            cx.warn(text);
+        }
         let mut response = self.answer(&cx, &parts, extensions, body).await;
         let warnings = std::mem::take(&mut *cx.warnings.lock().expect("warnings lock is never poisoned"));
         let mut sent: Vec<&str> = Vec::new();
@@ -193,6 +197,7 @@ impl Registry {
         let version = &resource.versions[version_index];
         let offers = Offers {
             proto: version.proto,
+            tables: resource.def.create_only.is_none(),
             transforms: true,
             stream: info.subresource.is_empty() && is_watch(cx),
         };
@@ -317,6 +322,17 @@ impl Registry {
             text.push_str(&reason);
         }
         Err(Status::forbidden(&gr, &info.name, text))
+    }
+}
+
+/// What upstream warns of on every request for a resource that is on its way out.
+fn deprecation(info: &crate::request::RequestInfo) -> Option<&'static str> {
+    match (info.group.as_str(), info.version.as_str(), info.resource.as_str()) {
+        ("", "v1", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        }
+        ("", "v1", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 

@@ -110,7 +110,9 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
 pub struct Offers {
     /// Whether objects have a protobuf form.
     pub proto: bool,
-    /// Whether Table and PartialObjectMetadata are served.
+    /// Whether Tables are served (not of kinds that are only ever created).
+    pub tables: bool,
+    /// Whether PartialObjectMetadata is served.
     pub transforms: bool,
     /// Whether the answer is a watch stream.
     pub stream: bool,
@@ -130,7 +132,7 @@ pub fn accept(headers: &HeaderMap, pretty_query: Option<&str>, offers: Offers) -
 
 /// The form of an error for whoever sent this header: JSON where it asks for nothing that is served.
 pub fn accept_for_error(header: Option<&str>) -> Accept {
-    let offers = Offers { proto: true, transforms: true, stream: false };
+    let offers = Offers { proto: true, tables: true, transforms: true, stream: false };
     let chosen = choose(header.unwrap_or_default(), offers).unwrap_or(Accept::JSON);
     Accept { transform: None, ..chosen }
 }
@@ -189,7 +191,7 @@ fn with_params(media: Media, params: &[(&str, &str)], offers: Offers) -> Option<
         _ => return None,
     };
     let transform = match kind? {
-        "Table" if media != Media::Proto => Transform::Table,
+        "Table" if media != Media::Proto && offers.tables => Transform::Table,
         "PartialObjectMetadata" => Transform::Partial,
         "PartialObjectMetadataList" => Transform::PartialList,
         _ => return None,
@@ -238,7 +240,7 @@ pub fn unsupported(accepted: &[&str]) -> Status {
 mod tests {
     use super::*;
 
-    const LIST: Offers = Offers { proto: true, transforms: true, stream: false };
+    const LIST: Offers = Offers { proto: true, tables: true, transforms: true, stream: false };
 
     fn media_of(header: &str, offers: Offers) -> Option<(Media, Option<Transform>)> {
         let mut headers = HeaderMap::new();
@@ -255,7 +257,8 @@ mod tests {
             ("*/*", LIST, Some((Media::Json, None))),
             ("application/*", LIST, Some((Media::Json, None))),
             (kubectl, LIST, table),
-            (kubectl, Offers { transforms: false, ..LIST }, Some((Media::Json, None))),
+            (kubectl, Offers { tables: false, ..LIST }, Some((Media::Json, None))),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io", Offers { tables: false, ..LIST }, None),
             ("application/vnd.kubernetes.protobuf,application/json", LIST, Some((Media::Proto, None))),
             (
                 "application/vnd.kubernetes.protobuf,application/json",

@@ -73,6 +73,70 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
+/// The path of every key of a JSON document, in its order and as often as it occurs.
+pub fn key_paths(bytes: &[u8]) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // What precedes an error is still worth something, so it is not one here.
+    let _ = Paths { at: &Step::Root, paths: &mut paths }.deserialize(&mut json);
+    paths
+}
+
+struct Paths<'a> {
+    at: &'a Step<'a>,
+    paths: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Paths<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Paths<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        loop {
+            let at = Step::Index(self.at, index);
+            if seq.next_element_seed(Paths { at: &at, paths: &mut *self.paths })?.is_none() {
+                return Ok(());
+            }
+            index += 1;
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            let at = Step::Key(self.at, &key);
+            self.paths.push(at.to_string());
+            map.next_value_seed(Paths { at: &at, paths: &mut *self.paths })?;
+        }
+        Ok(())
+    }
+}
+
 /// Where a value stands, for the paths of duplicates.
 enum Step<'a> {
     Root,

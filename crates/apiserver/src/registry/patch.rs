@@ -1,13 +1,14 @@
 //! patch: JSON patch, merge patch, strategic merge patch and server-side apply (KEP-555), each applied to
 //! the object as it is at the moment of the write.
 
-use super::body::{Wanted, problems};
+use super::body::Wanted;
 use super::keep::keep_other_parts;
 use super::negotiate::unsupported;
 use super::options::{FieldValidation, WriteKind, WriteOptions};
 use super::parse::{self, Parsed};
 use super::render::Answer;
 use super::resource::{Resource, Version};
+use super::strict::{Problems, duplicate_texts, unknown_texts};
 use super::write::{Modify, Part};
 use super::{Call, Registry};
 use crate::request::RequestCx;
@@ -127,15 +128,32 @@ impl Patch {
         if let Some(error) = report.type_error {
             return Err(refuse(&error));
         }
-        let mut found = problems(&report.unknown, &self.parsed.duplicates);
-        if self.kind == PatchType::Json {
-            found = problems(&report.unknown, &[]);
-            found.extend(
-                self.parsed.duplicates.iter().map(|path| format!("json patch duplicate field \"{path}\"")),
-            );
-        }
+        // The patch's own oddities come first, then those of the object it makes.
+        let found = match self.kind {
+            PatchType::Json => self.odd_operations(),
+            _ => duplicate_texts(&self.parsed.duplicates).collect(),
+        };
+        let found = Problems::new(found.into_iter().chain(unknown_texts(&report.unknown)).collect());
         wanted.settle(cx, self.options.validation, found, refuse)?;
         Ok(target)
+    }
+
+    /// Members of JSON patch operations that mean nothing or occur twice.
+    fn odd_operations(&self) -> Vec<String> {
+        let operations = self.parsed.value.as_array().map_or(&[][..], Vec::as_slice);
+        let mut found = Vec::new();
+        for (index, operation) in operations.iter().enumerate() {
+            let keys = operation.as_object().into_iter().flat_map(|operation| operation.keys());
+            let unknown = keys.filter(|key| !matches!(key.as_str(), "op" | "path" | "from" | "value"));
+            found.extend(unknown.map(|key| format!("json patch unknown field \"[{index}].{key}\"")));
+            let prefix = format!("[{index}].");
+            // The value is nobody's to check before it is in the object.
+            let own =
+                |path: &&String| path.strip_prefix(&prefix).is_some_and(|key| !key.contains(['.', '[']));
+            let doubles = self.parsed.duplicates.iter().filter(own);
+            found.extend(doubles.map(|path| format!("json patch duplicate field \"{path}\"")));
+        }
+        found
     }
 
     /// Applies a server-side apply to the live object.

@@ -113,18 +113,22 @@ async fn unknown_and_duplicate_fields_are_dropped_warned_of_or_refused() {
     let post = async |query: &str| server.send("POST", &format!("{MAPS}?dryRun=All{query}"), &[], body).await;
     let warned = post("").await;
     assert_eq!(warned.expect(201).get("nope"), None);
-    assert_eq!(warned.warnings(), ["unknown field \"nope\"", "duplicate field \"metadata.name\""]);
+    assert_eq!(warned.warnings(), ["duplicate field \"metadata.name\"", "unknown field \"nope\""]);
     let ignored = post("&fieldValidation=Ignore").await;
     ignored.expect(201);
     assert!(ignored.warnings().is_empty());
     assert_eq!(
         post("&fieldValidation=Strict").await.message(400),
-        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"nope\", duplicate field \"metadata.name\""
+        "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: duplicate field \"metadata.name\", unknown field \"nope\""
     );
     assert_eq!(
         post("&fieldValidation=x").await.message(422),
         "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"x\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\""
     );
+    let yaml = "metadata:\n  name: a\n  name: a\nnope: 1\n";
+    let url = format!("{MAPS}?dryRun=All");
+    let warned = server.send("POST", &url, &[("content-type", "application/yaml")], yaml).await;
+    assert_eq!(warned.warnings(), ["line 3: key \"name\" already set in map", "unknown field \"nope\""]);
     let odd = server.post(MAPS, &map("odd", json!({"odd": "1"}))).await;
     assert_eq!(odd.warnings(), ["data[odd]: is odd"]);
 }
@@ -288,6 +292,18 @@ async fn every_kind_of_patch_is_applied_and_checked() {
         strict.message(422).ends_with("strict decoding error: unknown field \"spec.foo\""),
         "{}",
         strict.message(422)
+    );
+    let odd = r#"[{"op":"add","path":"/x","path":"/spec/foo","value":1,"why":2}]"#;
+    let odd = server
+        .send("PATCH", &format!("{url}?dryRun=All"), &[("content-type", "application/json-patch+json")], odd)
+        .await;
+    assert_eq!(
+        odd.warnings(),
+        [
+            "json patch unknown field \"[0].why\"",
+            "json patch duplicate field \"[0].path\"",
+            "unknown field \"spec.foo\""
+        ]
     );
     let stale = json!({"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}});
     assert_eq!(server.patch("merge-patch+json", &url, &stale).await.code, 409);
