@@ -2,6 +2,7 @@
 //! ([`dns`]). Pods are routed, not bridged; everything is written through netlink, and everything that is put on the
 //! host can be taken off again ([`host`]).
 
+pub mod dns;
 pub mod error;
 mod hash;
 pub mod host;
@@ -12,6 +13,7 @@ pub mod range;
 mod state;
 pub mod view;
 
+pub use dns::{Dns, DnsConfig, Upstreams, ensure_dns_service};
 pub use error::NetworkError;
 pub use host::{Host, HostConfig};
 pub use pods::PodNetwork;

@@ -1,3 +1,4 @@
 //! The cases, by subject.
 
+mod dns;
 mod services;
