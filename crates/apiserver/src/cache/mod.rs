@@ -57,6 +57,10 @@ pub struct Cache {
     /// Every change up to this revision is in the state. 0 until it is filled.
     seen: AtomicU64,
     progress: tokio::sync::watch::Sender<u64>,
+    /// The revision of the last change that has arrived here.
+    changed: AtomicU64,
+    /// The revision of the last change that this server itself has made, which may still be on its way here.
+    written: AtomicU64,
     started: AtomicBool,
     /// Parsed objects that are kept for the next who asks.
     parsed: Mutex<VecDeque<Arc<Value>>>,
@@ -66,7 +70,6 @@ pub struct Cache {
 struct State {
     objs: BTreeMap<Bytes, Arc<Obj>>,
     revision: u64,
-    changed: u64,
     window: Window,
     watchers: Watchers,
 }
@@ -96,6 +99,8 @@ impl Cache {
             state: RwLock::default(),
             seen: AtomicU64::new(0),
             progress: tokio::sync::watch::Sender::new(0),
+            changed: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             started: AtomicBool::new(false),
             parsed: Mutex::default(),
         })
@@ -171,7 +176,7 @@ impl Cache {
         state.watchers.clear();
         state.window.reset(result.revision);
         state.objs = objs;
-        state.changed = changed.max(state.changed);
+        self.changed.fetch_max(changed, Ordering::AcqRel);
         state.revision = result.revision;
         drop(state);
         self.reached(result.revision);
@@ -210,7 +215,7 @@ impl Cache {
                 }
             };
             let event = Arc::new(event);
-            state.changed = revision;
+            self.changed.store(revision, Ordering::Release);
             state.window.push(event.clone());
             state.watchers.dispatch(&event);
         }
@@ -246,9 +251,19 @@ impl Cache {
         self.seen.load(Ordering::Acquire)
     }
 
-    /// The revision of the last change of its objects.
+    /// The revision of the last change of its objects, those of this server included that have not arrived yet.
     pub fn changed(&self) -> u64 {
-        self.state.read().expect("no holder of the cache lock panics").changed
+        self.changed.load(Ordering::Acquire).max(self.written.load(Ordering::Acquire))
+    }
+
+    /// Notes a change that this server has made.
+    pub fn wrote(&self, revision: u64) {
+        self.written.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// Whether it holds the objects, with every change that this server has made.
+    pub fn is_current(&self) -> bool {
+        self.is_ready() && self.revision() >= self.written.load(Ordering::Acquire)
     }
 
     /// One object.
@@ -269,6 +284,11 @@ impl Cache {
         value
     }
 
+    /// The keys that a filter's namespace leaves.
+    fn scope(&self, filter: &Filter, namespaced: bool) -> Bytes {
+        key(&self.prefix, if namespaced { &filter.namespace } else { "" }, "")
+    }
+
     /// The matching objects in key order, `limit` of them at most (0: all), from `start` on (if not empty).
     pub fn list(&self, filter: &Filter, namespaced: bool, start: &[u8], limit: usize) -> Listed {
         let state = self.state.read().expect("no holder of the cache lock panics");
@@ -278,11 +298,7 @@ impl Cache {
             listed.objs.extend(found.cloned());
             return listed;
         }
-        let scope = if namespaced && !filter.namespace.is_empty() {
-            key(&self.prefix, &filter.namespace, "")
-        } else {
-            self.prefix.clone()
-        };
+        let scope = self.scope(filter, namespaced);
         let end = prefix_end(&scope);
         let from = if start > &scope[..] { start } else { &scope[..] };
         if from >= &end[..] {

@@ -44,8 +44,8 @@ impl Registry {
                 return Ok(done);
             }
             let expect = Expect::Unchanged(stored.revision);
-            let outcome = self.store.put(key, expect, encoded.value, kv.lease).await;
-            if let Outcome::Done(_) = outcome.map_err(|e| store_error(resource, "update", e))? {
+            let outcome = self.put(resource, key, expect, encoded.value, kv.lease).await?;
+            if let Outcome::Done(_) = outcome {
                 return Ok(done);
             }
         }

@@ -106,8 +106,8 @@ impl Registry {
                     if options.dry_run {
                         return Ok(self.outcome(resource, &old));
                     }
-                    let outcome = self.store.delete(kv.key, kv.mod_revision).await;
-                    match outcome.map_err(|e| store_error(resource, "delete", e))? {
+                    let outcome = self.remove(resource, kv.key, kv.mod_revision).await?;
+                    match outcome {
                         Outcome::Done(revision) => {
                             let mut last = old;
                             object::set_resource_version(&mut last, &revision.to_string());
@@ -156,8 +156,8 @@ impl Registry {
             return Ok(Some(Answer::Stored(200, stored)));
         }
         let expect = Expect::Unchanged(kv.mod_revision);
-        let outcome = self.store.put(kv.key, expect, encoded.value.clone(), kv.lease).await;
-        match outcome.map_err(|e| store_error(resource, "delete", e))? {
+        let outcome = self.put(resource, kv.key, expect, encoded.value.clone(), kv.lease).await?;
+        match outcome {
             Outcome::Done(revision) => Ok(Some(Answer::Stored(200, encoded.at(revision)))),
             Outcome::Conflict(_) => Ok(None),
         }

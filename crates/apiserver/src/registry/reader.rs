@@ -53,8 +53,7 @@ impl Reader for RegistryReader {
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         self.with(group, resource, |registry, resource| {
             resource.cache.start();
-            let current = resource.cache.is_ready() && resource.cache.revision() >= registry.store.revision();
-            if !current {
+            if !resource.cache.is_current() {
                 let start = crate::cache::key(
                     resource.cache.prefix(),
                     if resource.namespaced() { namespace } else { "" },
@@ -72,11 +71,9 @@ impl Reader for RegistryReader {
     }
 
     fn revision(&self, group: &str, resource: &str) -> u64 {
-        self.with(group, resource, |registry, resource| {
+        self.with(group, resource, |_, resource| {
             resource.cache.start();
-            // Until the cache has caught up, every commit may be one of this resource.
-            let latest = registry.store.revision();
-            if resource.cache.revision() >= latest { resource.cache.changed() } else { latest }
+            resource.cache.changed()
         })
     }
 

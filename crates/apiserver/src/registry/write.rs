@@ -12,12 +12,13 @@ use crate::admission::Operation;
 use crate::def::Reservation;
 use crate::obj::Stored;
 use crate::request::RequestCx;
+use bytes::Bytes;
 use knarr_meta::field::{self, ErrorList, Path};
 use knarr_meta::managed::{self, Manager};
 use knarr_meta::object;
 use knarr_meta::status::{Reason, Status};
 use knarr_meta::validate::{validate_object_meta, validate_object_meta_update};
-use knarr_store::{Expect, KeyValue, Outcome, StoreError};
+use knarr_store::{Expect, KeyValue, LeaseId, Outcome, StoreError};
 use serde_json::Value;
 
 /// How often a generated name is tried.
@@ -132,8 +133,8 @@ impl Registry {
             return Ok(Answer::Hub(201, hub));
         }
         let lease = self.lease_for(resource, &hub).await?;
-        let outcome = self.store.put(key, Expect::Absent, stored.value.clone(), lease).await;
-        match outcome.map_err(|e| store_error(resource, "create", e))? {
+        let outcome = self.put(resource, key, Expect::Absent, stored.value.clone(), lease).await?;
+        match outcome {
             Outcome::Done(revision) => {
                 commit(reservation).await;
                 Ok(Answer::Stored(201, stored.at(revision)))
@@ -165,6 +166,41 @@ impl Registry {
         let hooks = resource.hooks();
         let path = Path::new("metadata");
         validate_object_meta(&hub["metadata"], resource.namespaced(), |name| hooks.validate_name(name), &path)
+    }
+
+    /// Writes a key if `expect` holds.
+    pub(super) async fn put(
+        &self,
+        resource: &Resource,
+        key: Bytes,
+        expect: Expect,
+        value: Bytes,
+        lease: LeaseId,
+    ) -> Result<Outcome, Status> {
+        let operation = if expect == Expect::Absent { "create" } else { "update" };
+        let outcome = self
+            .store
+            .put(key, expect, value, lease)
+            .await
+            .map_err(|e| store_error(resource, operation, e))?;
+        if let Outcome::Done(revision) = &outcome {
+            resource.cache.wrote(*revision);
+        }
+        Ok(outcome)
+    }
+
+    /// Deletes a key if it was last changed at `expect`.
+    pub(super) async fn remove(
+        &self,
+        resource: &Resource,
+        key: Bytes,
+        expect: u64,
+    ) -> Result<Outcome, Status> {
+        let outcome = self.store.delete(key, expect).await.map_err(|e| store_error(resource, "delete", e))?;
+        if let Outcome::Done(revision) = &outcome {
+            resource.cache.wrote(*revision);
+        }
+        Ok(outcome)
     }
 
     /// What a key holds, in the canonical form.
@@ -312,8 +348,8 @@ impl Registry {
             Some(_) => self.lease_for(resource, &new).await?,
         };
         let expect = Expect::Unchanged(kv.mod_revision);
-        let outcome = self.store.put(kv.key, expect, encoded.value.clone(), lease).await;
-        match outcome.map_err(|e| store_error(resource, "update", e))? {
+        let outcome = self.put(resource, kv.key, expect, encoded.value.clone(), lease).await?;
+        match outcome {
             Outcome::Done(revision) => {
                 commit(reservation).await;
                 Ok(Some(Answer::Stored(200, encoded.at(revision))))
@@ -330,8 +366,7 @@ impl Registry {
         kv: KeyValue,
     ) -> Result<Option<Answer>, Status> {
         if !what.cx.dry_run {
-            let outcome = self.store.delete(kv.key, kv.mod_revision).await;
-            match outcome.map_err(|e| store_error(what.resource, "delete", e))? {
+            match self.remove(what.resource, kv.key, kv.mod_revision).await? {
                 Outcome::Done(_) => what.resource.hooks().after_delete(what.cx, &new).await,
                 // Somebody else deleted it: that is what was wanted.
                 Outcome::Conflict(None) => {}
