@@ -292,11 +292,11 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes `dir` and what is missing above it. True when it was not there.
-fn make_dir(dir: &Path) -> io::Result<bool> {
+/// Makes `dir` if it is missing.
+fn make_dir(dir: &Path) -> io::Result<()> {
     match std::fs::create_dir(dir) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => {
             Err(io::Error::new(error.kind(), format!("failed to make cgroup {}: {error}", dir.display())))
         }
@@ -311,19 +311,39 @@ fn steps<'a>(mount: &Path, dir: &'a Path) -> Vec<&'a Path> {
 }
 
 fn make_v1(mount: &Path, dir: &Path, cpuset: bool) -> io::Result<()> {
-    if !cpuset && std::fs::create_dir(dir).is_ok() {
+    let made = std::fs::create_dir(dir).is_ok();
+    if made && (!cpuset || fill_cpuset(dir)?) {
         return Ok(());
     }
     for step in steps(mount, dir) {
-        // A new cpuset is empty, and nothing can run in it until it has processors and memory nodes.
-        if make_dir(step)? && cpuset {
-            let above = step.parent().unwrap_or(mount);
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                std::fs::write(step.join(file), std::fs::read(above.join(file))?)?;
-            }
+        make_dir(step)?;
+        // Also in those that were there: another shim may just have made them and not come to this yet.
+        if cpuset {
+            fill_cpuset(step)?;
         }
     }
     Ok(())
+}
+
+/// Gives a cpuset the processors and memory nodes of the one above it, if it has none: as long as it is empty
+/// nothing can run in it. False when the one above it has none either.
+fn fill_cpuset(dir: &Path) -> io::Result<bool> {
+    let Some(above) = dir.parent() else { return Ok(false) };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if !is_blank(&std::fs::read(dir.join(file))?) {
+            continue;
+        }
+        let value = std::fs::read(above.join(file))?;
+        if is_blank(&value) {
+            return Ok(false);
+        }
+        std::fs::write(dir.join(file), value)?;
+    }
+    Ok(true)
+}
+
+fn is_blank(value: &[u8]) -> bool {
+    value.iter().all(u8::is_ascii_whitespace)
 }
 
 fn make_v2(mount: &Path, dir: &Path, with_controllers: bool) -> io::Result<()> {

@@ -65,8 +65,13 @@ fn overlay(rootfs: &RootFs) -> Result<OwnedFd, Failure> {
     for dir in [&rootfs.upper, &rootfs.work] {
         std::fs::create_dir_all(dir).context(|| format!("mkdir {}", dir.display()))?;
     }
+    // Older kernels know no `lowerdir+` (and complain in their log), and the old option holds only 256 bytes in
+    // this interface.
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if crate::seccomp::kernel_version(&release) < (6, 7) {
+        return overlay_by_mount(rootfs);
+    }
     match overlay_by_options(rootfs) {
-        // Kernels before 6.8 know no `lowerdir+`, and the old option holds only 256 bytes in this interface.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => overlay_by_mount(rootfs),
         other => other.context(|| "error mounting overlay root file system"),
     }

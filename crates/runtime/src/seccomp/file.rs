@@ -127,10 +127,11 @@ fn is_native(name: &str) -> bool {
 
 fn kernel_is_at_least(wanted: &str) -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    version(&release) >= version(wanted)
+    kernel_version(&release) >= kernel_version(wanted)
 }
 
-fn version(text: &str) -> (u32, u32) {
+/// The first two numbers of a kernel's version.
+pub fn kernel_version(text: &str) -> (u32, u32) {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

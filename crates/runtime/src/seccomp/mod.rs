@@ -5,6 +5,8 @@ mod compile;
 mod default;
 mod file;
 
+pub use file::kernel_version;
+
 use crate::container::capabilities;
 use crate::spec::{ContainerSpec, Seccomp};
 use crate::sys::SockFilter;
