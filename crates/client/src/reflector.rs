@@ -57,6 +57,10 @@ pub async fn run(client: Client, source: Source, sink: Arc<dyn Sink>) {
     }
 }
 
+/// A watch that ends sooner than this without an event is a failure, so that a server that accepts and ends
+/// watches at once (one that is shutting down) is not asked again without a pause.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
+
 fn options(source: &Source, version: &str) -> ListOptions {
     ListOptions {
         label_selector: source.label_selector.clone(),
@@ -82,9 +86,13 @@ async fn watch(
     backoff: &mut Backoff,
 ) -> Result<(), Error> {
     let accept = if source.metadata_only { METADATA_ONLY } else { crate::client::JSON };
+    let clock = client.ctx().clock.clone();
+    let started = clock.instant();
+    let mut told = false;
     let mut watcher =
         client.watch(&source.path, &source.namespace, &options(source, version), accept).await?;
     while let Some(event) = watcher.next().await {
+        told = true;
         let object = match event? {
             WatchEvent::Error(status) => return Err(Error::Api(status)),
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -101,6 +109,9 @@ async fn watch(
             *version = seen;
             backoff.reset();
         }
+    }
+    if !told && clock.instant() - started < SHORTEST_WATCH {
+        return Err(Error::Protocol("the watch ended at once".into()));
     }
     Ok(())
 }
