@@ -34,7 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     knarr_base::logging::init("info");
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [kubeconfig, node_name, node_ip, data, rest @ ..] = &args[..] else {
-        return Err("usage: agent <kubeconfig> <node name> <node ip> <data dir> [<cert> <key> <ca>] [<archive>...]".into());
+        return Err(
+            "usage: agent <kubeconfig> <node name> <node ip> <data dir> [<cert> <key> <ca>] [<archive>...]"
+                .into(),
+        );
     };
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let ctx = Ctx::system();
@@ -86,7 +89,8 @@ fn server_tls(files: &[String]) -> Result<Arc<rustls::ServerConfig>, Box<dyn Err
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&files[2])?)?;
     let verifier =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()?;
     let chain = CertificateDer::pem_file_iter(&files[0])?.collect::<Result<Vec<_>, _>>()?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

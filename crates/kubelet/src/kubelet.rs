@@ -36,6 +36,8 @@ pub(crate) struct Shared {
 pub(crate) struct Entry {
     inbox: mpsc::UnboundedSender<Msg>,
     pub(crate) view: Mutex<View>,
+    /// Counts changes of the view.
+    pub(crate) changed: tokio::sync::watch::Sender<u64>,
 }
 
 /// What the server and others see of a pod.
@@ -65,7 +67,7 @@ impl Entry {
     pub(crate) fn new(pod: Arc<Pod>) -> (Arc<Self>, mpsc::UnboundedReceiver<Msg>) {
         let (inbox, messages) = mpsc::unbounded_channel();
         let view = View { pod, status: Value::Null, containers: HashMap::new(), ips: Vec::new() };
-        (Arc::new(Self { inbox, view: Mutex::new(view) }), messages)
+        (Arc::new(Self { inbox, view: Mutex::new(view), changed: Default::default() }), messages)
     }
 
     /// Tells the worker. A worker that ended hears nothing.

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use tokio::io::unix::AsyncFd;
 
 /// Runs `work` in a thread of its own inside the network namespace at `netns`, and gives its result.
 pub(crate) fn in_netns<T: Send + 'static>(
@@ -20,4 +21,11 @@ pub(crate) fn in_netns<T: Send + 'static>(
         work()
     })?;
     thread.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
+}
+
+/// Lets the runtime wait for a descriptor.
+pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the value that is registered, so it stays open, and the same file,
+    // until it is deregistered.
+    unsafe { AsyncFd::register(fd) }.map_err(|e| io::Error::other(e.to_string()))
 }

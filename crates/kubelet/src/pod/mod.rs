@@ -11,3 +11,5 @@ pub(crate) mod setup;
 pub(crate) mod start;
 mod status;
 pub(crate) mod worker;
+
+pub(crate) use status::settled;

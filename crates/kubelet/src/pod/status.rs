@@ -70,17 +70,14 @@ pub(crate) fn status(
     };
     if let Some(first) = ips.first() {
         status["podIP"] = first.as_str().into();
-        status["podIPs"] = pod_ips(&ips, before);
+        status["podIPs"] = pod_ips(&ips);
     }
     status
 }
 
-/// The list merges by address in a patch, so an address that is gone must be deleted by name.
-fn pod_ips(ips: &[String], before: &Value) -> Value {
-    let old = before["podIPs"].as_array().into_iter().flatten().filter_map(|i| i["ip"].as_str());
-    let gone =
-        old.filter(|ip| !ips.iter().any(|i| i == ip)).map(|ip| json!({ "$patch": "delete", "ip": ip }));
-    ips.iter().map(|ip| json!({ "ip": ip })).chain(gone).collect()
+/// The list merges by address in a patch, so it says that it replaces what is there.
+fn pod_ips(ips: &[String]) -> Value {
+    ips.iter().map(|ip| json!({ "ip": ip })).chain([json!({ "$patch": "replace" })]).collect()
 }
 
 /// A status as it stands after being written: without what only the patch needs.
@@ -400,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn transition_times_change_only_with_the_status_and_lost_addresses_are_deleted() {
+    fn transition_times_change_only_with_the_status_and_addresses_are_replaced() {
         let pod = pod(json!({"containers": [{"name": "a"}]}));
         let mut seen = observed(&[("a", State::Running(t(0)))]);
         seen.ips = vec!["10.1.0.2".parse().unwrap()];
@@ -409,7 +406,7 @@ mod tests {
         seen.ips = vec!["10.1.0.3".parse().unwrap()];
         let second = status(&pod, &defs(&pod), &seen, false, ip, &first, t(2));
         assert_eq!(condition(&second, "Ready")["lastTransitionTime"], rfc3339(t(1)));
-        assert_eq!(second["podIPs"], json!([{"ip": "10.1.0.3"}, {"$patch": "delete", "ip": "10.1.0.2"}]));
+        assert_eq!(second["podIPs"], json!([{"ip": "10.1.0.3"}, {"$patch": "replace"}]));
         assert_eq!(settled(second)["podIPs"], json!([{"ip": "10.1.0.3"}]));
     }
 }

@@ -623,6 +623,7 @@ impl Worker {
             view.containers =
                 self.observed.containers.iter().map(|(name, r)| (name.clone(), container_view(r))).collect();
         }
+        self.entry.changed.send_modify(|count| *count += 1);
         let settled = status::settled(status.clone());
         if settled != self.published {
             self.published = settled;

@@ -1,0 +1,252 @@
+//! Exec and attach.
+
+use super::remote::{self, Channel, Remote, Wants};
+use super::{Query, text, upgrade};
+use crate::kubelet::{Entry, Shared};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use knarr_api::Kind;
+use knarr_base::Ctx;
+use knarr_base::clock::timeout;
+use knarr_client::Body;
+use knarr_runtime::spec::ExecSpec;
+use knarr_runtime::{RuntimeError, Session};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+
+/// Output that a background process holds open is waited for this long after the command has ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+const PIECE: usize = 32 << 10;
+
+struct Target {
+    uid: String,
+    id: String,
+}
+
+/// The running container of a name.
+fn target(
+    kubelet: &Shared,
+    namespace: &str,
+    pod: &str,
+    uid: Option<&str>,
+    container: &str,
+) -> Result<Target, Box<Response<Body>>> {
+    let refuse = |status, message: String| Box::new(text(status, message));
+    let entry: Option<Arc<Entry>> = match uid {
+        Some(uid) => kubelet.entry(uid),
+        None => kubelet.by_name(namespace, pod),
+    };
+    let Some(entry) = entry else {
+        return Err(refuse(StatusCode::NOT_FOUND, "pod does not exist".to_owned()));
+    };
+    let view = entry.view();
+    match view.containers.get(container).filter(|c| c.running) {
+        Some(found) => Ok(Target { uid: view.pod.uid().to_owned(), id: found.id.clone() }),
+        None => {
+            Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{container}\")")))
+        }
+    }
+}
+
+fn wants(query: &Query) -> Wants {
+    let tty = query.is_set("tty");
+    Wants {
+        stdin: query.is_set("input"),
+        stdout: query.is_set("output"),
+        stderr: query.is_set("error") && !tty,
+        tty,
+    }
+}
+
+/// `/exec`.
+pub(super) async fn exec(
+    kubelet: &Arc<Shared>,
+    request: Request<Incoming>,
+    namespace: &str,
+    pod: &str,
+    uid: Option<&str>,
+    container: &str,
+    query: &Query,
+) -> Response<Body> {
+    let target = match target(kubelet, namespace, pod, uid, container) {
+        Ok(target) => target,
+        Err(refusal) => return *refusal,
+    };
+    let wants = wants(query);
+    let args = query.all("command");
+    let (response, upgrade, wanted) = match upgrade::accept(request, &remote::SPDY, &remote::WEBSOCKET) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return *refusal,
+    };
+    let kubelet = kubelet.clone();
+    let tasks = kubelet.ctx.tasks.clone();
+    tasks.spawn_until_stopped("exec", async move {
+        let Ok(remote) = remote::connect(&kubelet.ctx, upgrade, wanted, wants).await else { return };
+        let spec =
+            ExecSpec { args, tty: wants.tty, stdin: wants.stdin, stdout: wants.stdout, stderr: wants.stderr };
+        let session = kubelet.config.runtime.exec(&target.uid, &target.id, spec).await;
+        run(&kubelet.ctx, remote, session, true).await;
+    });
+    response
+}
+
+/// `/attach`.
+pub(super) async fn attach(
+    kubelet: &Arc<Shared>,
+    request: Request<Incoming>,
+    namespace: &str,
+    pod: &str,
+    uid: Option<&str>,
+    container: &str,
+    query: &Query,
+) -> Response<Body> {
+    let target = match target(kubelet, namespace, pod, uid, container) {
+        Ok(target) => target,
+        Err(refusal) => return *refusal,
+    };
+    let wants = wants(query);
+    let (response, upgrade, wanted) = match upgrade::accept(request, &remote::SPDY, &remote::WEBSOCKET) {
+        Ok(accepted) => accepted,
+        Err(refusal) => return *refusal,
+    };
+    let kubelet = kubelet.clone();
+    let tasks = kubelet.ctx.tasks.clone();
+    tasks.spawn_until_stopped("attach", async move {
+        let Ok(remote) = remote::connect(&kubelet.ctx, upgrade, wanted, wants).await else { return };
+        let session = kubelet
+            .config
+            .runtime
+            .attach(&target.uid, &target.id, wants.stdin, wants.stdout, wants.stderr)
+            .await;
+        run(&kubelet.ctx, remote, session, false).await;
+    });
+    response
+}
+
+/// Moves bytes until the session ends, then says how.
+async fn run(ctx: &Ctx, remote: Remote, session: Result<Session, RuntimeError>, is_exec: bool) {
+    let Remote { mut incoming, outgoing } = remote;
+    let session = match session {
+        Ok(session) => session,
+        Err(error) => {
+            finish(&outgoing, &failure(&error.to_string())).await;
+            return;
+        }
+    };
+    let Session { mut stdin, stdout, stderr, exit, control } = session;
+    let (gone, client_gone) = tokio::sync::oneshot::channel::<()>();
+    ctx.tasks.spawn_until_stopped("session-input", async move {
+        while let Some((channel, data)) = incoming.recv().await {
+            match (channel, data) {
+                (Channel::Stdin, Some(data)) => {
+                    if let Some(pipe) = &mut stdin
+                        && (pipe.write_all(&data).await.is_err() || pipe.flush().await.is_err())
+                    {
+                        stdin = None;
+                    }
+                }
+                (Channel::Stdin, None) => stdin = None,
+                (Channel::Resize, Some(data)) => {
+                    if let Some((width, height)) = terminal_size(&data) {
+                        control.resize(width, height);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let _ = gone.send(());
+    });
+    let output = async {
+        futures_util::future::join(
+            pump(stdout, Channel::Stdout, &outgoing),
+            pump(stderr, Channel::Stderr, &outgoing),
+        )
+        .await;
+    };
+    let mut output = std::pin::pin!(output);
+    let mut output_done = false;
+    let mut exit = exit;
+    let mut client_gone = client_gone;
+    let code = loop {
+        tokio::select! {
+            biased;
+            code = &mut exit => break code,
+            () = &mut output, if !output_done => output_done = true,
+            // Nobody is there any more to see how it ends.
+            _ = &mut client_gone => return,
+        }
+    };
+    if !output_done {
+        let _ = timeout(&*ctx.clock, DRAIN_LIMIT, output).await;
+    }
+    let status = match code {
+        Ok(0) => json!({ "metadata": {}, "status": "Success" }),
+        Ok(code) if is_exec => exit_status(code),
+        Ok(_) => json!({ "metadata": {}, "status": "Success" }),
+        Err(error) => failure(&error.to_string()),
+    };
+    finish(&outgoing, &status).await;
+}
+
+async fn pump(
+    stream: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    channel: Channel,
+    out: &mpsc::Sender<(Channel, Option<Bytes>)>,
+) {
+    let Some(mut stream) = stream else { return };
+    let mut buffer = BytesMut::with_capacity(PIECE);
+    while let Ok(n @ 1..) = stream.read_buf(&mut buffer).await {
+        let piece = buffer.split_to(n).freeze();
+        if out.send((channel, Some(piece))).await.is_err() {
+            return;
+        }
+        buffer.reserve(PIECE);
+    }
+}
+
+async fn finish(outgoing: &mpsc::Sender<(Channel, Option<Bytes>)>, status: &Value) {
+    let _ = outgoing.send((Channel::Error, Some(Bytes::from(status.to_string())))).await;
+}
+
+/// remotecommand v4's word for an exit code other than 0.
+fn exit_status(code: i32) -> Value {
+    json!({
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("command terminated with non-zero exit code: error executing command, exit code {code}"),
+        "reason": "NonZeroExitCode",
+        "details": { "causes": [{ "reason": "ExitCode", "message": code.to_string() }] },
+    })
+}
+
+fn failure(message: &str) -> Value {
+    json!({
+        "metadata": {},
+        "status": "Failure",
+        "message": format!("error executing command in container: {message}"),
+        "reason": "InternalError",
+        "details": { "causes": [{ "message": message }] },
+        "code": 500,
+    })
+}
+
+fn terminal_size(data: &[u8]) -> Option<(u16, u16)> {
+    let size: Value = serde_json::from_slice(data).ok()?;
+    Some((u16::try_from(size["Width"].as_u64()?).ok()?, u16::try_from(size["Height"].as_u64()?).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminal_sizes_and_exit_codes_have_remotecommands_form() {
+        assert_eq!(terminal_size(br#"{"Width":80,"Height":24}"#), Some((80, 24)));
+        assert_eq!(terminal_size(b"{}"), None);
+        assert_eq!(exit_status(3)["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
+    }
+}
