@@ -122,7 +122,7 @@ impl Shape {
 
     /// Takes a value out of the store: as it is when it is canonical, re-encoded otherwise.
     pub fn adopt(&self, key: &[u8], value: Bytes, revision: u64) -> Result<Stored, ObjError> {
-        if value.starts_with(self.head.as_bytes()) {
+        if value.starts_with(self.head.as_bytes()) && value.ends_with(b"}") && value.len() > self.head.len() {
             return Ok(Stored { value, tail: self.head.len(), revision });
         }
         let name = || String::from_utf8_lossy(key).into_owned();
@@ -195,9 +195,13 @@ impl Stored {
         self.value.len() - self.tail
     }
 
-    /// The object as a value, with kind, apiVersion (of the stored version) and resourceVersion.
+    /// The object as a value, with kind, apiVersion (of the stored version) and resourceVersion. What is damaged
+    /// reads as null.
     pub fn parse(&self) -> Value {
-        let mut value: Value = serde_json::from_slice(&self.value).expect("a canonical value is JSON");
+        let mut value: Value = serde_json::from_slice(&self.value).unwrap_or_else(|error| {
+            tracing::error!(%error, revision = self.revision, "a stored object is damaged");
+            Value::Null
+        });
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
         }
@@ -239,7 +243,11 @@ pub struct Obj {
     name: u32,
     extract: Arc<Extract>,
     value: Arc<Mutex<Weak<Value>>>,
+    forms: Arc<Forms>,
 }
+
+/// Encodings made of an object, by a number for each.
+pub type Forms = Mutex<Vec<(u32, Bytes)>>;
 
 impl Obj {
     /// Reads an object of `shape` whose key starts with `prefix` (which ends in a slash).
@@ -272,13 +280,19 @@ impl Obj {
             name: name as u32,
             extract: Arc::new(out),
             value: Arc::default(),
+            forms: Arc::default(),
             key,
         })
     }
 
     /// The same object as of another revision (a deletion's).
     pub fn at(&self, revision: u64) -> Self {
-        Self { stored: self.stored.at(revision), value: Arc::default(), ..self.clone() }
+        Self {
+            stored: self.stored.at(revision),
+            value: Arc::default(),
+            forms: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// The revision of its last change.
@@ -315,6 +329,11 @@ impl Obj {
     /// All values of selectable fields.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
         self.extract.fields.iter().map(|value| &**value)
+    }
+
+    /// Its encodings.
+    pub fn forms(&self) -> &Arc<Forms> {
+        &self.forms
     }
 
     /// The object as a value, shared with whoever else holds it; the flag tells whether it was parsed anew.

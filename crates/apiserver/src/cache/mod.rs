@@ -5,13 +5,15 @@
 
 pub mod event;
 pub mod filter;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use event::{Event, FrameKey, Window};
 pub use filter::{Field, Filter, Requirement, Trigger, key};
 pub use watch::{Matched, Watch, WatchError, WatchStart, classify};
 
-use crate::obj::{Obj, Shape};
+use crate::obj::{Forms, Obj, Shape};
 use bytes::Bytes;
 use knarr_base::{Backoff, Ctx};
 use knarr_store::{Range, Store, StoreError, WatchBatch, prefix_end};
@@ -28,6 +30,15 @@ const FRESH_LIMIT: Duration = Duration::from_secs(3);
 
 /// How many parsed objects a cache keeps.
 const PARSED: usize = 512;
+
+/// How many bytes of encodings the objects of a cache keep together.
+const FORM_BYTES: usize = 8 << 20;
+
+#[derive(Default)]
+struct Formed {
+    ring: VecDeque<(Weak<Forms>, usize)>,
+    bytes: usize,
+}
 
 /// Why the cache cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +75,8 @@ pub struct Cache {
     started: AtomicBool,
     /// Parsed objects that are kept for the next who asks.
     parsed: Mutex<VecDeque<Arc<Value>>>,
+    /// Objects that keep encodings, the oldest first.
+    formed: Mutex<Formed>,
 }
 
 #[derive(Default)]
@@ -103,6 +116,7 @@ impl Cache {
             written: AtomicU64::new(0),
             started: AtomicBool::new(false),
             parsed: Mutex::default(),
+            formed: Mutex::default(),
         })
     }
 
@@ -282,6 +296,28 @@ impl Cache {
             parsed.push_back(value.clone());
         }
         value
+    }
+
+    /// An encoding of an object, made by the first who asks and shared with the next; the oldest ones are dropped.
+    pub fn form<E>(&self, obj: &Obj, form: u32, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        let mut forms = obj.forms().lock().expect("no maker of an encoding panics");
+        if let Some((_, bytes)) = forms.iter().find(|(key, _)| *key == form) {
+            return Ok(bytes.clone());
+        }
+        let bytes = make()?;
+        forms.push((form, bytes.clone()));
+        drop(forms);
+        let mut formed = self.formed.lock().expect("no holder of the encodings panics");
+        formed.bytes += bytes.len();
+        formed.ring.push_back((Arc::downgrade(obj.forms()), bytes.len()));
+        while formed.bytes > FORM_BYTES {
+            let Some((oldest, len)) = formed.ring.pop_front() else { break };
+            formed.bytes -= len;
+            if let Some(forms) = oldest.upgrade() {
+                forms.lock().expect("no maker of an encoding panics").clear();
+            }
+        }
+        Ok(bytes)
     }
 
     /// The keys that a filter's namespace leaves.

@@ -372,14 +372,11 @@ impl Rendering<'_> {
     }
 
     fn proto_list(&self, list: &ListAnswer, list_kind: &str) -> Result<Response<Body>, Status> {
-        let items = self.items(list)?;
-        let bodies = items
-            .iter()
-            .map(|item| proto::encode_body(&self.version.api_version, self.resource.def.kind, item))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(Status::internal)?;
+        let objs = list.listed.objs.iter();
+        let bodies =
+            objs.map(|obj| self.resource.proto_body(self.version, obj)).collect::<Result<Vec<_>, _>>()?;
         let metadata = list.metadata();
-        let bodies = bodies.iter().map(Vec::as_slice);
+        let bodies = bodies.iter().map(|body| &body[..]);
         let bytes = proto::encode_list(&self.version.api_version, list_kind, &metadata, bodies);
         Ok(respond(200, Media::Proto, bytes.map_err(Status::internal)?))
     }

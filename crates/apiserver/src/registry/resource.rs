@@ -4,6 +4,7 @@
 use super::negotiate::{Media, Transform};
 use crate::cache::{Cache, key};
 use crate::def::{ResourceDef, Scope, ServedVersion, UntypedHooks};
+use crate::obj::Obj;
 use bytes::Bytes;
 use knarr_meta::gvk::{GroupResource, api_version};
 use knarr_meta::schema::{Schema, Type};
@@ -129,6 +130,17 @@ impl Resource {
     /// 404 for an object.
     pub fn not_found(&self, name: &str) -> Status {
         Status::not_found(&self.gr, name)
+    }
+}
+
+impl Resource {
+    /// The protobuf message of an object in a version, without its envelope, shared by all who need it.
+    pub fn proto_body(&self, version: &Version, obj: &Obj) -> Result<Bytes, Status> {
+        self.cache.form(obj, version.form, || {
+            let value = self.serve_from_hub(version, obj.stored.parse())?;
+            let body = knarr_api::proto::encode_body(&version.api_version, self.def.kind, &value);
+            body.map(Bytes::from).map_err(Status::internal)
+        })
     }
 }
 

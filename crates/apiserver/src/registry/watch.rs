@@ -124,6 +124,14 @@ impl Frames {
             out.put_slice(b"}\n");
             return Ok(out.freeze());
         }
+        if self.media == Media::Proto && self.transform.is_none() {
+            // A deletion shows the object at another revision, which nobody else asks for.
+            let moved = (matched.obj().revision() != revision).then(|| matched.obj().at(revision));
+            let obj = moved.as_ref().unwrap_or(matched.obj());
+            let body = self.resource.proto_body(self.version(), obj)?;
+            let object = proto::wrap(&self.version().api_version, self.resource.def.kind, &body);
+            return Ok(proto::watch_frame(name, &object).into());
+        }
         let object = self.shape(stored.parse())?;
         Ok(self.frame(name, &object))
     }
