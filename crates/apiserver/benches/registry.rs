@@ -6,6 +6,8 @@
 use knarr_api::core::v1::{ConfigMap, Pod};
 use knarr_apiserver::def::{ResourceDef, Strategy};
 use knarr_apiserver::testing::Server;
+use knarr_base::Ctx;
+use knarr_store::embedded::{Engine, EngineOptions};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -134,4 +136,10 @@ async fn main() {
         vec![ResourceDef::new(ConfigMaps), pods]
     };
     run("store in memory", Server::new(defs(), Vec::new())).await;
+    let ctx = Ctx::system();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let engine = Engine::open(&ctx, EngineOptions::new(dir.path())).expect("a new store opens");
+    let store = engine.keyspace("bench");
+    run("embedded store, synced", Server::over(ctx, store, defs(), Vec::new())).await;
+    engine.close();
 }

@@ -75,6 +75,11 @@ impl Server {
     /// The same in given surroundings.
     pub fn with(ctx: Ctx, defs: Vec<ResourceDef>, plugins: Vec<Arc<dyn Plugin>>) -> Self {
         let store = knarr_store::memory::MemoryStore::new(&ctx);
+        Self::over(ctx, store, defs, plugins)
+    }
+
+    /// The same over a given store.
+    pub fn over(ctx: Ctx, store: Arc<dyn Store>, defs: Vec<ResourceDef>, plugins: Vec<Arc<dyn Plugin>>) -> Self {
         let registry = Registry::new(&ctx, store.clone(), defs, plugins);
         Self { ctx, store, registry }
     }
