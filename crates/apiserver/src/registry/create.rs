@@ -42,7 +42,7 @@ impl Registry {
         dedup_owners(cx, &mut hub, false);
         // Nobody owns a status that the strategy is about to clear.
         let status = if resource.has_status() { object::remove_path(&mut hub, &["status"]) } else { None };
-        self.track(cx, resource, &options, None, &mut hub);
+        self.track(cx, resource, version, &options, None, &mut hub)?;
         if let Some(status) = status {
             hub["status"] = status;
         }

@@ -280,7 +280,7 @@ impl Registry {
                 keep_other_parts(cx, resource, part, &mut new, old);
             }
             if !create {
-                self.track(cx, resource, options, old, &mut new);
+                self.track(cx, resource, version, options, old, &mut new)?;
             }
             Ok(new)
         };

@@ -22,8 +22,6 @@ pub struct Resource {
     pub gr: GroupResource,
     /// The schema its types are in.
     pub schema: &'static Schema,
-    /// The type of the stored form.
-    pub hub_type: Option<Type>,
     /// The `apiVersion` of the stored form.
     pub hub_api_version: String,
     /// The served versions, in the declaration's order.
@@ -74,7 +72,6 @@ impl Resource {
             .collect();
         Self {
             gr: GroupResource::new(def.group, def.resource),
-            hub_type: knarr_api::facts::root(def.storage_group, def.storage_version, def.kind),
             hub_api_version: api_version(def.storage_group, def.storage_version),
             versions,
             schema,

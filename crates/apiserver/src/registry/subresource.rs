@@ -192,7 +192,7 @@ impl Registry {
                 &mut new,
                 if given.is_empty() { object::resource_version(old) } else { given },
             );
-            self.track(cx, resource, options, Some(old), &mut new);
+            self.track(cx, resource, call.version, options, Some(old), &mut new)?;
             Ok(new)
         };
         let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, view: Some(&view) };

@@ -34,7 +34,7 @@ impl Registry {
             if let Some(old) = old {
                 keep_other_parts(cx, resource, part, &mut new, old);
             }
-            self.track(cx, resource, &options, old, &mut new);
+            self.track(cx, resource, version, &options, old, &mut new)?;
             Ok(new)
         };
         self.modify(what, &change).await

@@ -7,7 +7,7 @@ use super::admit::{Chain, dedup_owners, ensure_namespace};
 use super::keep::{keep_system_fields, keep_times, spec_changed, wipe_system_fields};
 use super::options::WriteOptions;
 use super::render::Answer;
-use super::resource::Resource;
+use super::resource::{Resource, Version};
 use crate::admission::Operation;
 use crate::def::Reservation;
 use crate::obj::Stored;
@@ -445,25 +445,34 @@ impl Registry {
         }
     }
 
-    /// Records who changed which fields. `old` is `None` for a create.
+    /// Records who changed which fields, in the version the client wrote. `old` is `None` for a create.
     pub(super) fn track(
         &self,
         cx: &RequestCx,
         resource: &Resource,
+        version: &Version,
         options: &WriteOptions,
         old: Option<&Value>,
         new: &mut Value,
-    ) {
-        let Some(ty) = &resource.hub_type else { return };
+    ) -> Result<(), Status> {
         let time = knarr_meta::time::rfc3339(cx.ctx.clock.now());
         let manager = Manager {
             name: &options.manager,
             operation: managed::Operation::Update,
-            api_version: &resource.hub_api_version,
+            api_version: &version.api_version,
             subresource: &cx.info.subresource,
             time: &time,
         };
-        managed::update(resource.schema, ty, old, new, &manager);
+        let Some(ty) = &version.ty else { return Ok(()) };
+        if version.identical {
+            managed::update(resource.schema, ty, old, new, &manager);
+            return Ok(());
+        }
+        let old = old.map(|old| resource.serve_from_hub(version, old.clone())).transpose()?;
+        let mut served = resource.serve_from_hub(version, new.clone())?;
+        managed::update(resource.schema, ty, old.as_ref(), &mut served, &manager);
+        object::set_managed_fields(new, object::managed_fields(&served).to_vec());
+        Ok(())
     }
 }
 

@@ -382,7 +382,11 @@ async fn two_groups_share_the_objects_of_one_key() {
     );
     let changed = server.patch("merge-patch+json", &format!("{new}/e"), &json!({"note": "bye"})).await;
     assert_eq!(changed.expect(200)["note"], "bye");
-    assert_eq!(server.get(&format!("{core}/e")).await.expect(200)["message"], "bye");
+    let seen = server.get(&format!("{core}/e")).await.expect(200);
+    assert_eq!(seen["message"], "bye");
+    let managers = seen["metadata"]["managedFields"].as_array().unwrap();
+    let by: Vec<&Value> = managers.iter().map(|entry| &entry["apiVersion"]).collect();
+    assert_eq!(by, ["events.k8s.io/v1", "v1"], "fields belong to the version they were written in");
     let kv = server.store.get(b"/registry/events/ns/e", None).await.unwrap().unwrap();
     assert_ne!(kv.lease, 0, "events are forgotten after a while");
 }
