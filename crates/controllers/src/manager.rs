@@ -76,6 +76,12 @@ pub const ALL: &[Descriptor] = &[
         account: "replication-controller",
         start: crate::replicas::start_replication_controllers,
     },
+    Descriptor { name: "job", account: "job-controller", start: crate::job::start },
+    Descriptor {
+        name: "ttl-after-finished",
+        account: "ttl-after-finished-controller",
+        start: crate::ttlafterfinished::start,
+    },
 ];
 
 /// Starts all controllers in the task scope of `ctx`. `shared` is the client that the informers read through

@@ -7,7 +7,7 @@ mod replica_sets;
 mod rolling;
 mod sizes;
 
-use crate::framework::claim::{claim, is_empty};
+use crate::framework::claim::{Claim, is_empty};
 use crate::framework::pod_control::{controller_of, controller_ref};
 use crate::framework::{Next, Reconcile, Start, pods, run};
 use knarr_api::Kind;
@@ -124,9 +124,15 @@ impl Deployments {
             let live = self.start.client.get::<Deployment>(&key.namespace, &key.name).await?;
             Ok(live.metadata.uid.as_deref() == Some(&owner.uid) && live.metadata.deletion_timestamp.is_none())
         };
-        let sets =
-            claim(&self.start.client, &self.sets, &key.namespace, &owner, &spec.selector, deleting, fresh)
-                .await?;
+        let claim = Claim {
+            client: &self.start.client,
+            namespace: &key.namespace,
+            owner: &owner,
+            selector: &spec.selector,
+            deleting,
+            finalizer: None,
+        };
+        let sets = claim.objects(&self.sets, fresh).await?;
         if deleting {
             return self.write_status(&deployment, None, &sets).await;
         }

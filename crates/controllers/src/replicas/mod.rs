@@ -5,7 +5,7 @@ mod plan;
 mod status;
 mod view;
 
-use crate::framework::claim::claim;
+use crate::framework::claim::Claim;
 use crate::framework::expectations::Expectations;
 use crate::framework::pod_control::{PodControl, about, controller_of, controller_ref, pod_from};
 use crate::framework::{Next, Reconcile, Start, pods, run};
@@ -142,9 +142,15 @@ impl<K: Replicated> Replicas<K> {
             let live = self.start.client.get::<K>(&key.namespace, &key.name).await?;
             Ok(live.meta().uid.as_deref() == Some(&uid) && live.meta().deletion_timestamp.is_none())
         };
-        let claimed =
-            claim(&self.start.client, &self.pods, &key.namespace, &owner, &set.selector(), deleting, fresh)
-                .await?;
+        let claim = Claim {
+            client: &self.start.client,
+            namespace: &key.namespace,
+            owner: &owner,
+            selector: &set.selector(),
+            deleting,
+            finalizer: None,
+        };
+        let claimed = claim.objects(&self.pods, fresh).await?;
         let mut active: Vec<Arc<Pod>> = claimed.into_iter().filter(|pod| pods::is_active(pod)).collect();
 
         let mut failure = None;
