@@ -9,6 +9,7 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod networking;
+pub mod policy;
 pub mod rbac;
 pub mod scheduling;
 mod table;

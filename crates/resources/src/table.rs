@@ -1,6 +1,6 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
-use crate::{apps, batch, coordination, core, discovery, networking, rbac, scheduling};
+use crate::{apps, batch, coordination, core, discovery, networking, policy, rbac, scheduling};
 use knarr_apiserver::def::ResourceDef;
 
 /// The declarations of all built-in kinds. Each call makes new ones: strategies that keep state (allocators)
@@ -8,8 +8,11 @@ use knarr_apiserver::def::ResourceDef;
 pub fn all() -> Vec<ResourceDef> {
     vec![
         apps::controllerrevision::def(),
+        apps::daemonset::def(),
         apps::deployment::def(),
         apps::replicaset::def(),
+        apps::statefulset::def(),
+        batch::cronjob::def(),
         batch::job::def(),
         coordination::lease::def(),
         core::configmap::def(),
@@ -18,6 +21,8 @@ pub fn all() -> Vec<ResourceDef> {
         core::event::newer_def(),
         core::namespace::def(),
         core::node::def(),
+        core::persistentvolume::def(),
+        core::persistentvolumeclaim::def(),
         core::pod::bindings_def(),
         core::pod::def(),
         core::podtemplate::def(),
@@ -28,6 +33,7 @@ pub fn all() -> Vec<ResourceDef> {
         discovery::endpointslice::def(),
         networking::ipaddress::def(),
         networking::servicecidr::def(),
+        policy::poddisruptionbudget::def(),
         rbac::clusterrole::def(),
         rbac::clusterrolebinding::def(),
         rbac::role::def(),

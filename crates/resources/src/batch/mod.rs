@@ -1,3 +1,5 @@
 //! The group batch, v1.
 
+pub mod cronjob;
 pub mod job;
+pub mod schedule;

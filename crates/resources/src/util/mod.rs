@@ -2,6 +2,7 @@
 //! and the address rules of `k8s.io/apimachinery/pkg/util/validation`.
 
 pub mod cells;
+pub mod conditions;
 pub mod errs;
 pub mod ip;
 pub mod opt;

@@ -75,7 +75,8 @@ async fn create_read_list_patch_and_delete() {
         let read = world.get(&one).await.json();
         failures.check(&def, "get is what create answered", read == created, (&read, &created));
         let list = world.get(&url).await.json();
-        let listed = list["items"].as_array().is_some_and(|items| items.iter().any(|i| name(i) == name(&read)));
+        let listed =
+            list["items"].as_array().is_some_and(|items| items.iter().any(|i| name(i) == name(&read)));
         failures.check(&def, "list", listed, &list["kind"]);
         failures.check(&def, "list kind", list["kind"] == format!("{}List", def.kind), &list["kind"]);
 
@@ -88,7 +89,11 @@ async fn create_read_list_patch_and_delete() {
         for (kind, key, patch) in [
             ("merge-patch+json", "merge", json!({"metadata": {"labels": {"merge": "1"}}})),
             ("strategic-merge-patch+json", "strategic", json!({"metadata": {"labels": {"strategic": "1"}}})),
-            ("json-patch+json", "json", json!([{"op": "add", "path": "/metadata/labels/json", "value": "1"}])),
+            (
+                "json-patch+json",
+                "json",
+                json!([{"op": "add", "path": "/metadata/labels/json", "value": "1"}]),
+            ),
         ] {
             let patched = world.patch(&one, kind, &patch).await;
             let good = patched.code == 200 && patched.json()["metadata"]["labels"][key] == "1";
@@ -96,8 +101,7 @@ async fn create_read_list_patch_and_delete() {
         }
         let applied = json!({"apiVersion": fixture["apiVersion"], "kind": fixture["kind"],
             "metadata": {"name": name(&fixture), "labels": {"applied": "1"}}});
-        let applied =
-            world.patch(&format!("{one}?fieldManager=tester"), "apply-patch+yaml", &applied).await;
+        let applied = world.patch(&format!("{one}?fieldManager=tester"), "apply-patch+yaml", &applied).await;
         let good = applied.code == 200 && applied.json()["metadata"]["labels"]["applied"] == "1";
         failures.check(&def, "apply", good, applied.json());
 
@@ -230,12 +234,17 @@ async fn unknown_fields_are_ignored_warned_of_or_refused() {
         let mut object = fixture.clone();
         object["metadata"]["unheardOf"] = "x".into();
         let strict = world.post(&format!("{url}?dryRun=All&fieldValidation=Strict"), &object).await;
-        let told = strict.json()["message"].as_str().unwrap_or_default().contains("unknown field \"metadata.unheardOf\"");
+        let told = strict.json()["message"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("unknown field \"metadata.unheardOf\"");
         failures.check(&def, "strict", strict.code == 400 && told, strict.json());
         let warned = world.post(&format!("{url}?dryRun=All&fieldValidation=Warn"), &object).await;
-        let warning = warned.headers.get_all("warning").iter().any(|w| {
-            w.to_str().is_ok_and(|w| w.contains("unknown field \\\"metadata.unheardOf\\\""))
-        });
+        let warning = warned
+            .headers
+            .get_all("warning")
+            .iter()
+            .any(|w| w.to_str().is_ok_and(|w| w.contains("unknown field \\\"metadata.unheardOf\\\"")));
         failures.check(&def, "warned", warned.code == 201 && warning, &warned);
         let ignored = world.post(&format!("{url}?dryRun=All&fieldValidation=Ignore"), &object).await;
         failures.check(&def, "ignored", ignored.code == 201, ignored.json());

@@ -58,7 +58,8 @@ async fn binding_assigns_a_pod_once() {
     assert_eq!(bound["status"]["conditions"][0]["status"], "True");
     let binding = json!({"metadata":{"name":"a"},"target":{"kind":"Node","name":"beta"}});
     let again = world.post(&format!("{PODS}/a/binding"), &binding).await.refused(409);
-    let want = "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"alpha\"";
+    let want =
+        "Operation cannot be fulfilled on pods/binding \"a\": pod a is already assigned to node \"alpha\"";
     assert_eq!(again, want);
     // The old way leads to the same place.
     world.post(PODS, &pod("b")).await.ok();
@@ -115,7 +116,10 @@ async fn a_disruption_budget_holds_evictions_back() {
     let evicted = world.get(&format!("{PODS}/a")).await.ok();
     assert!(evicted["metadata"]["deletionTimestamp"].is_string());
     let conditions = evicted["status"]["conditions"].as_array().unwrap();
-    assert!(conditions.iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"), "{conditions:?}");
+    assert!(
+        conditions.iter().any(|c| c["type"] == "DisruptionTarget" && c["status"] == "True"),
+        "{conditions:?}"
+    );
     let left = world.get(&format!("{budgets}/b")).await.ok();
     assert_eq!(left["status"]["disruptionsAllowed"], 0);
 }
@@ -226,7 +230,12 @@ async fn a_node_changes_only_its_own_pods() {
     assert!(refused.contains("pods \"free\" is forbidden"), "{refused}");
     let taint = json!({"spec":{"taints":[{"key":"k","effect":"NoSchedule"}]}});
     let change = request(
-        Method::PATCH, "/api/v1/nodes/alpha", "application/json", "application/merge-patch+json", &taint);
+        Method::PATCH,
+        "/api/v1/nodes/alpha",
+        "application/json",
+        "application/merge-patch+json",
+        &taint,
+    );
     let refused = via(&*alpha, change).await.refused(403);
     assert_eq!(refused, "nodes \"alpha\" is forbidden: node \"alpha\" is not allowed to modify taints");
 }

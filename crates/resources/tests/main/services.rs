@@ -65,7 +65,10 @@ async fn node_ports_are_given_kept_and_refused() {
     assert!(refused.contains(&want), "{refused}");
     let outside = service("b", json!({"type":"NodePort","ports":[{"port":80,"nodePort":80}]}));
     let refused = world.post(SERVICES, &outside).await.refused(422);
-    assert!(refused.contains("provided port is not in the valid range. The range of valid ports is 30000-32767"), "{refused}");
+    assert!(
+        refused.contains("provided port is not in the valid range. The range of valid ports is 30000-32767"),
+        "{refused}"
+    );
     // A client that knows nothing of node ports keeps them.
     let mut plain = service("a", json!({"type":"NodePort"}));
     plain["metadata"]["labels"] = json!({"x": "y"});

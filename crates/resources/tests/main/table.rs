@@ -50,7 +50,9 @@ fn what_upstream_serves_and_this_does_not_is_known() {
         .filter(|f| !f.resource.contains('/'))
         .filter(|f| {
             !all.iter().any(|d| {
-                d.group == f.group && d.resource == f.resource && d.versions.iter().any(|v| v.version == f.version)
+                d.group == f.group
+                    && d.resource == f.resource
+                    && d.versions.iter().any(|v| v.version == f.version)
             })
         })
         .map(|f| format!("{}/{}/{}", f.group, f.version, f.resource))

@@ -72,8 +72,7 @@ impl World {
             audiences: Vec::new(),
         };
         let defs = knarr_resources::all();
-        let server =
-            ApiServer::new(config, &ctx, store.clone(), defs, knarr_resources::plugins()).unwrap();
+        let server = ApiServer::new(config, &ctx, store.clone(), defs, knarr_resources::plugins()).unwrap();
         let own = UserInfo::new("system:apiserver", &["system:masters"]);
         let client = Client::new(server.transport(own), "kube-apiserver", ctx.clone());
         let initial = BootstrapConfig {
@@ -158,8 +157,11 @@ pub fn yaml(text: &str) -> Value {
 /// The URL of a kind's collection in the namespace `default`.
 pub fn collection(def: &ResourceDef) -> String {
     let version = def.versions[0].version;
-    let base =
-        if def.group.is_empty() { format!("/api/{version}") } else { format!("/apis/{}/{version}", def.group) };
+    let base = if def.group.is_empty() {
+        format!("/api/{version}")
+    } else {
+        format!("/apis/{}/{version}", def.group)
+    };
     match def.scope {
         Scope::Cluster => format!("{base}/{}", def.resource),
         Scope::Namespaced => format!("{base}/namespaces/default/{}", def.resource),

@@ -5,7 +5,9 @@ mod status;
 pub mod validation;
 
 use crate::core::pod::{defaults, warnings};
-use crate::util::value::{Object, at, each, ensure, list, number, object, set_absent, set_default, sub, text};
+use crate::util::value::{
+    Object, at, each, ensure, list, number, object, set_absent, set_default, sub, text,
+};
 use crate::util::{Text, cells};
 use knarr_api::batch::v1::Job;
 use knarr_apiserver::def::{ResourceDef, Strategy};

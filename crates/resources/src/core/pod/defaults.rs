@@ -164,13 +164,24 @@ fn volume(volume: &mut Object) {
             }
         });
     }
-    if let Some(source) = sub(volume, "hostPath") {
-        set_absent(source, "type", "");
-    }
     if let Some(source) = sub(volume, "image") {
         let reference = source.get("reference").and_then(Value::as_str).unwrap_or_default();
         let pull = pull_policy(reference);
         set_default(source, "pullPolicy", pull);
+    }
+    persistent_sources(volume);
+    if let Some(source) = sub(volume, "ephemeral")
+        && let Some(template) = sub(source, "volumeClaimTemplate")
+        && let Some(spec) = sub(template, "spec")
+    {
+        set_default(spec, "volumeMode", "Filesystem");
+    }
+}
+
+/// Defaults of the sources that persistent volumes have, too.
+pub fn persistent_sources(volume: &mut Object) {
+    if let Some(source) = sub(volume, "hostPath") {
+        set_absent(source, "type", "");
     }
     if let Some(source) = sub(volume, "iscsi") {
         set_default(source, "iscsiInterface", "default");
@@ -189,12 +200,6 @@ fn volume(volume: &mut Object) {
     if let Some(source) = sub(volume, "scaleIO") {
         set_default(source, "storageMode", "ThinProvisioned");
         set_default(source, "fsType", "xfs");
-    }
-    if let Some(source) = sub(volume, "ephemeral")
-        && let Some(template) = sub(source, "volumeClaimTemplate")
-        && let Some(spec) = sub(template, "spec")
-    {
-        set_default(spec, "volumeMode", "Filesystem");
     }
 }
 

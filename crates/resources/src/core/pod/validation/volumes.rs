@@ -3,7 +3,7 @@
 use super::env::{field_ref, resource_ref};
 use super::projected;
 use crate::util::{Errs, Flag, Items, Number, Text};
-use knarr_api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume};
+use knarr_api::core::v1::{DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, Volume};
 use knarr_api::meta::v1::ObjectMeta;
 use knarr_meta::field::{ErrorList, Path};
 use knarr_meta::quantity::Quantity;
@@ -105,25 +105,7 @@ fn source(volume: &Volume, pod_name: &str, path: &Path) -> ErrorList {
     if let Some(v) = &volume.host_path
         && first(&mut errs, "hostPath")
     {
-        let path = path.child("hostPath");
-        if v.path.is_empty() {
-            errs.add_required(&path.child("path"), "");
-        } else {
-            path_no_backsteps(&mut errs, &v.path, &path.child("path"));
-            const TYPES: &[&str] = &[
-                "",
-                "BlockDevice",
-                "CharDevice",
-                "Directory",
-                "DirectoryOrCreate",
-                "File",
-                "FileOrCreate",
-                "Socket",
-            ];
-            if !TYPES.contains(&v.type_.text()) {
-                errs.add_not_supported(&path.child("type"), v.type_.text(), TYPES);
-            }
-        }
+        host_path(&mut errs, v, &path.child("hostPath"));
     }
     if let Some(v) = &volume.git_repo
         && first(&mut errs, "gitRepo")
@@ -343,7 +325,7 @@ fn source(volume: &Volume, pod_name: &str, path: &Path) -> ErrorList {
         match &v.volume_claim_template {
             None => errs.add_required(&at, ""),
             Some(template) => {
-                errs.extend(Vec::new());
+                errs.extend(crate::core::persistentvolumeclaim::template(template, &at));
             }
         }
         if !pod_name.is_empty() && !volume.name.is_empty() {
@@ -390,6 +372,28 @@ fn iscsi(v: &knarr_api::core::v1::ISCSIVolumeSource, path: &Path) -> ErrorList {
         errs.add_invalid(&path.child("initiatorname"), name, detail);
     }
     errs
+}
+
+/// Errors of a path on the node.
+pub fn host_path(errs: &mut ErrorList, source: &HostPathVolumeSource, path: &Path) {
+    const TYPES: &[&str] = &[
+        "",
+        "BlockDevice",
+        "CharDevice",
+        "Directory",
+        "DirectoryOrCreate",
+        "File",
+        "FileOrCreate",
+        "Socket",
+    ];
+    if source.path.is_empty() {
+        errs.add_required(&path.child("path"), "");
+        return;
+    }
+    path_no_backsteps(errs, &source.path, &path.child("path"));
+    if !TYPES.contains(&source.type_.text()) {
+        errs.add_not_supported(&path.child("type"), source.type_.text(), TYPES);
+    }
 }
 
 /// Errors of a CSI driver's name.
