@@ -16,7 +16,7 @@ pub mod view;
 pub use dns::{Dns, DnsConfig, Upstreams, ensure_dns_service};
 pub use error::NetworkError;
 pub use host::{Host, HostConfig};
-pub use pods::PodNetwork;
+pub use pods::{HostPort, PodNetwork};
 pub use proxy::{ProxyConfig, ServiceProxy};
 pub use range::Range;
 pub use view::ServiceView;

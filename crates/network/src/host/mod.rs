@@ -106,8 +106,9 @@ impl Host {
     /// [`Host::prepare`] and any number of times.
     pub fn cleanup(state_dir: &Path) -> Result<(), NetworkError> {
         let mut netfilter = Socket::netfilter()?;
-        let table = nft::Table(TABLE);
-        netfilter.transaction(vec![table.add(), table.delete()], "remove the nftables table")?;
+        let tables = [TABLE, crate::pods::HOST_PORTS_TABLE].map(nft::Table);
+        let removal = tables.iter().flat_map(|table| [table.add(), table.delete()]);
+        netfilter.transaction(removal.collect(), "remove the nftables tables")?;
         let mut socket = Socket::route()?;
         for (name, _) in route::links(&mut socket)? {
             if name == DEVICE || crate::pods::is_host_link(&name) {

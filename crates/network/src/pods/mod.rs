@@ -3,6 +3,7 @@
 //! link-local address that no interface carries (RFC 3927 range, as Calico does).
 
 mod ipam;
+mod ports;
 
 use crate::NetworkError;
 use crate::netlink::route::{self, Mac, Via};
@@ -10,7 +11,10 @@ use crate::netlink::{NetlinkError, Socket};
 use crate::range::Range;
 use crate::state;
 use ipam::Addresses;
-use std::collections::HashSet;
+pub use ports::HostPort;
+pub(crate) use ports::TABLE as HOST_PORTS_TABLE;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -50,8 +54,18 @@ pub struct PodNetwork {
 }
 
 struct Inner {
-    addresses: Addresses,
+    known: Known,
     socket: Socket,
+    netfilter: Socket,
+}
+
+/// What must be known again after a restart.
+#[derive(Default, Serialize, Deserialize)]
+struct Known {
+    addresses: Addresses,
+    /// Ports of the host by pod UID.
+    #[serde(default)]
+    ports: BTreeMap<String, Vec<HostPort>>,
 }
 
 impl PodNetwork {
@@ -59,15 +73,16 @@ impl PodNetwork {
     pub fn open(range: Range, state_dir: &Path, mtu: u32) -> Result<Self, NetworkError> {
         std::fs::create_dir_all(state_dir).map_err(NetworkError::file("make the folder", state_dir))?;
         let path = state_dir.join(STATE_FILE);
-        let addresses = match state::load::<Addresses>(&path)? {
-            Some((addresses, true)) => addresses,
-            Some((mut addresses, false)) => {
-                addresses.forget_all();
-                addresses
+        let known = match state::load::<Known>(&path)? {
+            Some((known, true)) => known,
+            Some((mut known, false)) => {
+                known.addresses.forget_all();
+                known.ports.clear();
+                known
             }
-            None => Addresses::default(),
+            None => Known::default(),
         };
-        let inner = Mutex::new(Inner { addresses, socket: Socket::route()? });
+        let inner = Mutex::new(Inner { known, socket: Socket::route()?, netfilter: Socket::netfilter()? });
         Ok(Self { range, mtu, path, inner })
     }
 
@@ -75,42 +90,57 @@ impl PodNetwork {
     /// already keeps its address and its links.
     pub fn attach(&self, uid: &str, netns: &Path) -> Result<Ipv4Addr, NetworkError> {
         let mut inner = self.lock();
-        let Inner { addresses, socket } = &mut *inner;
-        let known = addresses.by_uid.contains_key(uid);
+        let Inner { known, socket, .. } = &mut *inner;
+        let before = known.addresses.by_uid.get(uid).copied();
         // A lost state file must not lead to an address being used twice.
-        let taken = if known { HashSet::new() } else { routed(socket)? };
-        let address =
-            addresses.allocate(uid, self.range, &taken).ok_or(NetworkError::Exhausted(self.range))?;
-        if !known {
-            state::save(&self.path, addresses)?;
+        let taken = if before.is_some() { HashSet::new() } else { routed(socket)? };
+        let address = known.addresses.allocate(uid, self.range, &taken);
+        let address = address.ok_or(NetworkError::Exhausted(self.range))?;
+        if before != Some(address) {
+            state::save(&self.path, known)?;
         }
         match connect(socket, &host_link(uid), address, netns, self.mtu) {
             Ok(()) => Ok(address),
             Err(error) => {
-                if !known {
+                if before.is_none() {
                     let _ = route::remove_link(socket, &host_link(uid));
-                    addresses.release(uid);
-                    state::save(&self.path, addresses)?;
+                    known.addresses.release(uid);
+                    state::save(&self.path, known)?;
                 }
                 Err(error)
             }
         }
     }
 
+    /// Leads ports of the host to a pod that is connected, instead of those that did before.
+    pub fn publish(&self, uid: &str, ports: &[HostPort]) -> Result<(), NetworkError> {
+        let mut inner = self.lock();
+        let before = match ports {
+            [] => inner.known.ports.remove(uid),
+            _ => inner.known.ports.insert(uid.to_owned(), ports.to_vec()),
+        };
+        if before.unwrap_or_default() == ports {
+            return Ok(());
+        }
+        state::save(&self.path, &inner.known)?;
+        inner.write_ports()
+    }
+
     /// Takes the pod's links, route and address away. No error if it has none.
     pub fn detach(&self, uid: &str) -> Result<(), NetworkError> {
+        self.publish(uid, &[])?;
         let mut inner = self.lock();
         // The route goes with the link.
         route::remove_link(&mut inner.socket, &host_link(uid))?;
-        match inner.addresses.release(uid) {
-            Some(_) => state::save(&self.path, &inner.addresses),
+        match inner.known.addresses.release(uid) {
+            Some(_) => state::save(&self.path, &inner.known),
             None => Ok(()),
         }
     }
 
     /// The pod's address, if it is connected.
     pub fn address(&self, uid: &str) -> Option<Ipv4Addr> {
-        self.lock().addresses.by_uid.get(uid).copied()
+        self.lock().known.addresses.by_uid.get(uid).copied()
     }
 
     /// Takes away what belongs to pods that are no more, links without a pod included.
@@ -122,16 +152,33 @@ impl PodNetwork {
                 route::remove_link(&mut inner.socket, &name)?;
             }
         }
-        let before = inner.addresses.by_uid.len();
-        inner.addresses.by_uid.retain(|uid, _| uids.contains(&uid.as_str()));
-        if inner.addresses.by_uid.len() != before {
-            state::save(&self.path, &inner.addresses)?;
+        let Inner { known, .. } = &mut *inner;
+        let before = (known.addresses.by_uid.len(), known.ports.len());
+        known.addresses.by_uid.retain(|uid, _| uids.contains(&uid.as_str()));
+        known.ports.retain(|uid, _| uids.contains(&uid.as_str()));
+        let after = (known.addresses.by_uid.len(), known.ports.len());
+        if before != after {
+            state::save(&self.path, known)?;
+        }
+        if before.1 != after.1 {
+            inner.write_ports()?;
         }
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("the pod network's lock is never poisoned")
+    }
+}
+
+impl Inner {
+    fn write_ports(&mut self) -> Result<(), NetworkError> {
+        let Self { known, netfilter, .. } = self;
+        let pods = known
+            .ports
+            .iter()
+            .filter_map(|(uid, ports)| Some((*known.addresses.by_uid.get(uid)?, ports.as_slice())));
+        Ok(ports::write(netfilter, &pods.collect())?)
     }
 }
 

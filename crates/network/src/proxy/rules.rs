@@ -19,7 +19,7 @@ pub struct Endpoint {
 }
 
 /// Transport protocols by number, as the kernel has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp = 6,
