@@ -155,7 +155,9 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     let mut note = |key: &str, problem: String| wrong.push(format!("{key}: {problem}"));
     let any = Range::new(Ipv4Addr::UNSPECIFIED, 0);
 
-    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match parse_range(text.as_deref().unwrap_or(default)) {
+    let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match parse_range(
+        text.as_deref().unwrap_or(default),
+    ) {
         Ok(cidr) if cidr.prefix > longest => {
             note(key, format!("{cidr} is too small; the prefix may be /{longest} at most"));
             any

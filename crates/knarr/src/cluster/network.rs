@@ -7,8 +7,11 @@ use crate::output::say;
 use anyhow::{Context, Result, bail};
 use knarr_base::Ctx;
 use knarr_client::Informers;
-use knarr_network::{Host, HostConfig, PodNetwork, ProxyConfig, ServiceProxy, ServiceView};
-use std::net::{IpAddr, Ipv4Addr};
+use knarr_network::{
+    Dns, DnsConfig, Host, HostConfig, PodNetwork, ProxyConfig, ServiceProxy, ServiceView, Upstreams,
+    ensure_dns_service,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// Ethernet's usual size; links inside one machine need no other.
@@ -66,8 +69,13 @@ pub fn cleanup(config: &Config) -> Result<()> {
     Host::cleanup(&Layout(config.data_dir.clone()).network()).context("cannot clean up the host's network")
 }
 
-/// Starts the service proxy.
-pub fn start_services(ctx: &Ctx, config: &Config, control: &ControlPlane) -> Result<()> {
+/// Starts the service proxy and the cluster's DNS.
+pub async fn start_services(
+    ctx: &Ctx,
+    config: &Config,
+    control: &ControlPlane,
+    node_ip: Ipv4Addr,
+) -> Result<()> {
     let ctx = ctx.child("network");
     let informers = Informers::new(control.client_as("system:kube-proxy", &[], "kube-proxy", &ctx));
     let view = ServiceView::new(&informers);
@@ -77,5 +85,14 @@ pub fn start_services(ctx: &Ctx, config: &Config, control: &ControlPlane) -> Res
         node_name: config.node_name.clone(),
     };
     ServiceProxy::start(&ctx, &view, proxy).context("cannot start the service proxy")?;
-    Ok(())
+    let dns = DnsConfig {
+        listen: SocketAddr::from((node_ip, config.dns_port)),
+        cluster_domain: config.cluster_domain.clone(),
+        ranges: vec![config.pod_cidr, config.service_cidr],
+        upstreams: Upstreams::of_host(),
+    };
+    Dns::start(&ctx, &view, dns).context("cannot start the cluster DNS")?;
+    let own = control.client_as("system:apiserver", &["system:masters"], "knarr", &ctx);
+    let at = (config.dns_service_ip(), node_ip, config.dns_port);
+    ensure_dns_service(&own, at.0, at.1, at.2).await.context("cannot write the service kube-dns")
 }

@@ -82,7 +82,7 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
         ControlPlane::start(&ctx, config, network.node_ip, network.addresses.clone(), &mut progress),
         node::open(&parts_ctx, config),
     )?;
-    network::start_services(&ctx, config, &control)?;
+    network::start_services(&ctx, config, &control, network.node_ip).await?;
     let pods = Arc::new(Pods(network.pods.clone()));
     let node = Node::start(&ctx, config, &control, parts, network.node_ip, pods, &mut progress).await?;
     let files = write_kubeconfigs(&control, config)?;
