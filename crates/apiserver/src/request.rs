@@ -96,6 +96,21 @@ pub trait Reader: Send + Sync {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// All objects of a namespace, or of all when it is empty.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
+    /// The objects of a namespace (of all when it is empty) whose selectable field has that value, such as the
+    /// pods of a node; found without looking at the others where the watch cache knows the field.
+    fn list_where(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        field: &str,
+        value: &str,
+    ) -> Vec<Arc<Value>> {
+        let path: Vec<&str> = field.split('.').collect();
+        let mut objects = self.list(group, resource, namespace);
+        objects.retain(|object| knarr_meta::object::get_str(object, &path) == value);
+        objects
+    }
     /// The revision of the last change of the resource; lets a reader keep what it compiled from it.
     fn revision(&self, group: &str, resource: &str) -> u64;
     /// The same as far as the cache has come: it may be moments behind what is committed, and does not move

@@ -5,6 +5,7 @@
 
 pub mod event;
 pub mod filter;
+mod state;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -18,12 +19,11 @@ use bytes::Bytes;
 use knarr_base::{Backoff, Ctx};
 use knarr_store::{Range, Store, StoreError, WatchBatch, prefix_end};
 use serde_json::Value;
+use state::State;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
-use watch::Watchers;
 
 /// How long a read waits for the cache to catch up before it fails, as upstream.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
@@ -77,14 +77,6 @@ pub struct Cache {
     parsed: Mutex<VecDeque<Arc<Value>>>,
     /// Objects that keep encodings, the oldest first.
     formed: Mutex<Formed>,
-}
-
-#[derive(Default)]
-struct State {
-    objs: BTreeMap<Bytes, Arc<Obj>>,
-    revision: u64,
-    window: Window,
-    watchers: Watchers,
 }
 
 /// The answer to a list.
@@ -186,12 +178,8 @@ impl Cache {
             }
         }
         let mut state = self.state.write().expect("no holder of the cache lock panics");
-        // Whoever watched an earlier filling has missed something and must list again.
-        state.watchers.clear();
-        state.window.reset(result.revision);
-        state.objs = objs;
+        state.replace(objs, result.revision);
         self.changed.fetch_max(changed, Ordering::AcqRel);
-        state.revision = result.revision;
         drop(state);
         self.reached(result.revision);
         Ok(stream)
@@ -211,19 +199,19 @@ impl Cache {
                 continue;
             }
             let event = if change.deleted {
-                let Some(prev) = state.objs.remove(&change.kv.key) else { continue };
+                let Some(prev) = state.remove(&change.kv.key) else { continue };
                 Event::new(Arc::new(prev.at(revision)), Some(prev), true)
             } else {
                 let key = change.kv.key.clone();
                 match Obj::new(&self.shape, &self.prefix, change.kv.key, change.kv.value, revision) {
                     Ok(obj) => {
                         let obj = Arc::new(obj);
-                        let prev = state.objs.insert(key, obj.clone());
+                        let prev = state.insert(obj.clone());
                         Event::new(obj, prev, false)
                     }
                     Err(error) => {
                         tracing::error!(%error, "an object in the store is left out");
-                        let Some(prev) = state.objs.remove(&key) else { continue };
+                        let Some(prev) = state.remove(&key) else { continue };
                         Event::new(Arc::new(prev.at(revision)), Some(prev), true)
                     }
                 }
@@ -282,7 +270,7 @@ impl Cache {
 
     /// One object.
     pub fn get(&self, key: &[u8]) -> Option<Arc<Obj>> {
-        self.state.read().expect("no holder of the cache lock panics").objs.get(key).cloned()
+        self.state.read().expect("no holder of the cache lock panics").get(key).cloned()
     }
 
     /// An object as a value; the most recently parsed ones are kept.
@@ -327,31 +315,18 @@ impl Cache {
 
     /// The matching objects in key order, `limit` of them at most (0: all), from `start` on (if not empty).
     pub fn list(&self, filter: &Filter, namespaced: bool, start: &[u8], limit: usize) -> Listed {
+        let (scope, trigger) = (self.scope(filter, namespaced), filter.trigger(&self.prefix, namespaced));
+        self.prepare(&trigger);
         let state = self.state.read().expect("no holder of the cache lock panics");
-        let mut listed = Listed { objs: Vec::new(), revision: state.revision, more: false, remaining: 0 };
-        if let Trigger::Key(key) = filter.trigger(&self.prefix, namespaced) {
-            let found = state.objs.get(&key).filter(|obj| &key[..] >= start && filter.matches(obj));
-            listed.objs.extend(found.cloned());
-            return listed;
+        state.select(&scope, &trigger, filter, start, limit)
+    }
+
+    /// Sees to the index that a look-up by a field needs.
+    fn prepare(&self, trigger: &Trigger) {
+        let Trigger::Field(slot, _) = trigger else { return };
+        let indexed = self.state.read().expect("no holder of the cache lock panics").is_indexed(*slot);
+        if !indexed {
+            self.state.write().expect("no holder of the cache lock panics").index(*slot);
         }
-        let scope = self.scope(filter, namespaced);
-        let end = prefix_end(&scope);
-        let from = if start > &scope[..] { start } else { &scope[..] };
-        if from >= &end[..] {
-            return listed;
-        }
-        let mut range = state.objs.range::<[u8], _>((Bound::Included(from), Bound::Excluded(&end[..])));
-        let selective = filter.is_selective();
-        for (_, obj) in range.by_ref() {
-            if limit > 0 && listed.objs.len() == limit {
-                listed.more = true;
-                listed.remaining = if selective { 0 } else { 1 + range.count() };
-                break;
-            }
-            if !selective || filter.matches(obj) {
-                listed.objs.push(obj.clone());
-            }
-        }
-        listed
     }
 }

@@ -5,7 +5,6 @@
 use super::{Cache, Event, Filter, Trigger};
 use crate::obj::Obj;
 use std::collections::{HashMap, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -268,22 +267,15 @@ impl Cache {
         let trigger = filter.trigger(&self.prefix, namespaced);
         let (sender, receiver) = mpsc::channel(QUEUE);
         let cache = self.myself.upgrade().expect("a cache in use is alive");
+        self.prepare(&trigger);
         let mut state = self.state.write().expect("no holder of the cache lock panics");
         let (initial, started_at) = match start {
             WatchStart::Now => (VecDeque::new(), state.revision),
             WatchStart::State => {
                 // The lock is held, so the list and the registration are one moment.
-                let objs: Vec<Arc<Obj>> = match &trigger {
-                    Trigger::Key(key) => state.objs.get(key).into_iter().cloned().collect(),
-                    _ => {
-                        let scope = self.scope(&filter, namespaced);
-                        let end = knarr_store::prefix_end(&scope);
-                        let range = (Bound::Included(&scope[..]), Bound::Excluded(&end[..]));
-                        state.objs.range::<[u8], _>(range).map(|(_, obj)| obj.clone()).collect()
-                    }
-                };
-                let events = objs.into_iter().filter(|obj| filter.matches(obj));
-                (events.map(|obj| Arc::new(Event::new(obj, None, false))).collect(), state.revision)
+                let listed = state.select(&self.scope(&filter, namespaced), &trigger, &filter, &[], 0);
+                let event = |obj| Arc::new(Event::new(obj, None, false));
+                (listed.objs.into_iter().map(event).collect(), state.revision)
             }
             WatchStart::After(revision) => {
                 let oldest = state.window.since();

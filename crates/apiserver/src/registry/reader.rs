@@ -3,7 +3,7 @@
 
 use super::Registry;
 use super::resource::Resource;
-use crate::cache::Filter;
+use crate::cache::{Field, Filter, Requirement};
 use crate::obj::Obj;
 use crate::request::Reader;
 use futures_util::FutureExt;
@@ -67,6 +67,34 @@ impl Reader for RegistryReader {
             let filter = Filter { namespace: namespace.to_owned(), ..Filter::default() };
             let listed = resource.cache.list(&filter, resource.namespaced(), &[], 0);
             listed.objs.iter().map(|obj| resource.cache.value(obj)).collect()
+        })
+    }
+
+    fn list_where(
+        &self,
+        group: &str,
+        resource: &str,
+        namespace: &str,
+        field: &str,
+        value: &str,
+    ) -> Vec<Arc<Value>> {
+        let found = self.with(group, resource, |_, resource| {
+            let field = Field::find(resource.cache.shape(), field)?;
+            if !resource.cache.is_current() {
+                resource.cache.start();
+                return None;
+            }
+            let requirement = Requirement { field, equal: true, value: value.to_owned() };
+            let filter =
+                Filter { namespace: namespace.to_owned(), fields: vec![requirement], ..Filter::default() };
+            let listed = resource.cache.list(&filter, resource.namespaced(), &[], 0);
+            Some(listed.objs.iter().map(|obj| resource.cache.value(obj)).collect())
+        });
+        found.unwrap_or_else(|| {
+            let path: Vec<&str> = field.split('.').collect();
+            let mut objects = self.list(group, resource, namespace);
+            objects.retain(|object| knarr_meta::object::get_str(object, &path) == value);
+            objects
         })
     }
 

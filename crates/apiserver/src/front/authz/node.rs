@@ -124,9 +124,7 @@ impl NodeAuthorizer {
     }
 
     fn pods_of(&self, node: &str, namespace: &str) -> Vec<Arc<Value>> {
-        let mut pods = self.reader.list("", "pods", namespace);
-        pods.retain(|pod| pod["spec"]["nodeName"] == node);
-        pods
+        self.reader.list_where("", "pods", namespace, "spec.nodeName", node)
     }
 
     /// Whether a pod of the node uses a claim that is bound to the volume.

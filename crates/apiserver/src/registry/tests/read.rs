@@ -187,5 +187,22 @@ async fn the_servers_own_reads_see_every_write_at_once() {
     assert_eq!(reader.list("", "configmaps", "other").len(), 0);
     server.registry.warm(&[("", "configmaps")]).await;
     assert_eq!(reader.revision("", "configmaps"), version(&created));
+    for (name, node) in [("p", "n1"), ("q", "n2"), ("r", "n1")] {
+        server.post(PODS, &pod(name, node)).await.expect(201);
+        let listed = reader.list_where("", "pods", "ns", "spec.nodeName", "n1");
+        assert!(listed.iter().all(|pod| pod["spec"]["nodeName"] == "n1"));
+    }
+    server.registry.warm(&[("", "pods")]).await;
+    for node in ["n1", "n2", "n3"] {
+        let moved = json!({"spec": {"nodeName": node}});
+        server.patch("merge-patch+json", &format!("{PODS}/p"), &moved).await.expect(200);
+        let names = |node: &str| {
+            let listed = reader.list_where("", "pods", "", "spec.nodeName", node);
+            listed.iter().map(|pod| object::name(pod).to_owned()).collect::<Vec<_>>()
+        };
+        assert!(names(node).contains(&"p".to_owned()), "p is on {node}");
+        assert_eq!(names("n1").contains(&"p".to_owned()), node == "n1");
+        assert!(names("n1").contains(&"r".to_owned()) && names("none").is_empty());
+    }
     assert!(reader.get("", "nothing", "", "a").is_none() && reader.list("x", "y", "").is_empty());
 }
