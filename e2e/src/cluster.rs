@@ -61,7 +61,7 @@ impl Cluster {
     /// Starts the cluster (again) and waits until it says that it is ready; what it said.
     pub fn start(&self) -> String {
         let command: &[&str] = match self.mode {
-            Mode::Server => &["server"],
+            Mode::Server => &["server", "--node-ip", "192.0.2.1"],
             Mode::Demo => &["up", "--demo"],
             Mode::Up | Mode::Bare => &["up"],
         };

@@ -97,7 +97,7 @@ impl TestHost {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.init.to_string(), "--net", "--mount", "--pid", "--uts", "--ipc"])
-            .args([&format!("--wd={INSIDE}"), "--"])
+            .args(["--", "env", "--chdir", INSIDE])
             .args(program)
             .env("HOME", format!("{INSIDE}/home"))
             .env_remove("KUBECONFIG")

@@ -6,13 +6,37 @@ use std::process::ExitCode;
 
 #[path = "cases/bad_input.rs"]
 mod bad_input;
+#[path = "cases/clients.rs"]
+mod clients;
+#[path = "cases/demo.rs"]
+mod demo;
+#[path = "cases/durability.rs"]
+mod durability;
+#[path = "cases/host.rs"]
+mod host;
+#[path = "cases/network.rs"]
+mod network;
+#[path = "cases/streams.rs"]
+mod streams;
 #[path = "cases/tour.rs"]
 mod tour;
+#[path = "cases/volumes.rs"]
+mod volumes;
+#[path = "cases/workloads.rs"]
+mod workloads;
 
-/// All groups, the quick ones first.
+/// All groups; each has a test host of its own, one after the other.
 const GROUPS: &[Group] = &[
     Group { name: "tour", mode: Mode::Server, cases: tour::CASES },
     Group { name: "bad_input", mode: Mode::Server, cases: bad_input::CASES },
+    Group { name: "clients", mode: Mode::Server, cases: clients::CASES },
+    Group { name: "demo", mode: Mode::Demo, cases: demo::CASES },
+    Group { name: "workloads", mode: Mode::Up, cases: workloads::CASES },
+    Group { name: "network", mode: Mode::Up, cases: network::CASES },
+    Group { name: "streams", mode: Mode::Up, cases: streams::CASES },
+    Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },
+    Group { name: "durability", mode: Mode::Up, cases: durability::CASES },
+    Group { name: "host", mode: Mode::Bare, cases: host::CASES },
 ];
 
 fn main() -> ExitCode {

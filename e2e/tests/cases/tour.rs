@@ -105,7 +105,7 @@ fn every_kubectl_prints_tables_and_templates(cluster: &Cluster) {
             &k(&["describe", "deployment", "hello"]),
             &["RollingUpdateStrategy:", "25% max unavailable, 25% max surge", "ScalingReplicaSet"],
         );
-        has(&k(&["describe", "pods"]), &["Controlled By:  ReplicaSet/hello-", "Node-Selectors:"]);
+        has(&k(&["describe", "pods"]), &["Controlled By:    ReplicaSet/hello-", "Node-Selectors:"]);
         has(&k(&["get", "events"]), &["SuccessfulCreate", "replicaset/hello-"]);
         has(&k(&["get", "namespaces"]), &["Active", "kube-system"]);
         has(&k(&["get", "services", "-A"]), &["CLUSTER-IP", "10.96.0.1", "443/TCP"]);
@@ -183,21 +183,15 @@ fn applies_diffs_and_edits(cluster: &Cluster, version: &Kubectl) {
     has(&k(&["apply", "-f", &second, "--server-side", "--force-conflicts"]), &["serverside-applied"]);
     let fields = k(&["get", "deployment", "hello", "-o", "json", "--show-managed-fields"]);
     has(&fields, &["\"manager\": \"kubectl\"", "\"operation\": \"Apply\""]);
-    // An editor that changes one word; kubectl runs it over a file.
-    let program = version.path.to_string_lossy();
-    let edit = [
-        "env",
-        "KUBE_EDITOR=sed -i s/replicas:.3/replicas:.4/",
-        &program,
-        "-n",
-        &namespace.name,
-        "edit",
-        "deployment",
-        "hello",
-    ];
+    let editor = cluster.host.file("editor", "sed -i 's/^  replicas: 3/  replicas: 4/' \"$1\"\n");
+    let (program, editor) = (version.path.to_string_lossy(), format!("KUBE_EDITOR=sh {editor}"));
+    let edit = ["env", &editor, &program, "-n", &namespace.name, "edit", "deployment", "hello"];
     has(&cluster.host.run(&edit).ok(), &["edited"]);
     assert_eq!(k(&["get", "deployment", "hello", "-o", "jsonpath={.spec.replicas}"]), "4");
-    has(&k(&["apply", "-f", &first, "--prune", "-l", "app=hello"]), &["configured"]);
+    has(
+        &k(&["apply", "-f", &first, "--prune", "--prune-allowlist=apps/v1/Deployment", "-l", "app=hello"]),
+        &["configured"],
+    );
     has(&k(&["delete", "-f", &first]), &["deleted"]);
     has(&k(&["create", "-f", &first, "--dry-run=client", "-o", "yaml"]), &["kind: Deployment"]);
 }

@@ -1,0 +1,146 @@
+//! Volumes: every kind a pod can have so far.
+
+use knarr_e2e::wait::seconds;
+use knarr_e2e::{Case, Cluster, cases, wait_for};
+
+pub const CASES: &[Case] = cases![
+    an_empty_dir_outlives_its_containers_but_not_its_pod,
+    a_host_path_is_the_hosts,
+    secrets_and_config_maps_are_files_with_modes,
+    the_downward_api_tells_a_pod_about_itself,
+    a_projected_token_authenticates_for_its_audience,
+    a_missing_config_map_holds_the_pod_back_until_it_is_there,
+];
+
+fn an_empty_dir_outlives_its_containers_but_not_its_pod(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: scratch}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {name: a, image: 'busybox:1.35', command: [sh, -c, 'echo run >> /scratch/runs; sleep 3600'], volumeMounts: [{name: scratch, mountPath: /scratch}]}\n  - {name: b, image: 'busybox:1.35', command: [sleep, '3600'], volumeMounts: [{name: scratch, mountPath: /other, readOnly: true}, {name: fast, mountPath: /fast}]}\n  volumes: [{name: scratch, emptyDir: {}}, {name: fast, emptyDir: {medium: Memory, sizeLimit: 8Mi}}]\n");
+    namespace.wait_until_ready("scratch");
+    let refused = namespace.kubectl(&["exec", "scratch", "-c", "b", "--", "touch", "/other/x"]).refused();
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    let mounts = namespace.kubectl(&["exec", "scratch", "-c", "b", "--", "mount"]).ok();
+    assert!(mounts.contains("tmpfs on /fast type tmpfs"), "{mounts}");
+    namespace.kubectl(&["exec", "scratch", "-c", "a", "--", "kill", "1"]);
+    namespace.kubectl(&["exec", "scratch", "-c", "a", "--", "sh", "-c", "kill $(pgrep sleep)"]);
+    namespace.wait_until("pod/scratch", seconds(40), |pod| {
+        let states = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        states.iter().any(|s| s["name"] == "a" && s["restartCount"] == 1 && s["ready"] == true)
+    });
+    let runs = namespace.kubectl(&["exec", "scratch", "-c", "b", "--", "cat", "/other/runs"]).ok();
+    assert_eq!(runs, "run\nrun\n");
+}
+
+fn a_host_path_is_the_hosts(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let path = cluster.host.file("shared.txt", "from the host\n");
+    namespace.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: peek}}\nspec:\n  restartPolicy: Never\n  containers:\n  - {{name: main, image: 'busybox:1.35', command: [sh, -c, 'cat /shared; echo and back >> /shared'], volumeMounts: [{{name: shared, mountPath: /shared}}]}}\n  volumes: [{{name: shared, hostPath: {{path: {path}, type: File}}}}]\n"));
+    namespace.wait_until("pod/peek", seconds(30), |pod| pod["status"]["phase"] == "Succeeded");
+    assert_eq!(namespace.kubectl(&["logs", "peek"]).ok(), "from the host\n");
+    let text = std::fs::read_to_string(cluster.host.dir.join("files/shared.txt")).unwrap_or_default();
+    assert_eq!(text, "from the host\nand back\n");
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: missing}\nspec:\n  containers:\n  - {name: main, image: 'busybox:1.35', volumeMounts: [{name: shared, mountPath: /shared}]}\n  volumes: [{name: shared, hostPath: {path: /no/such/place, type: Directory}}]\n");
+    wait_for("the mount's failure is told", seconds(30), || {
+        let events = namespace.kubectl(&["get", "events"]).ok();
+        if events.contains("FailedMount") && events.contains("/no/such/place is not a directory") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+}
+
+fn secrets_and_config_maps_are_files_with_modes(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace
+        .kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "keys",
+            "--from-literal=door=1234",
+            "--from-literal=gate=5678",
+        ])
+        .ok();
+    namespace
+        .kubectl(&["create", "configmap", "notes", "--from-literal=a=first", "--from-literal=b=second"])
+        .ok();
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: reader}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: busybox:1.35\n    command: [sleep, '3600']\n    envFrom: [{secretRef: {name: keys}, prefix: KEY_}]\n    volumeMounts: [{name: keys, mountPath: /keys}, {name: all, mountPath: /all}, {name: notes, mountPath: /one/b, subPath: b}]\n  volumes:\n  - {name: keys, secret: {secretName: keys, defaultMode: 256}}\n  - {name: notes, configMap: {name: notes}}\n  - name: all\n    projected:\n      sources:\n      - secret: {name: keys, items: [{key: door, path: deep/door}]}\n      - configMap: {name: notes}\n");
+    namespace.wait_until_ready("reader");
+    let sh = |script: &str| namespace.exec("reader", &["sh", "-c", script]).ok();
+    assert_eq!(sh("cat /keys/door; stat -L -c ' %a' /keys/door"), "1234 400\n");
+    assert_eq!(sh("echo $KEY_gate"), "5678\n");
+    assert_eq!(sh("cat /all/deep/door /all/a /all/b"), "1234firstsecond");
+    assert_eq!(sh("cat /one/b"), "second");
+    assert!(sh("mount").contains("tmpfs on /keys type tmpfs (ro"), "secrets never touch the disk");
+}
+
+fn the_downward_api_tells_a_pod_about_itself(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: self, labels: {tier: web}, annotations: {note: hi}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: busybox:1.35\n    command: [sh, -c, 'echo $NAME $NAMESPACE $IP $NODE $LIMIT; sleep 3600']\n    resources: {limits: {memory: 32Mi}}\n    env:\n    - {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}\n    - {name: NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}\n    - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}\n    - {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}\n    - {name: LIMIT, valueFrom: {resourceFieldRef: {resource: limits.memory}}}\n    volumeMounts: [{name: info, mountPath: /info}]\n  volumes:\n  - name: info\n    downwardAPI:\n      items:\n      - {path: labels, fieldRef: {fieldPath: metadata.labels}}\n      - {path: note, fieldRef: {fieldPath: \"metadata.annotations['note']\"}}\n");
+    let pod = namespace.wait_until_ready("self");
+    let ip = pod["status"]["podIP"].as_str().expect("an address");
+    assert_eq!(
+        namespace.kubectl(&["logs", "self"]).ok(),
+        format!("self {} {ip} {} 33554432\n", namespace.name, cluster.host.name)
+    );
+    assert_eq!(namespace.exec("self", &["cat", "/info/labels", "/info/note"]).ok(), "tier=\"web\"hi");
+    namespace.kubectl(&["label", "pod", "self", "tier=app", "--overwrite"]).ok();
+    wait_for("the label changes in place", seconds(90), || {
+        let seen = namespace.exec("self", &["cat", "/info/labels"]);
+        if seen.stdout == "tier=\"app\"" { Ok(()) } else { Err(seen.to_string()) }
+    });
+}
+
+fn a_projected_token_authenticates_for_its_audience(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: bearer}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {name: main, image: 'busybox:1.35', command: [sleep, '3600'], volumeMounts: [{name: token, mountPath: /token}]}\n  volumes:\n  - name: token\n    projected: {sources: [{serviceAccountToken: {path: vault, audience: vault, expirationSeconds: 600}}]}\n");
+    namespace.wait_until_ready("bearer");
+    let token = namespace.exec("bearer", &["cat", "/token/vault"]).ok();
+    let review = |audience: &str| {
+        let body = format!(
+            r#"{{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{{"token":"{token}","audiences":["{audience}"]}}}}"#
+        );
+        let (code, text) = cluster.raw(
+            &["-X", "POST", "-H", "Content-Type: application/json", "--data-binary", "@-"],
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            body.as_bytes(),
+        );
+        assert_eq!(code, 201, "{text}");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["status"].clone()
+    };
+    let status = review("vault");
+    assert!(
+        status["authenticated"] == true
+            && status["user"]["username"]
+                == format!("system:serviceaccount:{}:default", namespace.name).as_str(),
+        "{status}"
+    );
+    assert_ne!(review("elsewhere")["authenticated"], true);
+    let (code, _) = cluster.curl(&["-H", &format!("Authorization: Bearer {token}")], "/api", b"");
+    assert_eq!(code, 401, "a token for another audience is none for the API server");
+    namespace.kubectl(&["delete", "pod", "bearer", "--timeout=20s"]).ok();
+    assert_ne!(review("vault")["authenticated"], true, "the token ends with its pod");
+}
+
+fn a_missing_config_map_holds_the_pod_back_until_it_is_there(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: early}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {name: main, image: 'busybox:1.35', command: [sleep, '3600'], volumeMounts: [{name: late, mountPath: /late}]}\n  volumes: [{name: late, configMap: {name: late}}]\n");
+    wait_for("the missing ConfigMap is told", seconds(30), || {
+        let events = namespace.kubectl(&["get", "events"]).ok();
+        if events.contains("MountVolume.SetUp failed for volume \"late\" : configmap \"late\" not found") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+    namespace.kubectl(&["create", "configmap", "late", "--from-literal=k=v"]).ok();
+    namespace.wait_until("pod/early", seconds(60), |pod| pod["status"]["phase"] == "Running");
+    namespace.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: keyless}\nspec:\n  containers:\n  - {name: main, image: 'busybox:1.35', env: [{name: A, valueFrom: {secretKeyRef: {name: none, key: k}}}]}\n");
+    let pod = namespace.wait_until("pod/keyless", seconds(30), |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+    });
+    assert_eq!(
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"],
+        "secret \"none\" not found"
+    );
+}
