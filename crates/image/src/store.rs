@@ -51,6 +51,7 @@ pub struct ImageStore {
     pub(crate) registry: crate::registry::Shared,
     state: Mutex<State>,
     next_temp: AtomicU64,
+    changes: tokio::sync::watch::Sender<u64>,
     _lock: rustix::fd::OwnedFd,
 }
 
@@ -138,6 +139,7 @@ impl ImageStore {
             registry: Default::default(),
             state: Mutex::new(State { index, ..State::default() }),
             next_temp: AtomicU64::new(0),
+            changes: tokio::sync::watch::Sender::new(0),
             _lock: lock,
         });
         store.gc()?;
@@ -362,7 +364,14 @@ impl ImageStore {
 
     fn save(&self, index: &Index) -> Result<(), StoreError> {
         let text = serde_json::to_vec_pretty(index).expect("an index always encodes");
-        self.write_durably(&self.dir.join("images.json"), &text)
+        self.write_durably(&self.dir.join("images.json"), &text)?;
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Counts additions and removals of images from now on.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Writes a file so that after a crash it is there in whole or as it was before.

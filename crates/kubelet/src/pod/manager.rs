@@ -26,6 +26,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>, pods: Informer<Pod>) {
         (Some(pod), None) => gone(&shared, pod.uid()),
         (None, None) => {}
     });
+    let shared = kubelet.clone();
+    kubelet.ctx.tasks.spawn_until_stopped("image-changes", async move { watch_images(&shared).await });
     while let Some(event) = events.recv().await {
         match event {
             Event::ContainerExited { pod_uid, status } => {
@@ -33,6 +35,17 @@ pub(crate) async fn run(kubelet: Arc<Shared>, pods: Informer<Pod>) {
             }
             Event::SandboxLost { pod_uid } => tell(&kubelet, &pod_uid, Msg::SandboxLost),
         }
+    }
+}
+
+/// An image that arrives by itself, by import for example, ends the waiting for it.
+async fn watch_images(kubelet: &Shared) {
+    let mut changes = kubelet.config.images.changes();
+    while changes.changed().await.is_ok() {
+        kubelet.node_changed.notify_one();
+        let entries: Vec<Arc<Entry>> =
+            kubelet.pods.lock().expect("pod lock is never poisoned").values().cloned().collect();
+        entries.iter().for_each(|entry| entry.send(Msg::ImagesChanged));
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) enum Msg {
     Gone,
     /// A ConfigMap or Secret that the pod uses changed.
     ObjectsChanged,
+    /// Images came or went.
+    ImagesChanged,
     /// Preparation ended.
     SetupDone(Box<Outcome>),
     /// Volumes were refreshed.
@@ -369,6 +371,7 @@ impl Worker {
                 Setup::Failed(_) => self.observed.setup = Setup::Needed,
                 _ => {}
             },
+            Msg::ImagesChanged => self.images_changed(),
             Msg::SetupDone(outcome) => self.setup_done(*outcome),
             Msg::Refreshed(result) => {
                 self.refreshing = false;
@@ -427,6 +430,20 @@ impl Worker {
             }
             Msg::TornDown { ok } => self.torn_down(ok),
             Msg::Probe { name, id, kind, ok } => self.probed(&name, &id, kind, ok),
+        }
+    }
+
+    fn images_changed(&mut self) {
+        let images = self.kubelet.config.images.clone();
+        for def in &self.defs {
+            let Some(record) = self.observed.containers.get_mut(&def.spec.name) else { continue };
+            let waits = record.waiting.as_ref().is_some_and(|(reason, _)| {
+                matches!(reason.as_str(), "ErrImageNeverPull" | "ErrImagePull" | "ImagePullBackOff")
+            });
+            if waits && images.resolve(def.spec.image.as_deref().unwrap_or_default()).is_some() {
+                record.retry_at = None;
+                self.pull_shown_until.remove(&def.spec.name);
+            }
         }
     }
 

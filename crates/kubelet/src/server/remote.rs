@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 /// Sub-protocols over SPDY and WebSocket, best first.
 pub(super) const SPDY: [&str; 3] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io"];
@@ -134,6 +135,11 @@ async fn over_spdy(ctx: &Ctx, io: Io, wants: Wants) -> Result<Remote, String> {
     Ok(Remote { incoming, outgoing })
 }
 
+/// The end in good order: clients take any other for a failure.
+pub(super) fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Default::default() }))
+}
+
 fn over_websocket(ctx: &Ctx, socket: WebSocketStream<Io>, closes: bool, wants: Wants) -> Remote {
     let (mut sink, mut stream) = socket.split();
     let (send_in, incoming) = mpsc::channel(BACKLOG);
@@ -187,6 +193,7 @@ fn over_websocket(ctx: &Ctx, socket: WebSocketStream<Io>, closes: bool, wants: W
                 return;
             }
         }
+        let _ = sink.send(goodbye()).await;
         let _ = sink.close().await;
     });
     Remote { incoming, outgoing }

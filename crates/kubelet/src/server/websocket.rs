@@ -37,6 +37,7 @@ pub(super) fn tunnel(tasks: &Tasks, socket: WebSocketStream<Io>) -> DuplexStream
                 return;
             }
         }
+        let _ = send.send(super::remote::goodbye()).await;
         let _ = send.close().await;
     });
     near
