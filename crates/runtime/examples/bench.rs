@@ -1,6 +1,7 @@
-//! Times what the runtime does, in milliseconds, over so many pods one after another.
+//! Times what the runtime does, in milliseconds, over so many pods one after another; or, with `memory`, weighs
+//! the shims of so many pods at once.
 //!
-//!     cargo run --release -p knarr-runtime --example bench -- <directory> [rounds]
+//!     cargo run --release -p knarr-runtime --example bench -- <directory> [rounds] [memory]
 //!
 //! Needs root and `/usr/bin/busybox` (Debian's busybox-static).
 #![allow(clippy::unwrap_used)]
@@ -15,10 +16,11 @@ fn main() {
     knarr_runtime::zygote_main_if_asked();
     let dir = PathBuf::from(std::env::args().nth(1).expect("a directory as first argument"));
     let rounds = std::env::args().nth(2).map_or(50, |n| n.parse().unwrap());
-    tokio::runtime::Runtime::new().unwrap().block_on(run(&dir, rounds));
+    let memory = std::env::args().nth(3).is_some_and(|word| word == "memory");
+    tokio::runtime::Runtime::new().unwrap().block_on(run(&dir, rounds, memory));
 }
 
-async fn run(dir: &Path, rounds: usize) {
+async fn run(dir: &Path, rounds: usize, memory: bool) {
     let bin = dir.join("layer/bin");
     std::fs::create_dir_all(&bin).unwrap();
     std::fs::copy("/usr/bin/busybox", bin.join("busybox")).unwrap();
@@ -50,6 +52,9 @@ async fn run(dir: &Path, rounds: usize) {
         lap("2 create container");
         runtime.start_container(&uid, &id).await.unwrap();
         lap("3 start container");
+        if memory {
+            continue;
+        }
         let exec = ExecSpec {
             args: vec!["true".to_owned()],
             tty: false,
@@ -68,11 +73,37 @@ async fn run(dir: &Path, rounds: usize) {
         lap("7 remove sandbox");
         std::fs::remove_dir_all(dir.join(round.to_string())).unwrap();
     }
+    if memory {
+        weigh(&runtime);
+    }
     runtime.tear_down().await.unwrap();
     for (what, mut all) in times {
         all.sort();
         let at = |share: usize| all[(all.len() - 1) * share / 100].as_secs_f64() * 1000.0;
         println!("{what:20} min {:7.2}  p50 {:7.2}  p90 {:7.2}  max {:7.2}", at(0), at(50), at(90), at(100));
+    }
+}
+
+/// Prints what the shims and the zygote weigh, in KiB, by /proc/<pid>/smaps_rollup.
+fn weigh(runtime: &Runtime) {
+    let shims: Vec<i32> = runtime.sandboxes().iter().map(|sandbox| sandbox.shim_pid).collect();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", shims[0])).unwrap();
+    let zygote = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    for (what, pids) in [("shim (mean)", &shims[..]), ("zygote", &[zygote])] {
+        let field = |name: &str| {
+            let of = |pid: &i32| {
+                let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+                let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+                line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+            };
+            pids.iter().map(of).sum::<u64>() / pids.len() as u64
+        };
+        println!(
+            "{what:12} PSS {:5}  private dirty {:5}  anonymous PSS {:5}",
+            field("Pss:"),
+            field("Private_Dirty:"),
+            field("Pss_Anon:")
+        );
     }
 }
 

@@ -16,8 +16,6 @@ pub struct ExecLaunch<'a> {
     pub exec: &'a ExecSpec,
     /// The container's cgroup.
     pub cgroup: &'a Cgroup,
-    /// The seccomp filter.
-    pub seccomp: &'a [sys::SockFilter],
     /// The container's first process, whose namespaces are entered.
     pub process: BorrowedFd<'a>,
     /// Host name, for the environment.
@@ -47,6 +45,7 @@ fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {
     let spec = launch.spec;
     process::begin(spec.oom_score_adj)?;
     launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
+    let profile = crate::seccomp::read_profile(spec).map_err(Failure::new)?;
     let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
     sys::setns(launch.process, kinds).context(|| "unable to enter the container's namespaces")?;
     let terminal = if launch.exec.tty { Some(process::open_terminal(false)?) } else { None };
@@ -54,8 +53,8 @@ fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {
     let program = Program {
         spec,
         args: &launch.exec.args,
+        profile,
         env: process::environment(spec, launch.hostname, launch.exec.tty),
-        seccomp: launch.seccomp,
     };
     program.become_it(terminal, launch.stdio, launch.sync)
 }

@@ -4,7 +4,7 @@
 use super::mounts::{attach, clone_tree};
 use super::{Context, Failure, Stdio, capabilities, path, reason, send, user};
 use crate::spec::ContainerSpec;
-use crate::sys::{self, SockFilter};
+use crate::{seccomp, sys};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, Uid};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
@@ -104,10 +104,10 @@ pub struct Program<'a> {
     pub spec: &'a ContainerSpec,
     /// Command and arguments.
     pub args: &'a [String],
+    /// Text of the seccomp profile's file, read while the host's files were in sight.
+    pub profile: Vec<u8>,
     /// Environment, without HOME if that is to be found out.
     pub env: Vec<String>,
-    /// The seccomp filter; empty for none.
-    pub seccomp: &'a [SockFilter],
 }
 
 impl Program<'_> {
@@ -193,12 +193,13 @@ impl Program<'_> {
         sys::exit_now(255)
     }
 
+    /// The filter is made here and not in the shim, whose memory it would take.
     fn install_filter(&self) -> Result<(), Failure> {
-        if self.seccomp.is_empty() {
+        let filter = seccomp::filter(self.spec, &self.profile).map_err(Failure::new)?;
+        if filter.is_empty() {
             return Ok(());
         }
-        sys::seccomp_set_filter(self.seccomp, 0)
-            .context(|| "unable to init seccomp: error loading seccomp filter")
+        sys::seccomp_set_filter(&filter, 0).context(|| "unable to init seccomp: error loading seccomp filter")
     }
 
     fn change_identity(&self, identity: &user::Identity) -> Result<(), Failure> {

@@ -116,24 +116,24 @@ fn table() -> impl Iterator<Item = [&'static str; 5]> {
     })
 }
 
-/// The filter of a container; empty for none.
-pub fn filter(spec: &ContainerSpec) -> Result<Vec<SockFilter>, String> {
-    let profile = match &spec.seccomp {
-        _ if spec.privileged => return Ok(Vec::new()),
-        Seccomp::Unconfined => return Ok(Vec::new()),
-        Seccomp::RuntimeDefault => {
-            let mask =
-                capabilities::mask(spec).map_err(|name| format!("unknown capability \"CAP_{name}\""))?;
-            default::profile(mask)
+/// The text of the profile's file, if the container has one. The host's files must be in sight.
+pub fn read_profile(spec: &ContainerSpec) -> Result<Vec<u8>, String> {
+    let Seccomp::Localhost(path) = &spec.seccomp else { return Ok(Vec::new()) };
+    std::fs::read(path)
+        .map_err(|error| format!("cannot load seccomp profile {:?}: {error}", path.display().to_string()))
+}
+
+/// The filter of a container, whose profile's file has this text; empty for none.
+pub fn filter(spec: &ContainerSpec, profile: &[u8]) -> Result<Vec<SockFilter>, String> {
+    if spec.privileged || spec.seccomp == Seccomp::Unconfined {
+        return Ok(Vec::new());
+    }
+    let mask = capabilities::mask(spec).map_err(|name| format!("unknown capability \"CAP_{name}\""))?;
+    let profile = match spec.seccomp {
+        Seccomp::Localhost(_) => {
+            file::parse(profile, mask).map_err(|error| format!("decoding seccomp profile failed: {error}"))?
         }
-        Seccomp::Localhost(path) => {
-            let text = std::fs::read(path).map_err(|error| {
-                format!("cannot load seccomp profile {:?}: {error}", path.display().to_string())
-            })?;
-            let mask =
-                capabilities::mask(spec).map_err(|name| format!("unknown capability \"CAP_{name}\""))?;
-            file::parse(&text, mask).map_err(|error| format!("decoding seccomp profile failed: {error}"))?
-        }
+        _ => default::profile(mask),
     };
     compile::compile(&profile)
 }

@@ -5,7 +5,6 @@ use super::poll::{Interest, Poller};
 use super::{ConnId, Source};
 use crate::cgroup::Cgroup;
 use crate::spec::{ContainerSpec, ContainerStatus, State};
-use crate::sys::SockFilter;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -62,8 +61,6 @@ pub struct Container {
     pub status: ContainerStatus,
     /// Its cgroup.
     pub cgroup: Cgroup,
-    /// Its seccomp filter.
-    pub seccomp: Rc<[SockFilter]>,
     /// Its start, while under way.
     pub starting: Option<Sync>,
     /// The terminal's master.
@@ -96,7 +93,6 @@ impl Container {
             spec: Rc::new(spec),
             status,
             cgroup,
-            seccomp: Rc::new([]),
             starting: None,
             terminal: None,
             log: None,
@@ -143,7 +139,7 @@ impl Container {
 
     /// Reads what a stream has now, at most `rounds` buffers of it.
     pub fn read_output(&mut self, poller: &mut Poller, stream: Stream, rounds: usize, now: Time) {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = [0; 8 * 1024];
         for _ in 0..rounds {
             let Some(output) = &self.outputs[stream as usize] else { return };
             match rustix::io::read(&output.fd, &mut buffer) {
@@ -359,7 +355,7 @@ impl Container {
     pub fn drain(&mut self, poller: &mut Poller, now: Time) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             // A pipe holds a mebibyte at most.
-            self.read_output(poller, stream, 64, now);
+            self.read_output(poller, stream, 128, now);
         }
         if let Some(log) = &mut self.log {
             log.finish(now);

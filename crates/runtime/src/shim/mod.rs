@@ -187,7 +187,7 @@ impl Shim {
             Some(Source::Conn(id)) => self.conn_ready(id, ready),
             Some(Source::Output(id, stream)) => {
                 if let Some(container) = self.containers.get_mut(&*id) {
-                    container.read_output(&mut self.poller, stream, 4, now);
+                    container.read_output(&mut self.poller, stream, 8, now);
                 }
             }
             Some(Source::Stdin(id)) => {

@@ -43,7 +43,7 @@ fn sync_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 fn listen(socket: &OwnedFd) -> Word {
-    let mut bytes = [0; 16 * 1024];
+    let mut bytes = [0; 4 * 1024];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut pieces = [IoSliceMut::new(&mut bytes)];
@@ -96,7 +96,6 @@ impl Shim {
         cgroup.apply(&spec.resources, true).map_err(cgroup_failed)?;
         cgroup.allow_devices(&rules_for(&spec, &nodes)).map_err(cgroup_failed)?;
         let birthplace = cgroup.birthplace().map_err(cgroup_failed)?;
-        container.seccomp = crate::seccomp::filter(&spec).map_err(Refusal::Start)?.into();
 
         let pipe_failed = failed("failed to create pipe");
         let mut stdio = Stdio::default();
@@ -130,7 +129,6 @@ impl Shim {
                 spec: &spec,
                 cgroup: &cgroup,
                 nodes: &nodes,
-                seccomp: &container.seccomp,
                 pod_mounts: self.namespaces.pod_mounts.as_fd(),
                 host_ipc: self.setup.spec.host_ipc,
                 hostname: &hostname,
@@ -266,8 +264,7 @@ impl Shim {
         let init = rustix::process::Pid::from_raw(init).ok_or(Refusal::NotFound)?;
         let process = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(|e| Refusal::Start(format!("cannot exec in a stopped container: {e}")))?;
-        let (spec, cgroup, seccomp) =
-            (container.spec.clone(), container.cgroup.clone(), container.seccomp.clone());
+        let (spec, cgroup) = (container.spec.clone(), container.cgroup.clone());
         let birthplace = cgroup.birthplace().map_err(failed("unable to apply cgroup configuration"))?;
 
         let mut streams = Streams::default();
@@ -303,7 +300,6 @@ impl Shim {
                 spec: &spec,
                 exec: &exec,
                 cgroup: &cgroup,
-                seccomp: &seccomp,
                 process: process.as_fd(),
                 hostname: &hostname,
                 stdio,
