@@ -39,8 +39,23 @@ impl Load {
     }
 }
 
-/// Sends requests 0 to `total` by `clients` clients.
+/// Sends requests 0 to `total` by `clients` clients, for as long as a row may take.
 pub async fn run<F, R>(bench: &Bench, clients: usize, total: usize, request: F) -> Load
+where
+    F: Fn(Client, usize) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    run_within(bench, bench.row_limit, clients, total, request).await
+}
+
+/// The same for at most `limit`.
+pub async fn run_within<F, R>(
+    bench: &Bench,
+    limit: Duration,
+    clients: usize,
+    total: usize,
+    request: F,
+) -> Load
 where
     F: Fn(Client, usize) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<(), Error>> + Send + 'static,
@@ -70,7 +85,7 @@ where
         });
     }
     let mut all = Load::default();
-    let limit = clock.sleep(bench.row_limit);
+    let limit = clock.sleep(limit);
     tokio::pin!(limit);
     loop {
         tokio::select! {

@@ -26,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long a cluster settles before its idling is measured.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Making those objects takes no longer than this.
+const FILL_LIMIT: Duration = Duration::from_secs(120);
 /// The objects a restart is measured with.
 const OBJECTS: usize = 20_000;
 
@@ -255,7 +257,7 @@ fn show(time: Duration) -> String {
 
 async fn fill(bench: &Bench) -> Result<()> {
     let (url, filling) = (bench.path("configmaps"), "x".repeat(1024));
-    let load = load::run(bench, bench.arguments.clients, OBJECTS, move |client, at| {
+    let load = load::run_within(bench, FILL_LIMIT, bench.arguments.clients, OBJECTS, move |client, at| {
         let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": format!("fill-{at}")}, "data": {"key": filling}});
         crate::bench::send(
             client,

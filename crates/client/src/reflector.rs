@@ -128,3 +128,62 @@ fn resource_version(object: &[u8]) -> Option<String> {
     }
     serde_json::from_slice::<Partial>(object).ok()?.metadata.resource_version
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Body, Transport};
+    use futures_util::future::BoxFuture;
+    use knarr_base::{Ctx, ManualClock};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Lists nothing and ends every watch at once.
+    #[derive(Default)]
+    struct Ending(AtomicUsize);
+
+    impl Transport for Ending {
+        fn send(
+            &self,
+            request: http::Request<Bytes>,
+        ) -> BoxFuture<'static, Result<http::Response<Body>, Error>> {
+            let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            self.0.fetch_add(usize::from(watch), Ordering::SeqCst);
+            let list = Bytes::from_static(b"{\"metadata\":{\"resourceVersion\":\"5\"},\"items\":[]}");
+            let body = if watch { Body::empty() } else { Body::full(list) };
+            Box::pin(std::future::ready(Ok(http::Response::new(body))))
+        }
+        fn server(&self) -> String {
+            "ending".into()
+        }
+    }
+
+    struct Ignored;
+    impl Sink for Ignored {
+        fn replace(&self, _: Vec<Bytes>) {}
+        fn set(&self, _: Bytes) {}
+        fn remove(&self, _: Bytes) {}
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_watches_at_once_is_not_asked_again_without_a_pause() {
+        let clock = ManualClock::at(std::time::SystemTime::UNIX_EPOCH);
+        let ctx = Ctx { clock: clock.clone(), ..Ctx::system() };
+        let server = Arc::new(Ending::default());
+        let client = Client::new(server.clone(), "test", ctx);
+        let path = ResourcePath { group: String::new(), version: "v1".into(), resource: "pods".into() };
+        let source = Source {
+            path,
+            namespace: String::new(),
+            label_selector: String::new(),
+            field_selector: String::new(),
+            metadata_only: false,
+        };
+        let mut reflecting = Box::pin(run(client, source, Arc::new(Ignored)));
+        for watches in 1..4 {
+            // Nothing here waits for anything but the clock, so one poll goes as far as it can.
+            assert!(futures_util::poll!(reflecting.as_mut()).is_pending());
+            assert_eq!(server.0.load(Ordering::SeqCst), watches);
+            clock.advance(Duration::from_secs(60));
+        }
+    }
+}
