@@ -14,6 +14,8 @@ pub struct ExecLaunch<'a> {
     pub spec: &'a ContainerSpec,
     /// What to run.
     pub exec: &'a ExecSpec,
+    /// Text of the seccomp profile's file.
+    pub profile: &'a [u8],
     /// The container's cgroup.
     pub cgroup: &'a Cgroup,
     /// The container's first process, whose namespaces are entered.
@@ -45,7 +47,6 @@ fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {
     let spec = launch.spec;
     process::begin(spec.oom_score_adj)?;
     launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
-    let profile = crate::seccomp::read_profile(spec).map_err(Failure::new)?;
     let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
     sys::setns(launch.process, kinds).context(|| "unable to enter the container's namespaces")?;
     let terminal = if launch.exec.tty { Some(process::open_terminal(false)?) } else { None };
@@ -53,7 +54,7 @@ fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {
     let program = Program {
         spec,
         args: &launch.exec.args,
-        profile,
+        profile: launch.profile,
         env: process::environment(spec, launch.hostname, launch.exec.tty),
     };
     program.become_it(terminal, launch.stdio, launch.sync)

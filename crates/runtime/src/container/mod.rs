@@ -34,6 +34,8 @@ pub struct Launch<'a> {
     pub cgroup: &'a Cgroup,
     /// Device nodes to make.
     pub nodes: &'a [Node],
+    /// Text of the seccomp profile's file.
+    pub profile: &'a [u8],
     /// The pod's mount namespace: a small root with `/root` to mount on and the pod's `/shm`.
     pub pod_mounts: BorrowedFd<'a>,
     /// Share the host's `/dev/shm`.
@@ -128,7 +130,6 @@ fn start(launch: Launch<'_>) -> Result<std::convert::Infallible, Failure> {
     let spec = launch.spec;
     process::begin(spec.oom_score_adj)?;
     launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
-    let profile = crate::seccomp::read_profile(spec).map_err(Failure::new)?;
     let root = rootfs::enter(&launch)?;
     path::make_dir(root.as_fd(), spec.cwd.as_ref())?;
     rootfs::pivot(root.as_fd())?;
@@ -140,7 +141,7 @@ fn start(launch: Launch<'_>) -> Result<std::convert::Infallible, Failure> {
     let program = process::Program {
         spec,
         args: &spec.args,
-        profile,
+        profile: launch.profile,
         env: process::environment(spec, launch.hostname, spec.tty),
     };
     program.become_it(terminal, launch.stdio, launch.sync)

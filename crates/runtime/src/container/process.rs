@@ -104,8 +104,8 @@ pub struct Program<'a> {
     pub spec: &'a ContainerSpec,
     /// Command and arguments.
     pub args: &'a [String],
-    /// Text of the seccomp profile's file, read while the host's files were in sight.
-    pub profile: Vec<u8>,
+    /// Text of the seccomp profile's file.
+    pub profile: &'a [u8],
     /// Environment, without HOME if that is to be found out.
     pub env: Vec<String>,
 }
@@ -195,7 +195,7 @@ impl Program<'_> {
 
     /// The filter is made here and not in the shim, whose memory it would take.
     fn install_filter(&self) -> Result<(), Failure> {
-        let filter = seccomp::filter(self.spec, &self.profile).map_err(Failure::new)?;
+        let filter = seccomp::filter(self.spec, self.profile).map_err(Failure::new)?;
         if filter.is_empty() {
             return Ok(());
         }

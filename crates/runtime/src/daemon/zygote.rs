@@ -103,6 +103,18 @@ mod tests {
     use std::io::Write;
 
     #[test]
+    fn the_program_cannot_be_written_through_its_read_only_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::write(&program, "x").unwrap();
+        let mount = read_only_mount(&program).unwrap();
+        let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
+        let error = std::fs::OpenOptions::new().write(true).open(&path).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+    }
+
+    #[test]
     fn a_sealed_copy_cannot_be_written() {
         let copy = sealed_copy(Path::new("/proc/self/exe")).unwrap();
         let path = format!("/proc/self/fd/{}", copy.as_raw_fd());

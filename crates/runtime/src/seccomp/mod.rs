@@ -116,7 +116,7 @@ fn table() -> impl Iterator<Item = [&'static str; 5]> {
     })
 }
 
-/// The text of the profile's file, if the container has one. The host's files must be in sight.
+/// The text of the profile's file, if the container has one.
 pub fn read_profile(spec: &ContainerSpec) -> Result<Vec<u8>, String> {
     let Seccomp::Localhost(path) = &spec.seccomp else { return Ok(Vec::new()) };
     std::fs::read(path)

@@ -61,6 +61,8 @@ pub struct Container {
     pub status: ContainerStatus,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// Text of its seccomp profile's file as it was at the start; empty without one.
+    pub profile: Rc<[u8]>,
     /// Its start, while under way.
     pub starting: Option<Sync>,
     /// The terminal's master.
@@ -93,6 +95,7 @@ impl Container {
             spec: Rc::new(spec),
             status,
             cgroup,
+            profile: Rc::new([]),
             starting: None,
             terminal: None,
             log: None,

@@ -90,6 +90,7 @@ impl Shim {
         let spec = container.spec.clone();
         let cgroup = container.cgroup.clone();
         container.open_log().map_err(failed("failed to create container log"))?;
+        container.profile = crate::seccomp::read_profile(&spec).map_err(Refusal::Start)?.into();
         let nodes = nodes_for(&spec).map_err(|failure| failure.0)?;
         let cgroup_failed = failed("unable to apply cgroup configuration");
         cgroup.create().map_err(cgroup_failed)?;
@@ -129,6 +130,7 @@ impl Shim {
                 spec: &spec,
                 cgroup: &cgroup,
                 nodes: &nodes,
+                profile: &container.profile,
                 pod_mounts: self.namespaces.pod_mounts.as_fd(),
                 host_ipc: self.setup.spec.host_ipc,
                 hostname: &hostname,
@@ -264,7 +266,8 @@ impl Shim {
         let init = rustix::process::Pid::from_raw(init).ok_or(Refusal::NotFound)?;
         let process = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(|e| Refusal::Start(format!("cannot exec in a stopped container: {e}")))?;
-        let (spec, cgroup) = (container.spec.clone(), container.cgroup.clone());
+        let (spec, cgroup, profile) =
+            (container.spec.clone(), container.cgroup.clone(), container.profile.clone());
         let birthplace = cgroup.birthplace().map_err(failed("unable to apply cgroup configuration"))?;
 
         let mut streams = Streams::default();
@@ -299,6 +302,7 @@ impl Shim {
             Forked::Child => run_exec(ExecLaunch {
                 spec: &spec,
                 exec: &exec,
+                profile: &profile,
                 cgroup: &cgroup,
                 process: process.as_fd(),
                 hostname: &hostname,

@@ -29,6 +29,7 @@ cases![
     users_and_groups_are_those_of_the_image,
     what_cannot_start_says_why,
     mounts_are_as_asked_and_never_leave_the_root,
+    mounts_propagate_as_asked,
     limits_reach_the_cgroup_and_memory_kills_are_told,
     exec_runs_beside_the_container,
     exec_with_a_terminal,
@@ -236,9 +237,17 @@ async fn a_container_is_confined_by_default(test: &Test) {
     let text = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":28}]}"#;
     std::fs::write(&profile, text).unwrap();
     let mut spec = test.container("mkdir /x");
-    spec.seccomp = Seccomp::Localhost(profile);
-    let ended = pod.run(spec).await;
+    spec.seccomp = Seccomp::Localhost(profile.clone());
+    let ended = pod.run(spec.clone()).await;
     assert!(ended.stderr.contains("No space left on device"), "{}", ended.stderr);
+    spec.id = test.container("").id;
+    spec.args = vec!["sleep".to_owned(), "300".to_owned()];
+    let id = pod.start(spec).await.unwrap();
+    std::fs::remove_file(profile).unwrap();
+    assert!(
+        pod.exec(&id, &["mkdir", "/x"]).await.2.contains("No space left on device"),
+        "it is kept for execs"
+    );
 }
 
 async fn a_privileged_container_is_not_confined(test: &Test) {
@@ -364,6 +373,74 @@ async fn mounts_are_as_asked_and_never_leave_the_root(test: &Test) {
     // Files written to the root are in the upper layer only.
     pod.output("echo x > /only-here").await;
     assert!(!test.path("layer/only-here").exists());
+}
+
+/// A mount of the host that is shared with its copies, while the case runs.
+struct Shared<'a>(&'a Path);
+
+impl<'a> Shared<'a> {
+    fn new(place: &'a Path) -> Self {
+        use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+        std::fs::create_dir(place).unwrap();
+        mount("tmpfs", place, "tmpfs", MountFlags::empty(), None).unwrap();
+        mount_change(place, MountPropagationFlags::SHARED).unwrap();
+        Self(place)
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        for place in [self.0.join("host"), self.0.join("container"), self.0.to_owned()] {
+            let _ = rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+async fn mounts_propagate_as_asked(test: &Test) {
+    let pod = test.pod(test.sandbox("propagation")).await;
+    let volume = test.path("volume");
+    std::fs::create_dir(&volume).unwrap();
+    // The test's own directory may be under a mount that is not shared; then it must be refused.
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if !table.contains(" shared:") {
+        let mut spec = test.container("true");
+        spec.mounts = vec![Mount { propagation: Propagation::Bidirectional, ..bind(&volume, "/v") }];
+        let error = pod.start(spec).await.unwrap_err().to_string();
+        assert!(error.contains("is mounted on \"/\" but it is not a shared mount"), "{error}");
+    }
+    let place = test.path("shared");
+    let shared = Shared::new(&place);
+    for name in ["host", "container"] {
+        std::fs::create_dir(place.join(name)).unwrap();
+    }
+    let all = [
+        ("none", Propagation::None, "false"),
+        ("slave", Propagation::HostToContainer, "true"),
+        ("both", Propagation::Bidirectional, "true"),
+    ];
+    let mut ids = Vec::new();
+    for (name, propagation, _) in all {
+        let mut spec = test.container("sleep 300");
+        spec.name = name.to_owned();
+        spec.privileged = true;
+        spec.mounts = vec![Mount { propagation, ..bind(&place, "/v") }];
+        ids.push(pod.start(spec).await.unwrap());
+    }
+    rustix::mount::mount("tmpfs", place.join("host"), "tmpfs", rustix::mount::MountFlags::empty(), None)
+        .unwrap();
+    std::fs::write(place.join("host/file"), "x").unwrap();
+    for ((name, _, sees), id) in all.iter().zip(&ids) {
+        let seen = pod.exec(id, &["sh", "-c", "test -e /v/host/file && echo true || echo false"]).await.1;
+        assert_eq!(seen.trim(), *sees, "what the host mounts, in {name}");
+    }
+    for (id, (name, propagation, _)) in ids.iter().zip(&all) {
+        let (code, _, error) =
+            pod.exec(id, &["sh", "-c", "mount -t tmpfs x /v/container && touch /v/container/file"]).await;
+        assert_eq!(code, 0, "{error}");
+        let reaches = *propagation == Propagation::Bidirectional;
+        assert_eq!(place.join("container/file").exists(), reaches, "what {name} mounts, on the host");
+    }
+    drop(shared);
 }
 
 async fn limits_reach_the_cgroup_and_memory_kills_are_told(test: &Test) {
