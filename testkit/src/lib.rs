@@ -49,7 +49,7 @@ impl Cluster {
             audiences: Vec::new(),
         };
         let store = MemoryStore::new(&ctx);
-        let server = ApiServer::new(config, &ctx, store, knarr_resources::all(), Vec::new())
+        let server = ApiServer::new(config, &ctx, store, knarr_resources::all(), knarr_resources::plugins())
             .expect("the configuration of a test is right");
         server.start().await.expect("a free port can be listened on");
         let this = Self { ctx, server, _dir: dir };

@@ -5,7 +5,7 @@ use knarr_base::Ctx;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 const FIRST_RETRY: Duration = Duration::from_millis(5);
@@ -16,6 +16,8 @@ struct State<T> {
     dirty: HashSet<T>,
     working: HashSet<T>,
     failures: HashMap<T, u32>,
+    /// When keys that wait for their time are due; the soonest for each.
+    due: HashMap<T, Instant>,
     closed: bool,
 }
 
@@ -40,6 +42,7 @@ impl<T: Clone + Eq + Hash + Send + Sync + 'static> WorkQueue<T> {
             dirty: HashSet::new(),
             working: HashSet::new(),
             failures: HashMap::new(),
+            due: HashMap::new(),
             closed: false,
         };
         Self { state: Arc::new(Mutex::new(state)), wake: Arc::default(), ctx }
@@ -56,15 +59,34 @@ impl<T: Clone + Eq + Hash + Send + Sync + 'static> WorkQueue<T> {
         self.wake.notify_one();
     }
 
-    /// Adds a key once `delay` has passed.
+    /// Adds a key once `delay` has passed. A key waits for one time only, the soonest: who needs a later one too
+    /// asks again when the key is worked on.
     pub fn add_after(&self, key: T, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
         }
+        let at = self.ctx.clock.instant() + delay;
+        {
+            let mut state = self.lock();
+            if state.due.get(&key).is_some_and(|due| *due <= at) {
+                return;
+            }
+            state.due.insert(key.clone(), at);
+        }
         let (queue, sleep) = (self.clone(), self.ctx.clock.sleep(delay));
         self.ctx.tasks.spawn_until_stopped("queue-delay", async move {
             sleep.await;
-            queue.add(key);
+            let is_due = {
+                let mut state = queue.lock();
+                let is_due = state.due.get(&key) == Some(&at);
+                if is_due {
+                    state.due.remove(&key);
+                }
+                is_due
+            };
+            if is_due {
+                queue.add(key);
+            }
         });
     }
 
@@ -166,6 +188,20 @@ mod tests {
         assert!(queue.is_empty());
         queue.done(&"a");
         assert_eq!(queue.next().await, Some("a"));
+        queue.close();
+        assert_eq!(queue.next().await, None);
+    }
+    #[tokio::test]
+    async fn a_key_waits_for_the_soonest_time_only() {
+        let clock = knarr_base::ManualClock::at(std::time::SystemTime::UNIX_EPOCH);
+        let queue = WorkQueue::new(Ctx { clock: clock.clone(), ..Ctx::system() });
+        queue.add_after("a", Duration::from_secs(30));
+        queue.add_after("a", Duration::from_secs(10));
+        queue.add_after("a", Duration::from_secs(20));
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(queue.next().await, Some("a"));
+        queue.done(&"a");
+        clock.advance(Duration::from_secs(30));
         queue.close();
         assert_eq!(queue.next().await, None);
     }

@@ -4,11 +4,14 @@
 pub mod framework;
 pub mod manager;
 
+mod clusterrole_aggregation;
 mod deployment;
 mod endpoints;
 mod garbagecollector;
 mod job;
 mod namespace;
+mod nodelifecycle;
+mod podgc;
 mod replicas;
 mod root_ca;
 mod serviceaccounts;

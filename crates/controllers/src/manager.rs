@@ -82,6 +82,22 @@ pub const ALL: &[Descriptor] = &[
         account: "ttl-after-finished-controller",
         start: crate::ttlafterfinished::start,
     },
+    Descriptor { name: "node-lifecycle", account: "node-controller", start: crate::nodelifecycle::start },
+    Descriptor {
+        name: "taint-eviction",
+        account: "node-controller",
+        start: crate::nodelifecycle::start_taint_eviction,
+    },
+    Descriptor {
+        name: "pod-garbage-collector",
+        account: "pod-garbage-collector",
+        start: crate::podgc::start,
+    },
+    Descriptor {
+        name: "clusterrole-aggregation",
+        account: "clusterrole-aggregation-controller",
+        start: crate::clusterrole_aggregation::start,
+    },
 ];
 
 /// Starts all controllers in the task scope of `ctx`. `shared` is the client that the informers read through

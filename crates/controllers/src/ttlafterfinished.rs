@@ -91,9 +91,7 @@ mod tests {
     #[test]
     fn only_jobs_that_are_over_and_have_a_time_to_live_expire() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let over = |kind: &str| {
-            json!([{ "type": kind, "status": "True", "lastTransitionTime": "1970-01-01T00:01:30Z" }])
-        };
+        let over = |kind: &str| json!([{ "type": kind, "status": "True", "lastTransitionTime": "1970-01-01T00:01:30Z" }]);
         for (ttl, conditions, wanted) in [
             (json!(30), over("Complete"), Some(20)),
             (json!(0), over("Failed"), Some(0)),

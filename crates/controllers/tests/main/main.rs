@@ -2,13 +2,16 @@
 //! say what pods do.
 
 mod jobs;
+mod nodes;
 
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
+use knarr_base::{Ctx, ManualClock};
 use knarr_client::{Client, Error, ListOptions, Patch};
 use knarr_controllers::manager::{self, Config};
 use knarr_testkit::{Cluster, wait_for};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A cluster with all controllers running.
@@ -20,6 +23,18 @@ struct Running {
 impl Running {
     async fn start() -> Self {
         let cluster = Cluster::start().await;
+        let ctx = cluster.ctx.clone();
+        Self::start_in(cluster, ctx).await
+    }
+
+    /// The same with controllers whose clock stands still until it is moved.
+    async fn start_with(clock: &Arc<ManualClock>) -> Self {
+        let cluster = Cluster::start().await;
+        let ctx = Ctx { clock: clock.clone(), ..cluster.ctx.clone() };
+        Self::start_in(cluster, ctx).await
+    }
+
+    async fn start_in(cluster: Cluster, ctx: Ctx) -> Self {
         let (mut deletable, mut kinds) = (Vec::new(), Vec::new());
         for (path, namespaced, kind) in cluster.deletable() {
             deletable.push((path, namespaced));
@@ -28,12 +43,7 @@ impl Running {
         let cluster_ca = cluster.server.pki().ca().expect("there is a CA");
         let shared = cluster.client_as("system:kube-controller-manager", &[]);
         let config = Config { cluster_ca, deletable, kinds };
-        manager::start(
-            &cluster.ctx.child("controllers"),
-            shared,
-            &|account| cluster.client_of(account),
-            config,
-        );
+        manager::start(&ctx.child("controllers"), shared, &|account| cluster.client_of(account), config);
         let client = cluster.admin();
         // Pods need the service account of their namespace.
         wait_for("the default service account", LIMIT, || async {
