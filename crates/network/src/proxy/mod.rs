@@ -5,6 +5,8 @@
 pub mod plan;
 pub mod rules;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::host::TABLE;
 use crate::netlink::{NetlinkError, Socket, conntrack, firewall};

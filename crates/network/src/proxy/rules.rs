@@ -69,6 +69,8 @@ pub enum Rule {
     Remember(String),
     /// Clients in the cluster (pods and this node) go into the chain.
     FromCluster(String),
+    /// Everybody else gets no answer.
+    Drop,
 }
 
 /// The sets and maps that all services share.
@@ -177,21 +179,24 @@ fn add_port<'a>(
         port.name.as_deref().filter(|n| !n.is_empty()).map_or_else(|| number.to_string(), str::to_owned)
     );
     let inside = (!internal.is_empty()).then(|| add_chain(rules, "service", &id, internal, affinity));
+    let cluster = |rules: &mut ServiceRules| {
+        (!all.is_empty()).then(|| add_chain(rules, "cluster", &id, &all, affinity))
+    };
     let outside = if external == internal {
         inside.clone()
+    } else if external == &all {
+        cluster(rules)
     } else {
-        // The cluster's own clients are not bound to this node's endpoints.
-        let cluster = (!all.is_empty()).then(|| add_chain(rules, "cluster", &id, &all, affinity));
-        let mut first: Vec<Rule> = cluster.into_iter().map(Rule::FromCluster).collect();
-        if external.is_empty() && first.is_empty() {
-            None
-        } else {
+        // The cluster's own clients are not bound to this node's endpoints; others without one get silence.
+        cluster(rules).map(|cluster| {
             let chain = add_chain(rules, "external", &id, external, affinity);
-            let rest = rules.chains.entry(chain.clone()).or_default();
-            first.append(rest);
-            *rest = first;
-            Some(chain)
-        }
+            let list = rules.chains.entry(chain.clone()).or_default();
+            list.insert(0, Rule::FromCluster(cluster));
+            if external.is_empty() {
+                list.push(Rule::Drop);
+            }
+            chain
+        })
     };
     if protocol == Protocol::Udp {
         rules.udp.extend(all.iter().chain(&local));

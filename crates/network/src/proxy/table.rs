@@ -262,6 +262,7 @@ fn write_rule(
         Rule::Remember(set) => all.push(
             table.rule(chain, &[Expr::Network(SOURCE.0, SOURCE.1, R1), Expr::Remember(set.clone(), R1)]),
         ),
+        Rule::Drop => all.push(table.rule(chain, &[Expr::Verdict(Verdict::Drop)])),
         Rule::FromCluster(to) => {
             let mut pods = in_range(SOURCE, ranges.pods, true);
             pods.push(Expr::Verdict(go(to)));
