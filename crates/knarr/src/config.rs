@@ -15,43 +15,43 @@ pub const DEFAULT_FILE: &str = "/etc/knarr/config.yaml";
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
     /// Where everything is kept [default: /var/lib/knarr]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Name of this machine's node [default: its host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Address of this machine's node [default: a stable address of Knarr's own, inside the pod range]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, global = true, value_name = "IP")]
     pub node_ip: Option<String>,
     /// Address the API server listens on [default: 0.0.0.0]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, global = true, value_name = "IP")]
     pub bind_address: Option<String>,
     /// Port of the API server [default: 6443]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, global = true, value_name = "PORT")]
     pub https_port: Option<u16>,
     /// Port of the kubelet [default: 10250]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, global = true, value_name = "PORT")]
     pub kubelet_port: Option<u16>,
     /// Port of the cluster DNS on the node; pods reach it through the service kube-dns [default: 10053]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, global = true, value_name = "PORT")]
     pub dns_port: Option<u16>,
     /// Addresses of pods [default: 10.244.0.0/24]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, global = true, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
     /// Addresses of services [default: 10.96.0.0/16]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, global = true, value_name = "CIDR")]
     pub service_cidr: Option<String>,
     /// Domain of the cluster [default: cluster.local]
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, global = true, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
     /// Kubeconfig that gets a context for this cluster; `none` for no file [default: ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// cgroup under which everything runs [default: knarr]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub cgroup_root: Option<String>,
     /// Registries reached without TLS, host:port
-    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    #[arg(long, global = true, value_name = "HOST", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
 }
 

@@ -28,7 +28,7 @@ struct Arguments {
 #[derive(clap::Args, Clone, Debug)]
 struct Source {
     /// Configuration file; its keys are the names of the flags [default: /etc/knarr/config.yaml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: config::Settings,

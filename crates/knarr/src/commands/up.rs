@@ -85,6 +85,8 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
     network::start_services(&ctx, config, &control, network.node_ip).await?;
     let pods = Arc::new(Pods(network.pods.clone()));
     let node = Node::start(&ctx, config, &control, parts, network.node_ip, pods, &mut progress).await?;
+    // Before anything says that the cluster is ready: whoever reads that may use the socket at once.
+    let stopped = socket(&ctx, config, &control, Some((node.images.clone(), node.runtime.clone())))?;
     let files = write_kubeconfigs(&control, config)?;
     let demo_address = match with_demo {
         true => Some(demo::deploy::run(&ctx, &control, &node.images, network.node_ip).await?),
@@ -100,8 +102,6 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
         say(&format!("The demo: open {address} (or: curl {address})"));
     }
     detach::ready();
-
-    let stopped = socket(&ctx, config, &control, Some((node.images.clone(), node.runtime.clone())))?;
     wait_for_end(&ctx, &stopped.stop).await?;
     say("Stopping; the pods run on. 'knarr up' takes them over again, 'knarr down' stops them.");
     node.shutdown().await;
