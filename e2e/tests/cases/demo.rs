@@ -10,7 +10,8 @@ pub const CASES: &[Case] = cases![
     it_tells_where_the_kubeconfig_is_and_merges_a_context,
 ];
 
-const ADDRESS: &str = "http://127.0.0.1:30080";
+/// The node's stable address, the first of the pod range.
+const ADDRESS: &str = "http://10.244.0.1:30080";
 
 fn the_demo_answers_at_the_address_it_prints(cluster: &Cluster) {
     let said = cluster.said();

@@ -113,7 +113,7 @@ fn services_answer_while_it_is_away(cluster: &Cluster) {
     }
     let port = namespace.get("service/web")["spec"]["ports"][0]["nodePort"].to_string();
     let ip = namespace.get("service/app")["spec"]["clusterIP"].as_str().expect("an address").to_owned();
-    let (web, app) = (format!("http://127.0.0.1:{port}/cgi-bin/ask"), format!("http://{ip}:8080/"));
+    let (web, app) = (format!("http://10.244.0.1:{port}/cgi-bin/ask"), format!("http://{ip}:8080/"));
     wait_for(&web, seconds(20), || cluster.host.http(&web));
     cluster.signal("KILL");
     let heard = cluster.host.http(&app);
