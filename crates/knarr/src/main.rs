@@ -61,6 +61,7 @@ enum Command {
 fn main() -> ExitCode {
     // A shim is a process of this binary too; it must not get any further, nor become large.
     knarr_runtime::zygote_main_if_asked();
+    host::sys::heap_in_small_pages();
     let result = match Arguments::parse().command {
         Command::Up(arguments) => commands::up::run(arguments),
         Command::Down(arguments) => commands::down::run(arguments),

@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod data;
+pub mod sys;
 
 /// The kernel's name for this machine.
 pub fn hostname() -> String {
