@@ -96,10 +96,6 @@ impl Shared {
         all.sort_by_key(|e| e.view().pod.metadata.creation_timestamp.clone());
         all.pop()
     }
-
-    pub(crate) fn is_starting(&self, id: &str) -> bool {
-        self.starting.lock().expect("start lock is never poisoned").contains(id)
-    }
 }
 
 /// A node's agent.

@@ -158,7 +158,7 @@ async fn a_pull_gets_a_token_chooses_the_platform_and_resumes_a_broken_layer() {
     let name = format!("{}/a/app:v1", registry.address);
     let auth = Auth { username: "me".into(), password: "secret".into(), ..Default::default() };
     let image = images.pull(&name, Some(auth), silent()).await.unwrap();
-    assert_eq!(image.repo_tags, [name.clone()]);
+    assert_eq!(image.repo_tags, std::slice::from_ref(&name));
     assert!(image.repo_digests[0].starts_with(&format!("{}/a/app@sha256:", registry.address)));
     assert_eq!(registry.ranges.load(Ordering::SeqCst), 1, "the layer was resumed");
     let rootfs = images.prepare(&name, "c").unwrap();

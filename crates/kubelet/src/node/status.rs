@@ -33,7 +33,7 @@ pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
     let capacity = machine::capacity(config);
     let resources = |memory: u64, storage: u64| {
         let cpu = capacity.cpu_millicores;
-        let cpu = if cpu % 1000 == 0 { (cpu / 1000).to_string() } else { format!("{cpu}m") };
+        let cpu = if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
         json!({
             "cpu": cpu,
             "memory": format!("{}Ki", memory >> 10),

@@ -99,12 +99,13 @@ async fn clear_orphans(kubelet: &Arc<Shared>, known: &HashSet<String>) {
             tracing::warn!(pod = uid, %error, "cannot remove an orphaned pod's volumes");
         }
     }
+    // In this order, a container that is being started meanwhile is in one of the two sets.
+    let made = config.images.containers();
+    let starting = kubelet.starting.lock().expect("start lock is never poisoned").clone();
     let live: HashSet<String> =
         config.runtime.sandboxes().into_iter().flat_map(|s| s.containers).map(|c| c.id).collect();
-    for id in config.images.containers() {
-        if !live.contains(&id) && !kubelet.is_starting(&id) {
-            let _ = config.images.release(&id);
-        }
+    for id in made.iter().filter(|id| !live.contains(*id) && !starting.contains(*id)) {
+        let _ = config.images.release(id);
     }
     for entry in std::fs::read_dir(&config.log_dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -161,7 +161,8 @@ pub(crate) mod tests {
     #[test]
     fn phases_follow_the_containers() {
         let run = State::Running(t(0));
-        let cases: Vec<(&str, serde_json::Value, Vec<(&str, State)>, &str)> = vec![
+        type Case = (&'static str, serde_json::Value, Vec<(&'static str, State)>, &'static str);
+        let cases: Vec<Case> = vec![
             ("nothing started", json!("Always"), vec![], "Pending"),
             ("one of two started", json!("Always"), vec![("a", run.clone())], "Pending"),
             ("both run", json!("Always"), vec![("a", run.clone()), ("b", run.clone())], "Running"),

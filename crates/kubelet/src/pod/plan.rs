@@ -233,7 +233,8 @@ mod tests {
             "containers": [{"name": "a"}, {"name": "b"}]}),
         );
         let run = State::Running(t(0));
-        let steps: Vec<(Vec<(&str, State)>, Vec<Action>)> = vec![
+        type Step = (Vec<(&'static str, State)>, Vec<Action>);
+        let steps: Vec<Step> = vec![
             (vec![], vec![start("i")]),
             (vec![("i", run.clone())], vec![]),
             (vec![("i", ended(1, 0))], vec![start("i")]),

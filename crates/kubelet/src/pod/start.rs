@@ -232,7 +232,7 @@ fn find_auth(auths: &Value, domain: &str, path: &str) -> Option<Auth> {
         let key = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
         let key = key.trim_end_matches("/v1").trim_end_matches("/v2");
         let key = if key == "index.docker.io" { "docker.io" } else { key };
-        (full == key || full.starts_with(&format!("{key}/"))).then(|| key.len())
+        (full == key || full.starts_with(&format!("{key}/"))).then_some(key.len())
     };
     let entries = auths.as_object()?.iter().filter_map(|(key, value)| Some((fits(key)?, value)));
     let (_, entry) = entries.max_by_key(|(length, _)| *length)?;

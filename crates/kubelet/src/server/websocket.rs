@@ -19,11 +19,7 @@ pub(super) fn tunnel(tasks: &Tasks, socket: WebSocketStream<Io>) -> DuplexStream
     tasks.spawn_until_stopped("tunnel-in", async move {
         while let Some(Ok(message)) = receive.next().await {
             match message {
-                Message::Binary(data) => {
-                    if write.write_all(&data).await.is_err() {
-                        break;
-                    }
-                }
+                Message::Binary(data) if write.write_all(&data).await.is_err() => break,
                 Message::Close(_) => break,
                 _ => {}
             }

@@ -1,6 +1,7 @@
 //! emptyDir: a directory, or a tmpfs for the medium `Memory`.
 
 use knarr_api::core::v1::EmptyDirVolumeSource;
+use rustix::mount::MountFlags;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -12,16 +13,9 @@ pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource) -> Result<(), Str
     match source.medium.as_deref().unwrap_or_default() {
         "" => {}
         "Memory" => {
-            if !is_mount(path) {
-                let mut options = "mode=0777".to_owned();
-                if let Some(limit) = source.size_limit.as_ref().map(crate::util::value).filter(|b| *b > 0) {
-                    options.push_str(&format!(",size={limit}"));
-                }
-                let options = std::ffi::CString::new(options).expect("digits have no zero byte");
-                let flags = rustix::mount::MountFlags::empty();
-                rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
-                    .map_err(|e| format!("{}: mount tmpfs: {e}", path.display()))?;
-            }
+            let limit = source.size_limit.as_ref().map(crate::util::value).filter(|b| *b > 0);
+            let size = limit.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+            mount_tmpfs(path, &format!("mode=0777{size}"))?;
         }
         other => return Err(format!("the medium {other:?} is not supported by this kubelet")),
     }
@@ -29,6 +23,18 @@ pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource) -> Result<(), Str
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(fail)?;
     }
     Ok(())
+}
+
+/// Mounts a tmpfs, unless something is mounted there already.
+pub(super) fn mount_tmpfs(path: &Path, options: &str) -> Result<(), String> {
+    fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    if is_mount(path) {
+        return Ok(());
+    }
+    let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
+        .map_err(|e| format!("{}: mount tmpfs: {e}", path.display()))
 }
 
 fn is_mount(path: &Path) -> bool {

@@ -94,6 +94,10 @@ async fn one(
     };
     let path = volume_dir(root, pod.uid(), plugin, &volume.name);
     let payload = projected::collect(kubelet, pod, volume, ips, refresh_at).await?;
+    if projected::is_secret(volume) {
+        // What is secret is never written to a disk.
+        empty_dir::mount_tmpfs(&path, "mode=0777,size=64m")?;
+    }
     atomic::write(&path, &payload).map_err(|e| format!("{}: {e}", path.display()))?;
     ownership::apply(pod, &path, true)?;
     Ok(Mounted { path, read_only: true })

@@ -24,6 +24,13 @@ struct Keys<'a> {
     mode: i32,
 }
 
+/// Whether a volume holds anything secret.
+pub(super) fn is_secret(volume: &Volume) -> bool {
+    let secret = |p: &VolumeProjection| p.secret.is_some() || p.service_account_token.is_some();
+    volume.secret.is_some()
+        || volume.projected.as_ref().is_some_and(|p| p.sources.iter().flatten().any(secret))
+}
+
 /// Collects a volume's files.
 pub(super) async fn collect(
     kubelet: &Arc<Shared>,

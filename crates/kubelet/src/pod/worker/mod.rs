@@ -1,18 +1,18 @@
 //! A pod's worker: one task that keeps what is observed of the pod, plans, has the plan's actions done by
 //! other tasks, and publishes the status. It never waits for anything but its inbox and its next deadline.
 
-use super::kill::Kill;
-use super::model::{
-    FIRST_BACKOFF, LONGEST_BACKOFF, Observed, Record, Restart, Sandbox, Setup, State, is_deleted,
-};
-use super::phase::phase;
-use super::plan::{Action, is_stopping, plan};
-use super::setup::Outcome;
-use super::start::{Failure, Start, Started};
-use super::{adopt, report, status};
+use crate::pod::kill::Kill;
+use crate::pod::model::{Observed, Record, Setup, State, is_deleted};
+use crate::pod::phase::phase;
+use crate::pod::plan::{Action, is_stopping, plan};
+use crate::pod::setup::Outcome;
+use crate::pod::start::{Failure, Start, Started};
+use crate::pod::{adopt, report, status};
+mod hear;
+
 use crate::kubelet::{ContainerView, Entry, Shared};
 use crate::probe::{self, Probing};
-use crate::util::{Def, about, defs, format_pod, from_ns, go_duration, host_network};
+use crate::util::{Def, about, defs, format_pod, go_duration};
 use crate::volume::Prepared;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
@@ -100,6 +100,15 @@ impl Worker {
         let now = kubelet.ctx.clock.now();
         let sandbox = kubelet.config.runtime.sandbox(pod.uid());
         let observed = adopt::adopt(&kubelet, &pod, &defs, sandbox.as_ref(), now);
+        // A container whose start was cut off by the end of the last kubelet is made anew.
+        let created = sandbox.iter().flat_map(|s| &s.containers);
+        for stale in created.filter(|c| c.state == knarr_runtime::spec::State::Created) {
+            let (kubelet, uid, id) = (kubelet.clone(), pod.uid().to_owned(), stale.id.clone());
+            kubelet.ctx.tasks.clone().spawn_until_stopped("stale-container", async move {
+                let _ = kubelet.config.runtime.remove_container(&uid, &id).await;
+                let _ = kubelet.config.images.release(&id);
+            });
+        }
         let published = status::settled(status::of_object(&pod));
         let outbox = report::Outbox::start(&kubelet, &pod);
         let probing = Probing::new(kubelet.clone(), entry.clone());
@@ -206,8 +215,12 @@ impl Worker {
             Action::Setup => {
                 self.observed.setup = Setup::Running;
                 let attempt = self.observed.sandbox_attempts;
-                let run =
-                    super::setup::run(self.kubelet.clone(), self.entry.clone(), self.pod.clone(), attempt);
+                let run = crate::pod::setup::run(
+                    self.kubelet.clone(),
+                    self.entry.clone(),
+                    self.pod.clone(),
+                    attempt,
+                );
                 self.spawn("pod-setup", run);
             }
             Action::Start(name) => self.start(&name),
@@ -225,7 +238,7 @@ impl Worker {
                 self.teardown_at = None;
                 self.observed.tearing_down = true;
                 let last = is_stopping(&self.pod, &self.defs, &self.observed);
-                let run = super::setup::tear_down(
+                let run = crate::pod::setup::tear_down(
                     self.kubelet.clone(),
                     self.entry.clone(),
                     self.pod.uid().to_owned(),
@@ -274,7 +287,7 @@ impl Worker {
             ips: self.observed.ips.clone(),
             volumes: self.prepared.clone(),
         };
-        let run = super::start::run(self.kubelet.clone(), self.entry.clone(), start);
+        let run = crate::pod::start::run(self.kubelet.clone(), self.entry.clone(), start);
         self.spawn("container-start", run);
     }
 
@@ -285,7 +298,7 @@ impl Worker {
         let id = record.id.clone();
         let kill =
             Kill { pod: self.pod.clone(), def, id, message, grace, ips: self.observed.ips.clone(), again };
-        self.spawn("container-stop", super::kill::run(self.kubelet.clone(), self.entry.clone(), kill));
+        self.spawn("container-stop", crate::pod::kill::run(self.kubelet.clone(), self.entry.clone(), kill));
     }
 
     fn forget(&mut self) {
@@ -345,285 +358,6 @@ impl Worker {
             let result = crate::volume::prepare(&kubelet, &pod, &ips).await;
             entry.send(Msg::Refreshed(result.map_err(|e| e.0)));
         });
-    }
-
-    fn hear(&mut self, message: Msg) {
-        match message {
-            Msg::Pod(pod) => {
-                let labels_changed = pod.metadata.labels != self.pod.metadata.labels
-                    || pod.metadata.annotations != self.pod.metadata.annotations;
-                self.defs = defs(&pod);
-                self.pod = pod;
-                if labels_changed && self.observed.setup == Setup::Done {
-                    self.refresh();
-                }
-            }
-            Msg::Gone => self.observed.gone = true,
-            Msg::ObjectsChanged => match self.observed.setup {
-                Setup::Done => {
-                    self.refresh();
-                    // A container that lacked one of them need not wait any longer.
-                    let config = |r: &&mut Record| {
-                        r.waiting.as_ref().is_some_and(|(reason, _)| reason == "CreateContainerConfigError")
-                    };
-                    self.observed.containers.values_mut().filter(config).for_each(|r| r.retry_at = None);
-                }
-                Setup::Failed(_) => self.observed.setup = Setup::Needed,
-                _ => {}
-            },
-            Msg::ImagesChanged => self.images_changed(),
-            Msg::SetupDone(outcome) => self.setup_done(*outcome),
-            Msg::Refreshed(result) => {
-                self.refreshing = false;
-                match result {
-                    Ok(prepared) => {
-                        self.refresh_at = prepared.refresh_at;
-                        self.prepared = Arc::new(prepared);
-                    }
-                    Err(message) => {
-                        self.kubelet.recorder.warning(&about(&self.pod, None), "FailedMount", message);
-                        self.refresh_at = Some(self.now() + START_RETRY);
-                    }
-                }
-                if std::mem::take(&mut self.refresh_again) {
-                    self.refresh();
-                }
-            }
-            Msg::StartDone { name, id, attempt, result } => self.start_done(&name, id, attempt, result),
-            Msg::HookDone { name, id, ok } => {
-                let record = self.record(&name);
-                if record.id != id {
-                    return;
-                }
-                record.hook_done = true;
-                record.started = record.startup_passed && record.is_running();
-                if !ok && record.is_running() {
-                    record.restart = Some(Restart { message: "FailedPostStartHook".to_owned(), grace: None });
-                }
-            }
-            Msg::Exited(status) => self.exited(&status),
-            Msg::Killed { name, id, status, gone } => {
-                if let Some(status) = status {
-                    self.exited(&status);
-                } else if gone && self.record(&name).id == id && self.record(&name).is_running() {
-                    self.lost(&name);
-                }
-                let record = self.record(&name);
-                if record.id == id {
-                    record.killing = None;
-                    record.restart = None;
-                }
-            }
-            Msg::SandboxLost => {
-                if self.observed.sandbox == Sandbox::None {
-                    return;
-                }
-                self.observed.sandbox = Sandbox::Lost;
-                let running: Vec<String> = self
-                    .observed
-                    .containers
-                    .iter()
-                    .filter(|(_, r)| r.is_running())
-                    .map(|(n, _)| n.clone())
-                    .collect();
-                running.iter().for_each(|name| self.lost(name));
-            }
-            Msg::TornDown { ok } => self.torn_down(ok),
-            Msg::Probe { name, id, kind, ok } => self.probed(&name, &id, kind, ok),
-        }
-    }
-
-    fn images_changed(&mut self) {
-        let images = self.kubelet.config.images.clone();
-        for def in &self.defs {
-            let Some(record) = self.observed.containers.get_mut(&def.spec.name) else { continue };
-            let waits = record.waiting.as_ref().is_some_and(|(reason, _)| {
-                matches!(reason.as_str(), "ErrImageNeverPull" | "ErrImagePull" | "ImagePullBackOff")
-            });
-            if waits && images.resolve(def.spec.image.as_deref().unwrap_or_default()).is_some() {
-                record.retry_at = None;
-                self.pull_shown_until.remove(&def.spec.name);
-            }
-        }
-    }
-
-    fn setup_done(&mut self, outcome: Outcome) {
-        let now = self.now();
-        let sandbox_ok = outcome.sandbox.is_ok();
-        if let Ok((ips, new)) = outcome.sandbox {
-            if new {
-                if self.observed.sandbox_attempts > 0 {
-                    let text = "Pod sandbox changed, it will be killed and re-created.";
-                    self.kubelet.recorder.normal(&about(&self.pod, None), "SandboxChanged", text);
-                    self.begin_anew();
-                }
-                self.observed.sandbox_attempts += 1;
-            }
-            self.observed.sandbox = Sandbox::Ready;
-            self.observed.ips = if host_network(&self.pod) { Vec::new() } else { ips };
-        }
-        match outcome.volumes {
-            Ok(prepared) if sandbox_ok => {
-                self.refresh_at = prepared.refresh_at;
-                self.prepared = Arc::new(prepared);
-                self.observed.setup = Setup::Done;
-                self.setup_delay = SETUP_RETRY;
-            }
-            _ => {
-                self.observed.setup = Setup::Failed(now + self.setup_delay);
-                self.setup_delay = (self.setup_delay * 2).min(LONGEST_SETUP_RETRY);
-            }
-        }
-    }
-
-    /// In a new sandbox init containers run again.
-    fn begin_anew(&mut self) {
-        use crate::util::Role;
-        let roles: HashMap<String, Role> = self.defs.iter().map(|d| (d.spec.name.clone(), d.role)).collect();
-        for (name, record) in &mut self.observed.containers {
-            if matches!(roles.get(name), Some(Role::Init | Role::Sidecar))
-                && let State::Ended(ended) = std::mem::take(&mut record.state)
-            {
-                record.last = Some(ended);
-            }
-        }
-    }
-
-    fn start_done(&mut self, name: &str, id: String, attempt: u32, result: Result<Started, Failure>) {
-        self.kubelet.starting.lock().expect("start lock is never poisoned").remove(&id);
-        self.new_ids.remove(name);
-        let now = self.now();
-        let Some(def) = self.def(name) else { return };
-        let hook = def.spec.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
-        let (startup, readiness) = (def.spec.startup_probe.is_some(), def.spec.readiness_probe.is_some());
-        let record = self.record(name);
-        record.starting = false;
-        match result {
-            Ok(started) => {
-                record.attempt = attempt;
-                record.image = started.image;
-                record.image_id = started.image_id;
-                record.waiting = None;
-                record.restart = None;
-                record.hook_done = !hook;
-                record.startup_passed = !startup;
-                record.readiness = !readiness;
-                // It may have ended before this was heard.
-                if !(record.id == id && matches!(record.state, State::Ended(_))) {
-                    record.id = id;
-                    record.state = State::Running(from_ns(started.started_at_ns).unwrap_or(now));
-                    record.started = !hook && !startup;
-                }
-                self.pull_backoff.remove(name);
-            }
-            Err(Failure::Before(reason, message)) => {
-                record.waiting = Some((reason.to_owned(), message));
-                record.retry_at = Some(now + START_RETRY);
-            }
-            Err(Failure::Pull(message)) => {
-                record.waiting = Some(("ErrImagePull".to_owned(), message));
-                let delay = self.pull_backoff.entry(name.to_owned()).or_insert(FIRST_BACKOFF);
-                let at = now + *delay;
-                *delay = (*delay * 2).min(LONGEST_BACKOFF);
-                self.record(name).retry_at = Some(at);
-                self.pull_shown_until.insert(name.to_owned(), now + PULL_ERROR_SHOWN);
-            }
-            Err(Failure::Run(message)) => {
-                record.attempt = attempt;
-                record.id.clone_from(&id);
-                record.waiting = Some(("RunContainerError".to_owned(), message.clone()));
-                record.state = State::Ended(super::model::Ended {
-                    id,
-                    exit_code: 128,
-                    reason: "StartError".to_owned(),
-                    message,
-                    started_at: None,
-                    finished_at: now,
-                });
-            }
-        }
-    }
-
-    fn exited(&mut self, status: &ContainerStatus) {
-        let Some(def) = self.def(&status.name) else { return };
-        let starting = self.new_ids.get(&status.name) == Some(&status.id);
-        let root = self.kubelet.config.root_dir.clone();
-        let logs = self.kubelet.config.log_dir.clone();
-        let pod = self.pod.clone();
-        let record = self.record(&status.name);
-        let current = record.id == status.id;
-        if !(current || starting) || (current && record.ended().is_some()) {
-            return;
-        }
-        if status.exit_code == 128 && starting {
-            // A start that failed; the start's own answer says why.
-            return;
-        }
-        let ended = adopt::ended(&root, &logs, &pod, &def, status);
-        record.id.clone_from(&status.id);
-        record.state = State::Ended(ended);
-        record.started = false;
-        record.readiness = false;
-    }
-
-    /// A container that was running is not there any more.
-    fn lost(&mut self, name: &str) {
-        let now = self.now();
-        let record = self.record(name);
-        record.state = State::Ended(super::model::Ended {
-            id: record.id.clone(),
-            exit_code: 137,
-            reason: "ContainerStatusUnknown".to_owned(),
-            message: "The container could not be located when the pod was terminated".to_owned(),
-            started_at: None,
-            finished_at: now,
-        });
-        record.started = false;
-        record.readiness = false;
-    }
-
-    fn torn_down(&mut self, ok: bool) {
-        self.observed.tearing_down = false;
-        if !ok {
-            self.teardown_at = Some(self.now() + START_RETRY);
-            return;
-        }
-        if is_stopping(&self.pod, &self.defs, &self.observed) {
-            self.observed.released = true;
-        }
-        self.observed.sandbox = Sandbox::None;
-        self.observed.setup = Setup::Needed;
-        if !self.observed.released {
-            self.observed.ips.clear();
-        }
-    }
-
-    fn probed(&mut self, name: &str, id: &str, kind: probe::Kind, ok: bool) {
-        let def = self.def(name);
-        let record = self.record(name);
-        if record.id != id || !record.is_running() {
-            return;
-        }
-        let restart = |probe: Option<knarr_api::core::v1::Probe>| Restart {
-            message: format!("Container {name} failed {} probe, will be restarted", kind.word()),
-            grace: probe
-                .and_then(|p| p.termination_grace_period_seconds)
-                .map(|s| Duration::from_secs(s.max(0).unsigned_abs())),
-        };
-        match (kind, ok) {
-            (probe::Kind::Readiness, ok) => record.readiness = ok,
-            (probe::Kind::Startup, true) => {
-                record.startup_passed = true;
-                record.started = record.hook_done;
-            }
-            (probe::Kind::Startup, false) => {
-                record.restart = Some(restart(def.and_then(|d| d.spec.startup_probe)));
-            }
-            (probe::Kind::Liveness, false) => {
-                record.restart = Some(restart(def.and_then(|d| d.spec.liveness_probe)));
-            }
-            (probe::Kind::Liveness, true) => {}
-        }
     }
 
     /// Works the status out, lets others see it, and sends it if it changed.
