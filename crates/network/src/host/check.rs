@@ -58,7 +58,15 @@ pub fn check(config: &HostConfig) -> Result<Vec<Problem>, NetworkError> {
     {
         problems.extend(seen.iter().filter_map(|taken| overlap(what, flag, range, taken)));
     }
-    problems.extend(firewalls(&firewall::base_chains(&mut Socket::netfilter()?)?, config.pod_cidr));
+    match Socket::netfilter().and_then(|mut socket| firewall::base_chains(&mut socket)) {
+        Ok(chains) => problems.extend(firewalls(&chains, config.pod_cidr)),
+        Err(error) => problems.push(Problem {
+            fatal: true,
+            message: format!("the kernel has no usable nftables ({error})"),
+            hint: "Load the module nf_tables (modprobe nf_tables), or use a kernel with CONFIG_NF_TABLES."
+                .to_owned(),
+        }),
+    }
     Ok(problems)
 }
 
@@ -85,8 +93,20 @@ fn overlap(
 /// Other people's chains that would drop forwarded packets: an accept in one table does not save a packet from another.
 fn firewalls(chains: &[firewall::BaseChain], pods: Range) -> Vec<Problem> {
     let others = chains.iter().filter(|c| c.hook == firewall::FORWARD && c.table != TABLE);
-    let dropping = others.filter(|c| c.drops && ["ip", "inet"].contains(&c.family));
-    dropping
+    let others = others.filter(|c| ["ip", "inet"].contains(&c.family));
+    // firewalld lets its chains end in a reject instead.
+    let (mut firewalld, others): (Vec<_>, Vec<_>) = others.partition(|c| c.table == "firewalld");
+    firewalld.truncate(1);
+    let firewalld = firewalld.into_iter().map(|_| Problem {
+        fatal: false,
+        message: "firewalld is running and may refuse packets to and from pods".to_owned(),
+        hint: format!(
+            "Let pods through: firewall-cmd --permanent --zone=trusted --add-source={pods} && firewall-cmd --reload"
+        ),
+    });
+    others
+        .into_iter()
+        .filter(|c| c.drops)
         .map(|chain| {
             let hint = if chain.family == "ip" && chain.table == "filter" {
                 let into = if chains.iter().any(|c| c.table == "filter" && c.name == "DOCKER-USER") {
@@ -115,6 +135,7 @@ fn firewalls(chains: &[firewall::BaseChain], pods: Range) -> Vec<Problem> {
                 hint,
             }
         })
+        .chain(firewalld)
         .collect()
 }
 
@@ -159,10 +180,13 @@ mod tests {
             chain("ip", "filter", 1, true),
             chain("ip6", "filter", 2, true),
             chain("inet", "other", 2, false),
+            chain("inet", "firewalld", 2, false),
+            chain("inet", "firewalld", 2, false),
             chain("ip", TABLE, 2, true),
         ];
         let found = firewalls(&chains, pods);
-        assert_eq!(found.len(), 1);
+        assert_eq!(found.len(), 2);
         assert!(found[0].hint.contains("iptables -I FORWARD -s 10.244.0.0/16"), "{}", found[0]);
+        assert!(found[1].hint.contains("--add-source=10.244.0.0/16"), "{}", found[1]);
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod conntrack;
 pub mod firewall;
+pub mod monitor;
 pub mod nft;
 pub mod route;
 

@@ -4,7 +4,8 @@
 
 use crate::hash::fnv;
 use crate::netlink::nft::{Data, Verdict};
-use knarr_api::core::v1::{Service, ServicePort};
+use crate::range::Range;
+use knarr_api::core::v1::{Service, ServicePort, ServiceSpec};
 use knarr_api::discovery::v1::{Endpoint as ApiEndpoint, EndpointSlice};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -69,6 +70,8 @@ pub enum Rule {
     Remember(String),
     /// Clients in the cluster (pods and this node) go into the chain.
     FromCluster(String),
+    /// Clients in the range go into the chain.
+    From(Range, String),
     /// Everybody else gets no answer.
     Drop,
 }
@@ -224,9 +227,13 @@ fn add_port<'a>(
     let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
     let ingress = balancer.into_iter().flat_map(|b| b.ingress.iter().flatten());
     let ingress = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref());
-    for ip in spec.external_ips.iter().flatten().chain(ingress).filter_map(parse) {
+    let ingress: Vec<Ipv4Addr> = ingress.filter_map(parse).collect();
+    let guarded = guard(rules, &id, spec, outside.as_ref().filter(|_| !ingress.is_empty()));
+    let external_ips = spec.external_ips.iter().flatten().filter_map(parse);
+    let both = external_ips.map(|ip| (ip, &outside)).chain(ingress.iter().map(|ip| (*ip, &guarded)));
+    for (ip, chain) in both {
         let key = address_key(ip, protocol, number);
-        match &outside {
+        match chain {
             Some(chain) => rules.elements.insert(Element { set: Shared::ServiceIps, key }, goto(chain)),
             None => rules.elements.insert(Element { set: Shared::DeadIps, key }, Some(dead.clone())),
         };
@@ -238,6 +245,22 @@ fn add_port<'a>(
             None => rules.elements.insert(Element { set: Shared::DeadNodePorts, key }, Some(dead)),
         };
     }
+}
+
+/// The chain for the balancer's addresses: `chain` itself, or one that lets only permitted clients into it.
+fn guard(rules: &mut ServiceRules, id: &str, spec: &ServiceSpec, chain: Option<&String>) -> Option<String> {
+    let chain = chain?;
+    let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    if spec.type_.as_deref() != Some("LoadBalancer") || ranges.is_empty() {
+        return Some(chain.clone());
+    }
+    // A range that cannot be read lets nobody in.
+    let permitted = ranges.iter().filter_map(|range| range.trim().parse::<Range>().ok());
+    let mut list: Vec<Rule> = permitted.map(|range| Rule::From(range, chain.clone())).collect();
+    list.push(Rule::Drop);
+    let name = chain_name("firewall", id);
+    rules.chains.insert(name.clone(), list);
+    Some(name)
 }
 
 /// Adds a chain that spreads connections over endpoints, with the endpoints' own chains where clients are remembered.

@@ -262,6 +262,11 @@ fn write_rule(
         Rule::Remember(set) => all.push(
             table.rule(chain, &[Expr::Network(SOURCE.0, SOURCE.1, R1), Expr::Remember(set.clone(), R1)]),
         ),
+        Rule::From(range, to) => {
+            let mut rule = in_range(SOURCE, *range, true);
+            rule.push(Expr::Verdict(go(to)));
+            all.push(table.rule(chain, &rule));
+        }
         Rule::Drop => all.push(table.rule(chain, &[Expr::Verdict(Verdict::Drop)])),
         Rule::FromCluster(to) => {
             let mut pods = in_range(SOURCE, ranges.pods, true);

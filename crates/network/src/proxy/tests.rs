@@ -69,6 +69,7 @@ fn words(rules: &ServiceRules, chain: &str) -> String {
         Rule::Remembered { chain, .. } => format!("remembered({})", words(rules, chain)),
         Rule::Remember(set) => format!("remember {}s", rules.clients[set]),
         Rule::Drop => "drop".to_owned(),
+        Rule::From(range, chain) => format!("{range}({})", words(rules, chain)),
         Rule::FromCluster(chain) => format!("cluster({})", words(rules, chain)),
     };
     rules.chains[chain].iter().map(word).collect::<Vec<_>>().join(", ")
@@ -132,6 +133,23 @@ fn addresses_of_balancers_and_external_addresses_are_served() {
     assert_eq!(addresses, [&[10u8, 96, 0, 1][..], &[192, 0, 2, 1], &[192, 0, 2, 2]]);
     let hairpin = Element { set: Shared::Hairpin, key: vec![10, 244, 0, 2, 10, 244, 0, 2] };
     assert!(rules.elements.contains_key(&hairpin));
+}
+
+#[test]
+fn source_ranges_guard_the_balancers_address_alone() {
+    let spec = json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["198.51.100.0/24", "nonsense"],
+        "status": { "loadBalancer": { "ingress": [{ "ip": "192.0.2.2" }] } } });
+    let rules = rules(spec, &[(2, NODE, true, true, false)]);
+    let to = |first: u8| {
+        let found = rules.elements.iter().find(|(e, _)| e.set == Shared::ServiceIps && e.key[0] == first);
+        match found {
+            Some((_, Some(Data::Verdict(Verdict::Goto(chain))))) => words(&rules, chain),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(to(192), "198.51.100.0/24(2), drop");
+    assert_eq!(to(10), "2");
+    assert_eq!(leads(&rules, Shared::NodePorts, Shared::DeadNodePorts), "2");
 }
 
 fn key(name: &str) -> Key {
