@@ -49,7 +49,11 @@ pub fn decide(plugins: &[Box<dyn Plugin>], pod: &PodInfo, all: &Snapshot, tie: u
     let mut feasible = Vec::new();
     for node in all.nodes() {
         // The first plugin that objects speaks for the node, with all of its reasons.
-        let objections = plugins.iter().map(|p| p.filter(pod, node, all)).find(|reasons| !reasons.is_empty());
+        let objections = plugins.iter().find_map(|plugin| {
+            let reasons = plugin.filter(pod, node, all);
+            tracing::trace!(plugin = plugin.name(), node = node.name(), ?reasons, "filtered");
+            (!reasons.is_empty()).then_some(reasons)
+        });
         match objections {
             None => feasible.push(node),
             Some(reasons) => reasons.into_iter().for_each(|reason| *counts.entry(reason).or_default() += 1),

@@ -64,6 +64,34 @@ pub fn addresses() -> Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// Issues certificates anew when this machine's addresses change, for as long as the control plane runs.
+pub fn follow_addresses(ctx: &Ctx, control: &ControlPlane) -> Result<()> {
+    /// A network that is being set up changes several times at once.
+    const SETTLE: std::time::Duration = std::time::Duration::from_secs(1);
+    let mut changes = knarr_network::netlink::monitor::address_changes()
+        .context("cannot follow this machine's addresses")?;
+    let (server, clock) = (control.server.clone(), ctx.clock.clone());
+    let mut known = addresses()?;
+    ctx.tasks.spawn_until_stopped("addresses", async move {
+        while changes.changed().await.is_ok() {
+            clock.sleep(SETTLE).await;
+            changes.mark_unchanged();
+            match addresses() {
+                // Pods' addresses are on links of their own and do not come here.
+                Ok(now) if now == known => {}
+                Ok(now) => match server.renew_certificates(Some(now.clone())).await {
+                    Ok(_) => known = now,
+                    Err(error) => {
+                        tracing::error!(%error, "certificates for the new addresses could not be issued")
+                    }
+                },
+                Err(error) => tracing::error!(%error, "this machine's addresses cannot be read"),
+            }
+        }
+    });
+    Ok(())
+}
+
 /// Takes off the host what [`prepare`] and the services put there.
 pub fn cleanup(config: &Config) -> Result<()> {
     Host::cleanup(&Layout(config.data_dir.clone()).network()).context("cannot clean up the host's network")

@@ -83,6 +83,7 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
         node::open(&parts_ctx, config),
     )?;
     network::start_services(&ctx, config, &control, network.node_ip).await?;
+    network::follow_addresses(&ctx, &control)?;
     let pods = Arc::new(Pods(network.pods.clone()));
     let node = Node::start(&ctx, config, &control, parts, network.node_ip, pods, &mut progress).await?;
     // Before anything says that the cluster is ready: whoever reads that may use the socket at once.
