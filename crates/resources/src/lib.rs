@@ -9,9 +9,11 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod networking;
+pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod scheduling;
+pub mod storage;
 mod table;
 mod util;
 

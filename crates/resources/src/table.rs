@@ -1,6 +1,8 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
-use crate::{apps, batch, coordination, core, discovery, networking, policy, rbac, scheduling};
+use crate::{
+    apps, batch, coordination, core, discovery, networking, node, policy, rbac, scheduling, storage,
+};
 use knarr_apiserver::def::ResourceDef;
 
 /// The declarations of all built-in kinds. Each call makes new ones: strategies that keep state (allocators)
@@ -19,6 +21,7 @@ pub fn all() -> Vec<ResourceDef> {
         core::endpoints::def(),
         core::event::def(),
         core::event::newer_def(),
+        core::limitrange::def(),
         core::namespace::def(),
         core::node::def(),
         core::persistentvolume::def(),
@@ -27,17 +30,28 @@ pub fn all() -> Vec<ResourceDef> {
         core::pod::def(),
         core::podtemplate::def(),
         core::replicationcontroller::def(),
+        core::resourcequota::def(),
         core::secret::def(),
         core::service::def(),
         core::serviceaccount::def(),
         discovery::endpointslice::def(),
+        networking::ingress::def(),
+        networking::ingressclass::def(),
         networking::ipaddress::def(),
+        networking::networkpolicy::def(),
         networking::servicecidr::def(),
+        node::runtimeclass::def(),
         policy::poddisruptionbudget::def(),
         rbac::clusterrole::def(),
         rbac::clusterrolebinding::def(),
         rbac::role::def(),
         rbac::rolebinding::def(),
         scheduling::priorityclass::def(),
+        storage::csidriver::def(),
+        storage::csinode::def(),
+        storage::csistoragecapacity::def(),
+        storage::storageclass::def(),
+        storage::volumeattachment::def(),
+        storage::volumeattributesclass::def(),
     ]
 }

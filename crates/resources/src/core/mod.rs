@@ -3,6 +3,7 @@
 pub mod configmap;
 pub mod endpoints;
 pub mod event;
+pub mod limitrange;
 pub mod namespace;
 pub mod node;
 pub mod persistentvolume;
@@ -11,6 +12,7 @@ pub mod pod;
 pub mod podtemplate;
 pub mod replicationcontroller;
 pub mod resource;
+pub mod resourcequota;
 pub mod secret;
 pub mod service;
 pub mod serviceaccount;

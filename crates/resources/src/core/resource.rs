@@ -77,7 +77,8 @@ fn is_standard(name: &str) -> bool {
     STANDARD.contains(&name) || is_huge_page(name) || name.starts_with("requests.hugepages-")
 }
 
-fn is_standard_for_quota(name: &str) -> bool {
+/// Whether a quota may limit the (prefix-less) resource.
+pub fn is_standard_for_quota(name: &str) -> bool {
     is_standard(name) && name != "storage"
 }
 

@@ -145,6 +145,32 @@ pub fn warning(path: &Path, value: &str) -> Option<String> {
     }
 }
 
+/// Warnings about a range in an unusual form, in a field that takes it.
+pub fn cidr_warnings(path: &Path, value: &str) -> Vec<String> {
+    let Some((cidr, (address, prefix))) = Cidr::parse(value).zip(value.split_once('/')) else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    let Some(ip) = parse_sloppy(address) else { return out };
+    if ip != cidr.network {
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        out.push(format!(
+            "{path}: CIDR value \"{value}\" is ambiguous in this context (should be \"{cidr}\" or \"{ip}/{bits}\"?)"
+        ));
+    }
+    let strict: Option<IpAddr> = address.parse().ok();
+    if strict.is_none_or(|ip| mapped(ip).is_some()) {
+        out.push(format!("{path}: non-standard CIDR value \"{value}\" is invalid: use \"{cidr}\""));
+    }
+    let canonical = format!("{ip}/{prefix}");
+    if out.is_empty() && ip.is_ipv6() && canonical != value {
+        out.push(format!(
+            "{path}: IPv6 CIDR value \"{value}\" should be in RFC 5952 canonical format (\"{canonical}\")"
+        ));
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
