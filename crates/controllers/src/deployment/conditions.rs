@@ -29,6 +29,7 @@ pub fn status(
         updated_replicas: some(sizes.updated),
         ready_replicas: some(sizes.ready),
         available_replicas: some(sizes.available),
+        terminating_replicas: sizes.terminating,
         unavailable_replicas: some(sizes.wanted - sizes.available),
         ..old.clone()
     };
@@ -100,6 +101,10 @@ fn progress(
         None => format!("Deployment \"{}\"", deployment.name()),
     };
     let was = |n: Option<i32>| n.unwrap_or_default();
+    // A rollout that is over stays over until there is a new template: pods that come and go, and scaling, are none.
+    if current_reason == "NewReplicaSetAvailable" && sizes.replicas == sizes.updated {
+        return;
+    }
     let complete = is_complete(deployment, sizes) && new.is_some();
     let newest_changed = new.is_some_and(|new| {
         let noted = deployment.metadata.annotations.as_ref().and_then(|a| a.get(super::REVISION));
@@ -130,22 +135,6 @@ fn progress(
             true,
             now,
         );
-    } else if current_reason == "NewReplicaSetAvailable" {
-        // A complete deployment that lost pods is not a rollout; but one with a new template is.
-        if new.is_some()
-            && sizes.updated < replicas(deployment)
-            && old.observed_generation != deployment.metadata.generation
-        {
-            set(
-                conditions,
-                "Progressing",
-                "True",
-                "ReplicaSetUpdated",
-                format!("{subject} is progressing."),
-                true,
-                now,
-            );
-        }
     } else if overdue(deployment, current.as_ref(), now) {
         let message = format!("{subject} has timed out progressing.");
         set(conditions, "Progressing", "False", "ProgressDeadlineExceeded", message, false, now);
@@ -236,6 +225,7 @@ mod tests {
             updated,
             ready: available,
             available,
+            terminating: None,
             wanted: 2,
         };
         let first = status(&deployment(json!({})), &sizes(0, 0, 0), Some(&new_set()), now);

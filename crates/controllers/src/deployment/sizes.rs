@@ -14,6 +14,8 @@ pub struct Sizes {
     pub ready: i32,
     /// Available pods.
     pub available: i32,
+    /// Pods on their way out, if the ReplicaSets tell.
+    pub terminating: Option<i32>,
     /// Pods that are wanted by the ReplicaSets.
     pub wanted: i32,
 }
@@ -25,6 +27,9 @@ impl Sizes {
         for set in all {
             let Some(status) = &set.status else { continue };
             sizes.replicas += status.replicas;
+            if let Some(terminating) = status.terminating_replicas {
+                *sizes.terminating.get_or_insert_default() += terminating;
+            }
             sizes.ready += status.ready_replicas.unwrap_or_default();
             sizes.available += status.available_replicas.unwrap_or_default();
         }

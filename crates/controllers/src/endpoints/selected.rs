@@ -62,7 +62,7 @@ pub fn endpoint(service: &Service, pod: &Pod) -> Option<Selected> {
     let service_spec = service.spec.as_ref()?;
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let publish = service_spec.publish_not_ready_addresses == Some(true);
-    let serving = pods::is_ready(pod) || publish;
+    let serving = pods::is_ready(pod);
     let named = spec.hostname.as_deref().filter(|h| !h.is_empty());
     let hostname = named.filter(|_| spec.subdomain.as_deref() == Some(service.name()));
     let ports = service_spec.ports.iter().flatten().filter_map(|port| {

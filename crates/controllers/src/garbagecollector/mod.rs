@@ -148,8 +148,14 @@ impl Collector {
             }
             return Ok(Next::Done);
         }
-        let waited_for = !owners.waiting.is_empty();
-        let policy = if waited_for && self.graph().has_dependents(live.uid.as_deref().unwrap_or_default()) {
+        let dependents = self.graph().dependents(live.uid.as_deref().unwrap_or_default());
+        let foreground = !owners.waiting.is_empty() && !dependents.is_empty();
+        if foreground && dependents.iter().any(|d| d.deleting && d.finalizers.iter().any(|f| f == FOREGROUND))
+        {
+            // A circle of owners that wait for each other: this one waits for nobody.
+            self.unblock_owners(node, live).await?;
+        }
+        let policy = if foreground {
             "Foreground"
         } else if live.finalizers.iter().flatten().any(|f| f == ORPHAN) {
             "Orphan"
@@ -193,6 +199,11 @@ impl Collector {
             );
             return Ok(Some(ObjectMeta::default()));
         };
+        if namespaced && namespace.is_empty() {
+            // An object of the cluster cannot be owned by one of a namespace: which one would it be?
+            tracing::debug!(kind = reference.kind, "an owner that cannot be found keeps its dependents");
+            return Ok(Some(ObjectMeta::default()));
+        }
         let namespace = if namespaced { namespace } else { "" };
         let live = self.read(&path, namespace, &reference.name).await?;
         Ok(live.filter(|meta| meta.uid.as_deref() == Some(&reference.uid)))
@@ -262,12 +273,41 @@ impl Collector {
     async fn drop_references(&self, node: &Node, live: &ObjectMeta, uids: &[&str]) -> Result<(), Error> {
         let references: Vec<Value> =
             uids.iter().map(|uid| json!({ "$patch": "delete", "uid": uid })).collect();
-        let patch =
-            Patch::Strategic(json!({ "metadata": { "uid": live.uid, "ownerReferences": references } }));
-        self.gone_is_fine(
-            self.start.client.patch_raw(&node.path, &node.namespace, &node.name, "", &patch).await,
-        )
-        .map(drop)
+        let keep = |owner: &OwnerReference| (!uids.contains(&owner.uid.as_str())).then(|| owner.clone());
+        self.patch_references(node, live, references, keep).await
+    }
+
+    /// Lets the owners of an object be deleted before it.
+    async fn unblock_owners(&self, node: &Node, live: &ObjectMeta) -> Result<(), Error> {
+        let blocking = node.owners.iter().filter(|o| o.block_owner_deletion == Some(true));
+        let references = blocking.map(|o| json!({ "uid": o.uid, "blockOwnerDeletion": false })).collect();
+        let unblocked =
+            |o: &OwnerReference| Some(OwnerReference { block_owner_deletion: Some(false), ..o.clone() });
+        self.patch_references(node, live, references, unblocked).await
+    }
+
+    /// Changes owner references by a strategic merge; kinds that know none (custom resources) get the whole list as
+    /// `change` leaves it.
+    async fn patch_references(
+        &self,
+        node: &Node,
+        live: &ObjectMeta,
+        references: Vec<Value>,
+        change: impl Fn(&OwnerReference) -> Option<OwnerReference>,
+    ) -> Result<(), Error> {
+        let send = async |patch: Patch| {
+            self.start.client.patch_raw(&node.path, &node.namespace, &node.name, "", &patch).await
+        };
+        let strategic = json!({ "metadata": { "uid": live.uid, "ownerReferences": references } });
+        let mut answer = send(Patch::Strategic(strategic)).await;
+        if answer.as_ref().is_err_and(|error| error.code() == 415) {
+            let Some(live) = self.read(&node.path, &node.namespace, &node.name).await? else { return Ok(()) };
+            let left: Vec<_> = live.owner_references.iter().flatten().filter_map(&change).collect();
+            answer = send(Patch::Merge(json!({ "metadata": {
+                "uid": node.uid, "resourceVersion": live.resource_version, "ownerReferences": left } })))
+            .await;
+        }
+        self.gone_is_fine(answer).map(drop)
     }
 
     async fn remove_finalizer(&self, node: &Node, live: &ObjectMeta, finalizer: &str) -> Result<Next, Error> {

@@ -60,11 +60,6 @@ pub fn is_tracked(pod: &Pod) -> bool {
     pod.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER)
 }
 
-/// Whether the pod is on its way out and has not ended.
-pub fn is_terminating(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some() && !matches!(phase(pod), "Succeeded" | "Failed")
-}
-
 /// Whether the Job's pods are of the Indexed kind.
 pub fn is_indexed(spec: &JobSpec) -> bool {
     spec.completion_mode.as_deref() == Some("Indexed")

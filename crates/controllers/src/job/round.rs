@@ -4,11 +4,9 @@
 use super::backoff::{Failures, finished_at, remaining_for_index};
 use super::conditions::{self, condition, set};
 use super::indexes::Indexes;
-use super::pods::{
-    IndexFailures, index_of, is_failed, is_indexed, is_terminating, is_tracked, replaces_only_failed,
-};
+use super::pods::{IndexFailures, index_of, is_failed, is_indexed, is_tracked, replaces_only_failed};
 use super::policy::{self, Verdict};
-use crate::framework::pods::{deletion_rank, is_active, is_ready, phase};
+use crate::framework::pods::{deletion_rank, is_active, is_ready, is_terminating, phase};
 use crate::framework::time::{api_time, system_time};
 use knarr_api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use knarr_api::core::v1::Pod;

@@ -101,12 +101,23 @@ impl Namespaces {
         }
     }
 
-    /// Deletes what there is, all resources at once, pods with their grace period, and counts what is left.
+    /// Deletes what there is, first the pods, with their grace period, then all else at once, and counts what is left.
     async fn delete_content(&self, namespace: &str) -> Left {
         let namespaced =
             self.start.config.deletable.iter().filter(|(_, namespaced)| *namespaced).map(|(path, _)| path);
+        let (pods, others): (Vec<_>, Vec<_>) =
+            namespaced.partition(|path| path.resource == "pods" && path.group.is_empty());
+        // What confines pods must outlive them (KEP-5080).
+        let left = self.delete_resources(&pods, namespace).await;
+        if !left.resources.is_empty() || !left.failures.is_empty() {
+            return left;
+        }
+        self.delete_resources(&others, namespace).await
+    }
+
+    async fn delete_resources(&self, paths: &[&ResourcePath], namespace: &str) -> Left {
         let rounds = join_all(
-            namespaced.map(|path| async move { (path, self.delete_resource(path, namespace).await) }),
+            paths.iter().map(|path| async move { (path, self.delete_resource(path, namespace).await) }),
         )
         .await;
         let mut left = Left::default();

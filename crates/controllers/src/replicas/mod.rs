@@ -151,6 +151,7 @@ impl<K: Replicated> Replicas<K> {
             finalizer: None,
         };
         let claimed = claim.objects(&self.pods, fresh).await?;
+        let terminating = claimed.iter().filter(|pod| pods::is_terminating(pod)).count() as i32;
         let mut active: Vec<Arc<Pod>> = claimed.into_iter().filter(|pod| pods::is_active(pod)).collect();
 
         let mut failure = None;
@@ -158,7 +159,7 @@ impl<K: Replicated> Replicas<K> {
             failure = self.scale(&*set, &uid, &mut active).await;
         }
         let now = self.start.ctx.clock.now();
-        let next = self.write_status(&*set, &active, failure.as_ref(), now).await?;
+        let next = self.write_status(&*set, &active, terminating, failure.as_ref(), now).await?;
         match failure {
             Some((_, error)) => Err(error),
             None => Ok(next),
@@ -204,10 +205,11 @@ impl<K: Replicated> Replicas<K> {
         &self,
         set: &K,
         active: &[Arc<Pod>],
+        terminating: i32,
         failure: Option<&(&'static str, Error)>,
         now: std::time::SystemTime,
     ) -> Result<Next, Error> {
-        let counts = status::count(set, active, now);
+        let counts = status::Counts { terminating, ..status::count(set, active, now) };
         if let Some(changed) =
             set.with_status(&counts, failure.map(|(reason, e)| (*reason, e.to_string())), now)
         {

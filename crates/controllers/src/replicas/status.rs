@@ -17,6 +17,8 @@ pub struct Counts {
     pub ready: i32,
     /// Those that have been ready for minReadySeconds.
     pub available: i32,
+    /// Pods on their way out.
+    pub terminating: i32,
     /// When a ready pod will become available.
     pub check_again: Option<Duration>,
 }

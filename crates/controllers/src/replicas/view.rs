@@ -26,7 +26,7 @@ pub trait Replicated: Kind {
 }
 
 macro_rules! replicated {
-    ($kind:ty, $status:ident, $condition:ident, $selector:expr, $template:expr) => {
+    ($kind:ty, $status:ident, $condition:ident, $selector:expr, $template:expr, $more:expr) => {
         impl Replicated for $kind {
             fn replicas(&self) -> i32 {
                 self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
@@ -61,7 +61,7 @@ macro_rules! replicated {
                     }));
                 }
                 let some = |n: i32| (n != 0).then_some(n);
-                let new = $status {
+                let mut new = $status {
                     replicas: counts.replicas,
                     fully_labeled_replicas: some(counts.fully_labeled),
                     ready_replicas: some(counts.ready),
@@ -70,20 +70,27 @@ macro_rules! replicated {
                     conditions: (!conditions.is_empty()).then_some(conditions),
                     ..old.clone()
                 };
+                let more: fn(&mut $status, &Counts) = $more;
+                more(&mut new, counts);
                 (new != old || self.status.is_none()).then(|| Self { status: Some(new), ..self.clone() })
             }
         }
     };
 }
 
-replicated!(ReplicaSet, ReplicaSetStatus, ReplicaSetCondition, |s| s.selector.clone(), |s| s
-    .template
-    .clone()
-    .unwrap_or_default());
+replicated!(
+    ReplicaSet,
+    ReplicaSetStatus,
+    ReplicaSetCondition,
+    |s| s.selector.clone(),
+    |s| s.template.clone().unwrap_or_default(),
+    |status, counts| status.terminating_replicas = Some(counts.terminating)
+);
 replicated!(
     ReplicationController,
     ReplicationControllerStatus,
     ReplicationControllerCondition,
     |s| LabelSelector { match_labels: s.selector.clone(), ..LabelSelector::default() },
-    |s| s.template.clone().unwrap_or_default()
+    |s| s.template.clone().unwrap_or_default(),
+    |_, _| {}
 );

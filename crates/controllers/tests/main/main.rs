@@ -3,6 +3,7 @@
 
 mod jobs;
 mod nodes;
+mod workloads;
 
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
