@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: knarr_runtime::ShimAware<mimalloc::MiMalloc> =
+    knarr_runtime::ShimAware::new(mimalloc::MiMalloc);
 
 /// Knarr: a whole Kubernetes platform in one binary
 #[derive(Parser)]

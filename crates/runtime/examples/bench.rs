@@ -7,10 +7,14 @@
 #![allow(clippy::unwrap_used)]
 
 use knarr_runtime::spec::{ContainerSpec, ExecSpec, Resources, RootFs, SandboxSpec, Seccomp};
-use knarr_runtime::{Runtime, RuntimeOptions};
+use knarr_runtime::{Runtime, RuntimeOptions, ShimAware};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// As in the whole program, so that shims weigh here what they weigh there.
+#[global_allocator]
+static ALLOCATOR: ShimAware<mimalloc::MiMalloc> = ShimAware::new(mimalloc::MiMalloc);
 
 fn main() {
     knarr_runtime::zygote_main_if_asked();

@@ -18,6 +18,7 @@ mod zygote;
 
 pub use daemon::{Runtime, RuntimeOptions, Session, SessionControl};
 pub use error::RuntimeError;
+pub use sys::ShimAware;
 
 /// Becomes the shim zygote when this process was re-executed as one, and never returns then. Called first
 /// thing in `main` of every program that opens a [`Runtime`].

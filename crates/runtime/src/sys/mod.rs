@@ -2,6 +2,10 @@
 //! seccomp, and a few ioctls. Everything else in this crate is safe code.
 #![allow(unsafe_code)]
 
+mod allocator;
+
+pub use allocator::ShimAware;
+
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ffi::CString;
 use std::io;
