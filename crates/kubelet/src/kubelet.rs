@@ -36,6 +36,8 @@ pub(crate) struct Shared {
 pub(crate) struct Entry {
     inbox: mpsc::UnboundedSender<Msg>,
     pub(crate) view: Mutex<View>,
+    /// Why the pod was not let in, if it was not.
+    pub(crate) refused: Option<(String, String)>,
     /// Counts changes of the view.
     pub(crate) changed: tokio::sync::watch::Sender<u64>,
 }
@@ -64,10 +66,13 @@ pub(crate) struct ContainerView {
 }
 
 impl Entry {
-    pub(crate) fn new(pod: Arc<Pod>) -> (Arc<Self>, mpsc::UnboundedReceiver<Msg>) {
+    pub(crate) fn new(
+        pod: Arc<Pod>,
+        refused: Option<(String, String)>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Msg>) {
         let (inbox, messages) = mpsc::unbounded_channel();
         let view = View { pod, status: Value::Null, containers: HashMap::new(), ips: Vec::new() };
-        (Arc::new(Self { inbox, view: Mutex::new(view), changed: Default::default() }), messages)
+        (Arc::new(Self { inbox, view: Mutex::new(view), refused, changed: Default::default() }), messages)
     }
 
     /// Tells the worker. A worker that ended hears nothing.

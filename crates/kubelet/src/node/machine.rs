@@ -6,6 +6,8 @@ use std::path::Path;
 
 /// Pods a node takes by default, as upstream's.
 const MOST_PODS: u32 = 110;
+/// Memory that must stay available (eviction-hard's default), in bytes.
+pub(super) const EVICTION_MEMORY_BYTES: u64 = 100 << 20;
 
 /// What the node offers.
 pub(crate) fn capacity(config: &KubeletConfig) -> Capacity {
@@ -15,6 +17,16 @@ pub(crate) fn capacity(config: &KubeletConfig) -> Capacity {
         ephemeral_storage_bytes: disk(&config.root_dir).map_or(0, |d| d.total_bytes),
         pods: MOST_PODS,
     })
+}
+
+/// What the node has for pods: its capacity less what must stay free.
+pub(crate) fn allocatable(config: &KubeletConfig) -> Capacity {
+    let capacity = capacity(config);
+    Capacity {
+        memory_bytes: capacity.memory_bytes.saturating_sub(EVICTION_MEMORY_BYTES),
+        ephemeral_storage_bytes: capacity.ephemeral_storage_bytes / 10 * 9,
+        ..capacity
+    }
 }
 
 /// A field of /proc/meminfo in bytes.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use machine::capacity;
+pub(crate) use machine::{allocatable, capacity};
 
 /// Memory of the machine that is in use.
 pub(crate) fn memory_in_use() -> u64 {

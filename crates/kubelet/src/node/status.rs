@@ -1,13 +1,11 @@
 //! The Node's labels and status.
 
-use super::machine;
+use super::machine::{self, EVICTION_MEMORY_BYTES};
 use crate::config::KubeletConfig;
 use crate::kubelet::Shared;
 use knarr_meta::time::rfc3339;
 use serde_json::{Map, Value, json};
 
-/// Memory that must stay available (eviction-hard's default), in bytes.
-const EVICTION_MEMORY_BYTES: u64 = 100 << 20;
 /// Images listed in a node's status at most.
 const MOST_IMAGES: usize = 50;
 
@@ -30,7 +28,7 @@ pub(super) fn labels(config: &KubeletConfig) -> Value {
 /// The status as it is now; transition times are kept from `before`.
 pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
     let config = &kubelet.config;
-    let capacity = machine::capacity(config);
+    let (capacity, allocatable) = (machine::capacity(config), machine::allocatable(config));
     let resources = |memory: u64, storage: u64| {
         let cpu = capacity.cpu_millicores;
         let cpu = if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
@@ -50,7 +48,7 @@ pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
             { "type": "Hostname", "address": config.node_name },
         ],
         "capacity": resources(memory, storage),
-        "allocatable": resources(memory.saturating_sub(EVICTION_MEMORY_BYTES), storage / 10 * 9),
+        "allocatable": resources(allocatable.memory_bytes, allocatable.ephemeral_storage_bytes),
         "conditions": conditions(kubelet, before),
         "daemonEndpoints": { "kubeletEndpoint": { "Port": config.listen.port() } },
         "nodeInfo": node_info(config),

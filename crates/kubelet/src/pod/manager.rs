@@ -1,10 +1,12 @@
 //! Which pods are this node's: follows the API, gives every pod a worker, hands events on to it, and clears
 //! away what belongs to no pod.
 
+use super::admit::refusal;
 use super::setup::remove_all;
 use super::worker::{Msg, Worker};
 use crate::container::spec::label;
-use crate::kubelet::{Entry, Shared};
+use crate::kubelet::{Entry, Shared, View};
+use crate::util::about;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use knarr_client::Informer;
@@ -61,10 +63,41 @@ fn changed(kubelet: &Arc<Shared>, pod: &Arc<Pod>) {
         entry.send(Msg::Pod(pod.clone()));
         return;
     }
-    let (entry, inbox) = Entry::new(pod.clone());
+    let others: Vec<Arc<Pod>> = pods
+        .values()
+        .filter(|e| e.refused.is_none())
+        .map(|e| e.view())
+        .filter(|v| !is_over(v))
+        .map(|v| v.pod)
+        .collect();
+    let refused = match is_new(kubelet, pod) {
+        true => refusal(pod, others.iter().map(|p| &**p), &crate::node::allocatable(&kubelet.config)),
+        false => None,
+    };
+    if let Some((reason, message)) = &refused {
+        kubelet.recorder.warning(&about(pod, None), reason, message.clone());
+    }
+    let (entry, inbox) = Entry::new(pod.clone(), refused);
     pods.insert(pod.uid().to_owned(), entry.clone());
     let worker = Worker::new(kubelet.clone(), entry, inbox, pod.clone());
     kubelet.ctx.tasks.spawn_until_stopped("pod-worker", worker.run());
+}
+
+/// Whether the pod was never here before: what runs already is not asked whether it fits.
+fn is_new(kubelet: &Shared, pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let ran = status.is_some_and(|s| s.container_statuses.iter().flatten().any(|c| c.container_id.is_some()));
+    let pending = status.and_then(|s| s.phase.as_deref()).is_none_or(|phase| phase == "Pending");
+    pending
+        && !ran
+        && pod.metadata.deletion_timestamp.is_none()
+        && kubelet.config.runtime.sandbox(pod.uid()).is_none()
+}
+
+fn is_over(view: &View) -> bool {
+    let said = view.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let phase = view.status["phase"].as_str().or(said);
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn gone(kubelet: &Shared, uid: &str) {

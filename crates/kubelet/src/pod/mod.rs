@@ -1,5 +1,6 @@
 //! Pods: what is observed of one, what is to be done about it, and the worker that does it.
 
+mod admit;
 mod adopt;
 pub(crate) mod kill;
 pub(crate) mod manager;

@@ -60,6 +60,11 @@ pub(crate) fn status(
     if let Some(generation) = pod.metadata.generation {
         status["observedGeneration"] = generation.into();
     }
+    if observed.failed.is_some() && observed.containers.is_empty() {
+        // A pod that was refused has no containers to speak of.
+        let fields = status.as_object_mut().expect("a status is an object");
+        fields.retain(|name, _| !name.ends_with("ontainerStatuses"));
+    }
     if let Some((reason, message)) = &observed.failed {
         status["reason"] = reason.as_str().into();
         status["message"] = message.as_str().into();

@@ -7,7 +7,8 @@ use crate::pod::plan::is_stopping;
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Started};
 use crate::probe;
-use crate::util::{Role, about, defs, from_ns, host_network};
+use crate::util::{Def, Role, about, defs, from_ns, host_network};
+use knarr_api::Kind;
 use knarr_runtime::spec::ContainerStatus;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +22,12 @@ impl Worker {
                     || pod.metadata.annotations != self.pod.metadata.annotations;
                 let defs = defs(&pod);
                 self.restart_changed(&defs);
+                let resized = self.resized(&defs);
                 self.defs = defs;
                 self.pod = pod;
+                if !resized.is_empty() {
+                    self.resize(resized);
+                }
                 if labels_changed && self.observed.setup == Setup::Done {
                     self.refresh();
                 }
@@ -103,7 +108,7 @@ impl Worker {
     }
 
     /// The image is what may change of a container; one that runs another is to be replaced.
-    fn restart_changed(&mut self, new: &[crate::util::Def]) {
+    fn restart_changed(&mut self, new: &[Def]) {
         for def in new {
             let changed = self.def(&def.spec.name).is_some_and(|old| old.spec.image != def.spec.image);
             let Some(record) = self.observed.containers.get_mut(&def.spec.name).filter(|_| changed) else {
@@ -116,6 +121,68 @@ impl Worker {
                 record.retry_at = None;
             }
         }
+    }
+
+    /// The running containers whose resources changed (KEP-1287). Those whose policy is to be restarted for it
+    /// are marked for that.
+    fn resized(&mut self, new: &[Def]) -> Vec<(String, Def)> {
+        let mut resized = Vec::new();
+        for def in new {
+            let name = &def.spec.name;
+            let Some(old) = self.def(name).filter(|old| old.spec.resources != def.spec.resources) else {
+                continue;
+            };
+            let Some(record) = self.observed.containers.get_mut(name).filter(|r| r.is_running()) else {
+                continue;
+            };
+            let limits = |d: &Def, resource: &str| {
+                let r = d.spec.resources.as_ref()?;
+                let of = |l: &Option<std::collections::BTreeMap<_, _>>| {
+                    l.as_ref().and_then(|l| l.get(resource).cloned())
+                };
+                Some((of(&r.requests), of(&r.limits)))
+            };
+            let policies = def.spec.resize_policy.iter().flatten();
+            let restarts = policies.into_iter().any(|p| {
+                p.restart_policy == "RestartContainer"
+                    && limits(&old, &p.resource_name) != limits(def, &p.resource_name)
+            });
+            if restarts {
+                let message = format!("Container {name} resize requires restart");
+                record.restart = Some(Restart { message, grace: None });
+            } else {
+                resized.push((record.id.clone(), def.clone()));
+            }
+        }
+        resized
+    }
+
+    /// Sets the limits of running containers, the pod's before and after: one of the two makes room.
+    fn resize(&self, containers: Vec<(String, Def)>) {
+        let (kubelet, pod) = (self.kubelet.clone(), self.pod.clone());
+        self.spawn("pod-resize", async move {
+            let runtime = &kubelet.config.runtime;
+            let whole = crate::container::resources::pod(&pod);
+            let mut result = runtime.update_resources(pod.uid(), None, whole.clone()).await;
+            for (id, def) in &containers {
+                let limits = crate::container::resources::container(&def.spec);
+                let one = runtime.update_resources(pod.uid(), Some(id), limits).await;
+                result = result.and(one);
+            }
+            result = result.and(runtime.update_resources(pod.uid(), None, whole).await);
+            match result {
+                Ok(()) => {
+                    kubelet.recorder.normal(&about(&pod, None), "ResizeCompleted", "Pod resize completed")
+                }
+                Err(error) => {
+                    kubelet.recorder.warning(
+                        &about(&pod, None),
+                        "ResizeError",
+                        format!("Pod resize error: {error}"),
+                    );
+                }
+            }
+        });
     }
 
     fn images_changed(&mut self) {

@@ -99,7 +99,10 @@ impl Worker {
         let defs = defs(&pod);
         let now = kubelet.ctx.clock.now();
         let sandbox = kubelet.config.runtime.sandbox(pod.uid());
-        let observed = adopt::adopt(&kubelet, &pod, &defs, sandbox.as_ref(), now);
+        let mut observed = adopt::adopt(&kubelet, &pod, &defs, sandbox.as_ref(), now);
+        if let Some((reason, message)) = &entry.refused {
+            observed.failed = Some((reason.clone(), format!("Pod was rejected: {message}")));
+        }
         // A container whose start was cut off by the end of the last kubelet is made anew.
         let created = sandbox.iter().flat_map(|s| &s.containers);
         for stale in created.filter(|c| c.state == knarr_runtime::spec::State::Created) {
