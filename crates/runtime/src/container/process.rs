@@ -27,7 +27,12 @@ pub fn begin(oom_score_adj: i32) -> Result<(), Failure> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "set dumpable")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let _ = rustix::process::setsid();
-    std::fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()).context(|| "write oom_score_adj")
+    match std::fs::write("/proc/self/oom_score_adj", oom_score_adj.to_string()) {
+        // Lowering it takes CAP_SYS_RESOURCE, which root of a sandboxed machine may lack. The pod is then as likely
+        // to be chosen as Knarr itself, which is no reason not to run it.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        written => written.context(|| "write oom_score_adj"),
+    }
 }
 
 /// Opens a terminal of the container's own: the master and the slave. `console`: the slave is `/dev/console` too.
