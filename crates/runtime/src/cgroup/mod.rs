@@ -69,6 +69,11 @@ impl Hierarchies {
         !self.v1.iter().any(|h| h.controllers.iter().any(|c| !c.starts_with("name=")))
     }
 
+    /// Whether there is nothing to make cgroups in.
+    pub fn is_empty(&self) -> bool {
+        self.v1.is_empty() && self.unified.is_none()
+    }
+
     /// The cgroup at `path` relative to the mounts, whether or not it exists.
     pub fn at(&self, path: &str) -> Cgroup {
         Cgroup { hierarchies: self.clone(), path: path.trim_matches('/').to_owned() }
@@ -144,14 +149,16 @@ impl Cgroup {
     }
 
     /// Applies limits. The first value that the kernel refuses is the error; values of a controller that the
-    /// host lacks are passed over, as runc does.
+    /// host lacks are passed over. One that the host has and that could not be enabled here is an error: a limit
+    /// must not be lost unnoticed.
     pub fn apply(&self, resources: &Resources, container: bool) -> io::Result<()> {
         let v2 = self.is_v2();
         let writes = if v2 { limits::v2(resources, container) } else { limits::v1(resources) };
         for write in writes {
             let Some(file) = self.dir_of(write.controller).map(|dir| dir.join(&write.file)) else { continue };
             match std::fs::write(&file, &write.value) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && v2 => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && v2 && !self.host_has(write.controller) => {}
                 Err(error) => {
                     let text = format!("failed to write {:?} to {}: {error}", write.value, file.display());
                     return Err(io::Error::new(error.kind(), text));
@@ -160,6 +167,13 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Whether the v2 root has a controller.
+    fn host_has(&self, controller: &str) -> bool {
+        let Some(mount) = &self.hierarchies.unified else { return false };
+        let have = std::fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+        have.split_whitespace().any(|one| one == controller)
     }
 
     /// Allows the devices of `rules` and no others.

@@ -80,6 +80,10 @@ impl Runtime {
         make_private_dir(&pods)?;
         let hierarchies =
             Hierarchies::read().map_err(io_error("read mount table", "/proc/self/mountinfo"))?;
+        if hierarchies.is_empty() {
+            let what = "no cgroup file system is mounted; try: mount -t cgroup2 cgroup2 /sys/fs/cgroup";
+            return Err(RuntimeError::Invalid(what.to_owned()));
+        }
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(io_error("read boot id", "/proc/sys/kernel/random/boot_id"))?;
         let inner = Arc::new(Inner {

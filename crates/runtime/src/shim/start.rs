@@ -248,10 +248,11 @@ impl Shim {
         container.status.oom_killed = container.cgroup.oom_kills() > 0;
         container.status.finished_at_ns = now_ns();
         container.release(&mut self.poller);
-        let _ = container.cgroup.remove(Duration::from_millis(if private_pids { 100 } else { 500 }));
+        let cgroup = container.cgroup.clone();
         let message = Message::Exited(container.status.clone());
-        self.write_record();
         self.tell_all(&message);
+        self.write_record();
+        let _ = cgroup.remove(Duration::from_millis(if private_pids { 100 } else { 500 }));
         sys::trim_heap();
     }
 

@@ -37,6 +37,7 @@ cases![
     a_container_with_a_terminal,
     stopping_asks_first_and_kills_then,
     a_dead_shim_takes_its_containers_along,
+    a_reboot_ends_every_pod,
     a_dead_zygote_is_replaced,
     long_lines_and_full_logs,
     removal_is_idempotent_and_ids_are_unique,
@@ -648,6 +649,37 @@ async fn a_dead_shim_takes_its_containers_along(test: &Test) {
     pod.runtime.remove_sandbox(&pod.uid).await.unwrap();
     let pod = test.pod(test.sandbox("dying")).await;
     assert_eq!(pod.output("echo again").await, "again\n");
+}
+
+async fn a_reboot_ends_every_pod(test: &Test) {
+    let pod = test.pod(test.sandbox("rebooted")).await;
+    let done = pod.run(test.container("exit 4")).await.status;
+    let running = pod.start(test.container("sleep 300")).await.unwrap();
+    let dir = test.path("state/pods").join(&pod.uid);
+    let record = std::fs::read_to_string(dir.join("state.json")).unwrap();
+    pod.runtime.remove_sandbox(&pod.uid).await.unwrap();
+    // What a boot before this one would have left.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(record.contains(boot.trim()));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("state.json"), record.replace(boot.trim(), "an-earlier-boot")).unwrap();
+    std::fs::create_dir(test.path("state/pods/half-made")).unwrap();
+    std::fs::create_dir(test.path("state/pods/damaged")).unwrap();
+    std::fs::write(test.path("state/pods/damaged/state.json"), "{").unwrap();
+
+    let runtime = Runtime::open(&test.ctx.child("after"), test.options()).await.unwrap();
+    let sandboxes = runtime.sandboxes();
+    assert_eq!(sandboxes.len(), 1, "{sandboxes:?}");
+    assert_eq!((sandboxes[0].ready, sandboxes[0].shim_pid), (false, 0));
+    let code = |id: &str| {
+        let container = sandboxes[0].containers.iter().find(|c| c.id == id).unwrap();
+        (container.state, container.exit_code)
+    };
+    assert_eq!(code(&done.id), (State::Exited, 4), "what is known is kept");
+    assert_eq!(code(&running), (State::Exited, 255));
+    runtime.remove_sandbox(&pod.uid).await.unwrap();
+    std::fs::remove_dir_all(test.path("state/pods/damaged")).unwrap();
+    assert!(!test.path("state/pods/half-made").exists());
 }
 
 async fn a_dead_zygote_is_replaced(test: &Test) {
