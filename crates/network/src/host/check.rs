@@ -36,13 +36,24 @@ pub fn check(config: &HostConfig) -> Result<Vec<Problem>, NetworkError> {
             seen.push((found.to, name(found.link).to_owned(), found.gateway));
         }
     }
-    for (address, prefix, index) in route::addresses(&mut socket)? {
+    let addresses = route::addresses(&mut socket)?;
+    for (address, prefix, index) in addresses.iter().copied() {
         let range = Range::new(address, prefix);
         if !ours(name(index)) && !seen.iter().any(|(known, _, _)| *known == range) {
             seen.push((range, name(index).to_owned(), false));
         }
     }
     let mut problems = Vec::new();
+    if let Some(ip) = config.node_ip.filter(|ip| !addresses.iter().any(|(address, ..)| address == ip)) {
+        let others = addresses.iter().map(|(address, ..)| *address).filter(|a| !a.is_loopback());
+        let others: Vec<String> = others.map(|a| a.to_string()).collect();
+        problems.push(Problem {
+            fatal: true,
+            message: format!("the node address {ip} is none of this machine's ({})", others.join(", ")),
+            hint: "Give one of them with --node-ip, or none: Knarr then uses a stable address of its own."
+                .to_owned(),
+        });
+    }
     if config.pod_cidr.overlaps(&config.service_cidr) {
         problems.push(Problem {
             fatal: true,

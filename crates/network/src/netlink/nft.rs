@@ -260,6 +260,8 @@ pub enum Expr {
     Transport(u32, u32, u32),
     /// Loads the transport protocol (one byte).
     Protocol(u32),
+    /// Loads the index of the link that the packet came over.
+    InputLink(u32),
     /// Goes on if the register equals the bytes.
     Equal(u32, Vec<u8>),
     /// Goes on if it does not.
@@ -327,6 +329,9 @@ impl Expr {
             }),
             Self::Protocol(to) => named("meta", &|m| {
                 m.big(1, *to).big(2, 16);
+            }),
+            Self::InputLink(to) => named("meta", &|m| {
+                m.big(1, *to).big(2, 4);
             }),
             Self::Equal(register, bytes) => named("cmp", &|m| {
                 m.big(1, *register).big(2, 0);

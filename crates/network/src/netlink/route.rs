@@ -128,6 +128,24 @@ pub fn set_up(socket: &mut Socket, index: u32) -> Result<(), NetlinkError> {
     socket.call(message, "set the link up").map(drop)
 }
 
+/// Lets connections of this host's loopback addresses, once translated, go out over the link and be answered over it
+/// (`route_localnet`).
+pub fn allow_loopback(socket: &mut Socket, index: u32) -> Result<(), NetlinkError> {
+    const IFLA_AF_SPEC: u16 = 26;
+    const AF_INET: u16 = libc::AF_INET as u16;
+    const IFLA_INET_CONF: u16 = 1;
+    const ROUTE_LOCALNET: u16 = 26;
+    let mut message = Message::new(NEW_LINK, ACK, &link_header(index, 0, 0));
+    message.nested(IFLA_AF_SPEC, |families| {
+        families.nested(AF_INET, |inet| {
+            inet.nested(IFLA_INET_CONF, |settings| {
+                settings.number(ROUTE_LOCALNET, 1);
+            });
+        });
+    });
+    socket.call(message, "configure the link").map(drop)
+}
+
 /// Removes a link (and the other end of a pair); no error if it is gone.
 pub fn remove_link(socket: &mut Socket, name: &str) -> Result<(), NetlinkError> {
     let mut message = Message::new(DEL_LINK, ACK, &link_header(0, 0, 0));

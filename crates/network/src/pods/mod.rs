@@ -219,6 +219,7 @@ fn connect(
     route::set_neighbour(&mut inside, pod_index, GATEWAY, HOST_MAC)?;
     let everything = Range::new(Ipv4Addr::UNSPECIFIED, 0);
     route::set_route(&mut inside, everything, Via::Gateway { index: pod_index, gateway: GATEWAY }, 0)?;
+    route::allow_loopback(socket, host_index)?;
     route::set_neighbour(socket, host_index, address, pod_mac)?;
     let onto_link = Via::Link { index: host_index, source: None };
     Ok(route::set_route(socket, Range::host(address), onto_link, 0)?)

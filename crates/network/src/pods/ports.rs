@@ -73,10 +73,9 @@ fn lead(port: &HostPort, to: Endpoint) -> Vec<Expr> {
         Expr::Transport(PORT.0, PORT.1, R1),
         Expr::Equal(R1, port.host_port.to_be_bytes().to_vec()),
     ];
-    match port.host_ip {
+    match port.host_ip.filter(|ip| !ip.is_unspecified()) {
         Some(ip) => rule.append(&mut in_range(DESTINATION, Range::host(ip), true)),
         None => {
-            rule.append(&mut in_range(DESTINATION, Range::new(Ipv4Addr::LOCALHOST, 8), false));
             rule.extend([Expr::DestinationType(R1), Expr::Equal(R1, LOCAL.to_ne_bytes().to_vec())]);
         }
     }

@@ -1,6 +1,7 @@
 //! The nftables table: its fixed part, and changes as messages of a transaction.
 //!
 //! ```text
+//! raw     prerouting             nothing from elsewhere to loopback addresses
 //! nat     prerouting, output  -> services: service-ips (address . protocol . port), then service-nodeports
 //! nat     postrouting            masquerade: to oneself, out of the cluster, to endpoints outside of it
 //! filter  forward, output        refuse what still carries a service address after translation
@@ -31,9 +32,15 @@ const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
+const RAW_PRIORITY: i32 = -300;
 const DNAT_PRIORITY: i32 = -100;
 const FILTER_PRIORITY: i32 = 0;
 const SNAT_PRIORITY: i32 = 100;
+
+/// Addresses of the host's own programs.
+const LOOPBACK: Range = Range { network: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
+/// The loopback link has this index in every network namespace.
+const LOOPBACK_LINK: u32 = 1;
 
 const ADDRESS_PROTOCOL_PORT: (u32, u32) =
     (types::concat(&[types::ADDRESS, types::PROTOCOL, types::PORT]), 12);
@@ -83,6 +90,14 @@ pub fn base(name: &str, ranges: &Ranges) -> Vec<Message> {
         messages.push(table.base_chain(name, kind, hook, priority));
         messages.extend(rules.iter().map(|rule| table.rule(name, rule)));
     };
+    // Pods' links take part in connections to 127.0.0.1 (node ports); this keeps everything else out.
+    let mut not_from_elsewhere = in_range(DESTINATION, LOOPBACK, true);
+    not_from_elsewhere.extend([
+        Expr::InputLink(R1),
+        Expr::NotEqual(R1, LOOPBACK_LINK.to_ne_bytes().to_vec()),
+        Expr::Verdict(Verdict::Drop),
+    ]);
+    base("raw-prerouting", "filter", PREROUTING, RAW_PRIORITY, vec![not_from_elsewhere]);
     let jump = vec![Expr::Verdict(Verdict::Jump("services".to_owned()))];
     base("nat-prerouting", "nat", PREROUTING, DNAT_PRIORITY, vec![jump.clone()]);
     base("nat-output", "nat", OUTPUT, DNAT_PRIORITY, vec![jump]);
@@ -97,9 +112,7 @@ pub fn base(name: &str, ranges: &Ranges) -> Vec<Message> {
     refuse_ports.append(&mut look_up(Shared::DeadNodePorts));
     base("filter-input", "filter", INPUT, FILTER_PRIORITY, vec![look_up(Shared::DeadIps), refuse_ports]);
     messages.push(table.rule("services", &look_up(Shared::ServiceIps)));
-    // The loopback range is left to the host's own programs.
-    let mut ports = in_range(DESTINATION, Range::new(Ipv4Addr::LOCALHOST, 8), false);
-    ports.extend([Expr::DestinationType(R1), Expr::Equal(R1, LOCAL.to_ne_bytes().to_vec())]);
+    let mut ports = vec![Expr::DestinationType(R1), Expr::Equal(R1, LOCAL.to_ne_bytes().to_vec())];
     ports.append(&mut look_up(Shared::NodePorts));
     messages.push(table.rule("services", &ports));
     messages.push(table.rule(REJECT, &[Expr::Protocol(R1), Expr::Equal(R1, vec![6]), Expr::RejectReset]));
@@ -145,7 +158,10 @@ fn masquerade(ranges: &Ranges) -> Vec<Vec<Expr>> {
         Expr::NotEqual(R1, vec![0; 4]),
         Expr::Masquerade,
     ];
-    vec![to_oneself, local, inside, from_pods, translated]
+    // Nobody can answer to a loopback address.
+    let mut from_loopback = in_range(SOURCE, LOOPBACK, true);
+    from_loopback.push(Expr::Masquerade);
+    vec![to_oneself, local, from_loopback, inside, from_pods, translated]
 }
 
 /// Changes as messages. `ids` counts the sets of the transaction.

@@ -172,6 +172,21 @@ fn pods_reach_each_other_the_node_and_services() {
         assert_eq!(ask_tcp(at(WEB, 8080)), Ok(format!("a {node}")), "node to service");
         assert_eq!(ask_tcp_from(&client, at(node, 30080)), Ok(format!("a {client_ip}")));
         assert_eq!(ask_tcp(at(node, 30080)), Ok(format!("a {node}")));
+        let local = Ipv4Addr::LOCALHOST;
+        assert_eq!(ask_tcp(at(local, 30080)), Ok(format!("a {node}")), "node port on the loopback address");
+        let inner = std::net::TcpListener::bind((local, 9001)).unwrap();
+        run("ip", &["-n", "client", "addr", "del", "127.0.0.1/8", "dev", "lo"]);
+        run(
+            "ip",
+            &["-n", "client", "route", "add", "127.0.0.1", "via", "169.254.1.1", "dev", "eth0", "onlink"],
+        );
+        run("ip", &["netns", "exec", "client", "sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1"]);
+        let intruder = || ask_tcp_from(&client, at(local, 9001));
+        assert_eq!(intruder(), Err(std::io::ErrorKind::TimedOut), "pods do not reach the host's loopback");
+        // It is this chain that keeps them out: without it they are connected, if to somebody silent.
+        run("nft", &["flush", "chain", "ip", "knarr", "raw-prerouting"]);
+        assert_eq!(intruder(), Err(std::io::ErrorKind::WouldBlock));
+        drop(inner);
         let hairpin = ask_tcp_from(&a, at(WEB, 8080)).expect("a pod reaches itself through its service");
         assert!(hairpin.starts_with("a ") && !hairpin.ends_with(&a_ip.to_string()), "{hairpin}");
         let udp = within(&client, || UdpSocket::bind("0.0.0.0:0").unwrap());
@@ -353,6 +368,7 @@ fn clients_stay_with_their_endpoint_and_host_ports_lead_to_pods() {
                 assert!(answer.starts_with(name), "{answer}");
             }
             assert!(ask_tcp(at(cluster.node, host_port)).unwrap().starts_with(name));
+            assert!(ask_tcp(at(Ipv4Addr::LOCALHOST, host_port)).unwrap().starts_with(name));
         }
         cluster.network.detach("a").unwrap();
         assert_eq!(ask_tcp(at(cluster.node, 8001)), Err(std::io::ErrorKind::ConnectionRefused));
@@ -459,6 +475,18 @@ fn everything_can_be_taken_off_the_host_again() {
         Host::prepare(&other).unwrap();
         assert!(!run("ip", &["route"]).contains("10.96.0.0"));
 
+        // An address the host has itself: the device needs none, pods go on.
+        run("ip", &["addr", "add", "192.0.2.9/32", "dev", "lo"]);
+        let node_ip = Some(Ipv4Addr::new(192, 0, 2, 9));
+        assert_eq!(
+            Host::prepare(&HostConfig { node_ip, ..cluster.host.clone() }).unwrap().node_ip(),
+            node_ip.unwrap()
+        );
+        assert!(run("ip", &["route"]).contains("10.96.0.0/16 dev knarr0 proto 142 scope link src 192.0.2.9"));
+        assert!(!run("ip", &["addr", "show", "knarr0"]).contains("10.244.0.1"));
+        assert!(ask_tcp(at(c_ip, 1)).is_err_and(|e| e == std::io::ErrorKind::ConnectionRefused));
+        run("ip", &["addr", "del", "192.0.2.9/32", "dev", "lo"]);
+
         for _ in 0..2 {
             Host::cleanup(state).unwrap();
             assert_eq!(inventory(), before);
@@ -479,6 +507,13 @@ fn what_is_in_the_way_is_named() {
         assert_eq!(messages(), []);
         Host::prepare(&config).unwrap();
         assert_eq!(messages(), [], "its own routes and tables are no problem");
+        let stranger = HostConfig { node_ip: Some(Ipv4Addr::new(192, 0, 2, 77)), ..config.clone() };
+        let found = knarr_network::host::check(&stranger).unwrap();
+        assert!(
+            found.len() == 1
+                && found[0].message.contains("192.0.2.77")
+                && found[0].message.contains("192.0.2.1")
+        );
         run("ip", &["route", "add", "10.96.4.0/24", "via", "192.0.2.2"]);
         run("ip", &["addr", "add", "10.244.0.200/30", "dev", "up0"]);
         run(
