@@ -1,6 +1,7 @@
 //! The kubelet as a value: what its parts share, and starting them.
 
 use crate::config::{KubeletConfig, KubeletError};
+use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::worker::Msg;
 use crate::volume::token::Tokens;
@@ -21,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
+    pub(crate) metrics: KubeletMetrics,
     pub(crate) services: Informer<Service>,
     /// The host's own name.
     pub(crate) hostname: String,
@@ -135,6 +137,7 @@ impl Kubelet {
             services: informers.get(),
             objects,
             tokens: Tokens::default(),
+            metrics: KubeletMetrics::new(&ctx.metrics),
             hostname,
             node_changed: Notify::new(),
             pods: by_uid,

@@ -5,6 +5,7 @@
 mod config;
 mod container;
 mod kubelet;
+mod metrics;
 mod network;
 mod node;
 mod objects;

@@ -143,7 +143,10 @@ async fn route(kubelet: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] if read => stats::pods(kubelet, false),
         ["runningpods"] if read => stats::pods(kubelet, true),
-        ["metrics"] if read => text(StatusCode::OK, kubelet.ctx.metrics.encode()),
+        ["metrics"] if read => {
+            kubelet.metrics.refresh(kubelet);
+            text(StatusCode::OK, kubelet.ctx.metrics.encode())
+        }
         ["metrics", "resource"] if read => stats::resource_metrics(kubelet).await,
         ["stats", "summary"] => stats::summary(kubelet).await,
         ["containerLogs", namespace, pod, container] if read => {

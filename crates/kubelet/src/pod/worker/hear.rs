@@ -202,6 +202,11 @@ impl Worker {
     fn setup_done(&mut self, outcome: Outcome) {
         let now = self.now();
         let sandbox_ok = outcome.sandbox.is_ok();
+        match &outcome.sandbox {
+            Ok((_, true)) => drop(self.kubelet.metrics.started_pods.inc()),
+            Ok((_, false)) => {}
+            Err(_) => drop(self.kubelet.metrics.started_pods_errors.inc()),
+        }
         if let Ok((ips, new)) = outcome.sandbox {
             if new {
                 if self.observed.sandbox_attempts > 0 {
@@ -244,6 +249,10 @@ impl Worker {
         self.kubelet.starting.lock().expect("start lock is never poisoned").remove(&id);
         self.new_ids.remove(name);
         let now = self.now();
+        match &result {
+            Ok(_) => drop(self.kubelet.metrics.started_containers.inc()),
+            Err(_) => drop(self.kubelet.metrics.started_containers_errors.inc()),
+        }
         let Some(def) = self.def(name) else { return };
         let hook = def.spec.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
         let (startup, readiness) = (def.spec.startup_probe.is_some(), def.spec.readiness_probe.is_some());

@@ -378,6 +378,13 @@ impl Worker {
                 self.observed.containers.iter().map(|(name, r)| (name.clone(), container_view(r))).collect();
         }
         self.entry.changed.send_modify(|count| *count += 1);
+        if status["phase"] == "Running" && self.published["phase"] == "Pending" {
+            let seen = self.observed.start_time.unwrap_or(now);
+            self.kubelet
+                .metrics
+                .pod_start
+                .observe(now.duration_since(seen).unwrap_or_default().as_secs_f64());
+        }
         let settled = status::settled(status.clone());
         if settled != self.published {
             self.published = settled;

@@ -1,0 +1,70 @@
+//! The kubelet's metrics under upstream's names.
+
+use crate::kubelet::Shared;
+use knarr_base::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+/// Handles of the metrics.
+pub(crate) struct KubeletMetrics {
+    running_pods: Gauge,
+    running_containers: Gauge,
+    /// Sandboxes made.
+    pub(crate) started_pods: Counter,
+    /// Sandboxes that could not be made.
+    pub(crate) started_pods_errors: Counter,
+    /// Containers started.
+    pub(crate) started_containers: Counter,
+    /// Containers that could not be started.
+    pub(crate) started_containers_errors: Counter,
+    /// From first seeing a pod to all its containers running, in seconds.
+    pub(crate) pod_start: Histogram,
+}
+
+impl KubeletMetrics {
+    /// Registers them.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let counter = |name: &str, help: &str| metrics.register(name, help, Counter::default());
+        Self {
+            running_pods: metrics.register(
+                "kubelet_running_pods",
+                "Number of pods that have a running pod sandbox",
+                Gauge::default(),
+            ),
+            running_containers: metrics.register(
+                "kubelet_running_containers",
+                "Number of containers currently running",
+                Gauge::default(),
+            ),
+            started_pods: counter("kubelet_started_pods", "Cumulative number of pods started"),
+            started_pods_errors: counter(
+                "kubelet_started_pods_errors",
+                "Cumulative number of errors when starting pods",
+            ),
+            started_containers: counter(
+                "kubelet_started_containers",
+                "Cumulative number of containers started",
+            ),
+            started_containers_errors: counter(
+                "kubelet_started_containers_errors",
+                "Cumulative number of errors when starting containers",
+            ),
+            pod_start: metrics.register(
+                "kubelet_pod_start_duration_seconds",
+                "Duration from the kubelet seeing a pod for the first time to the pod starting to run",
+                Histogram::new(exponential_buckets(0.01, 2.0, 15)),
+            ),
+        }
+    }
+
+    /// Counts what runs now.
+    pub(crate) fn refresh(&self, kubelet: &Shared) {
+        let sandboxes = kubelet.config.runtime.sandboxes();
+        let running =
+            |c: &&knarr_runtime::spec::ContainerStatus| c.state == knarr_runtime::spec::State::Running;
+        let containers = sandboxes.iter().flat_map(|s| &s.containers).filter(running).count();
+        self.running_pods.set(sandboxes.iter().filter(|s| s.ready).count() as i64);
+        self.running_containers.set(containers as i64);
+    }
+}
