@@ -47,7 +47,8 @@ impl Cluster {
 
     /// The `knarr` command line for this host.
     pub fn knarr_command<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
-        let mut line = vec![KNARR, command[0], "--data-dir", "/srv/host/data", "--cgroup-root", &self.host.cgroup];
+        let mut line =
+            vec![KNARR, command[0], "--data-dir", "/srv/host/data", "--cgroup-root", &self.host.cgroup];
         line.extend(&command[1..]);
         line
     }
