@@ -280,17 +280,29 @@ impl Runtime {
         if sandbox.container(id).is_some_and(|status| status.state == State::Running) {
             self.stop_container(pod_uid, id, Duration::ZERO, "SIGKILL").await?;
         }
-        if sandbox.connection.is_some() {
-            match sandbox.call(Op::Remove { id: id.to_owned() }).await {
-                Ok(_) | Err(CallError::Gone) => {}
-                Err(error) => match error.into_error(pod_uid, id, false) {
-                    error if error.is_not_found() => {}
-                    error => return Err(error),
-                },
+        match self.ask_to_remove(&sandbox, id).await {
+            // A start that hangs, for example on a mount that does not answer.
+            Err(RuntimeError::WrongState { .. }) => {
+                let kill = Op::Signal { id: id.to_owned(), signal: libc::SIGKILL, all: true };
+                let _ = sandbox.call(kill).await;
+                timeout(&*self.inner.ctx.clock, KILL_PATIENCE, sandbox.ended(id)).await;
+                self.ask_to_remove(&sandbox, id).await?;
             }
+            other => other?,
         }
         sandbox.forget(id);
         Ok(())
+    }
+
+    /// Has the shim forget a container; one that it does not know, and a shim that is gone, are fine.
+    async fn ask_to_remove(&self, sandbox: &Sandbox, id: &str) -> Result<(), RuntimeError> {
+        match sandbox.call(Op::Remove { id: id.to_owned() }).await {
+            Ok(_) | Err(CallError::Gone) => Ok(()),
+            Err(error) => match error.into_error(&sandbox.uid, id, false) {
+                error if error.is_not_found() => Ok(()),
+                error => Err(error),
+            },
+        }
     }
 
     /// Changes limits of a container, or of the pod's cgroup when `id` is `None`.

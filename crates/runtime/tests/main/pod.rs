@@ -291,10 +291,11 @@ pub fn read_log(path: &Path, stream: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let mut out = String::new();
     for line in text.lines() {
-        let fields: Vec<&str> = line.splitn(4, ' ').collect();
-        if fields[1] == stream {
-            out.push_str(fields[3]);
-            if fields[2] == "F" {
+        // The last line may be half written.
+        let [_, of, tag, words] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else { continue };
+        if of == stream {
+            out.push_str(words);
+            if tag == "F" {
                 out.push('\n');
             }
         }
