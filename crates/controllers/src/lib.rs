@@ -5,6 +5,7 @@ pub mod framework;
 pub mod manager;
 
 mod clusterrole_aggregation;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod garbagecollector;
@@ -15,4 +16,5 @@ mod podgc;
 mod replicas;
 mod root_ca;
 mod serviceaccounts;
+mod statefulset;
 mod ttlafterfinished;

@@ -98,6 +98,8 @@ pub const ALL: &[Descriptor] = &[
         account: "clusterrole-aggregation-controller",
         start: crate::clusterrole_aggregation::start,
     },
+    Descriptor { name: "daemonset", account: "daemon-set-controller", start: crate::daemonset::start },
+    Descriptor { name: "statefulset", account: "statefulset-controller", start: crate::statefulset::start },
 ];
 
 /// Starts all controllers in the task scope of `ctx`. `shared` is the client that the informers read through

@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod expectations;
+pub mod history;
 pub mod pod_control;
 pub mod pods;
 pub mod time;

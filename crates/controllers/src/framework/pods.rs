@@ -2,7 +2,7 @@
 
 use super::time::system_time;
 use knarr_api::Kind;
-use knarr_api::core::v1::{Pod, PodCondition};
+use knarr_api::core::v1::{Pod, PodCondition, Taint, Toleration};
 use std::time::{Duration, SystemTime};
 
 /// The phase, `Pending` when unset.
@@ -47,6 +47,19 @@ pub fn availability(pod: &Pod, min_ready: Duration, now: SystemTime) -> Result<(
     let since = ready_since(pod).ok_or(None)?;
     let ready_for = now.duration_since(since).unwrap_or_default();
     if ready_for >= min_ready { Ok(()) } else { Err(Some(min_ready - ready_for)) }
+}
+
+/// Whether a toleration covers a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match toleration.operator.as_deref() {
+            Some("Exists") => true,
+            None | Some("" | "Equal") => !key.is_empty() && text(&toleration.value) == text(&taint.value),
+            Some(_) => false,
+        }
 }
 
 /// How many times the containers of the pod have been restarted, at most.

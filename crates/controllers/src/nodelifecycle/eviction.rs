@@ -3,10 +3,11 @@
 
 use super::taints;
 use crate::framework::pods::condition;
+use crate::framework::pods::tolerates;
 use crate::framework::time::{api_time, system_time};
 use crate::framework::{Next, Reconcile, Start, run};
 use knarr_api::Kind;
-use knarr_api::core::v1::{Node, Pod, Taint, Toleration};
+use knarr_api::core::v1::{Node, Pod, Taint};
 use knarr_base::clock::BoxFuture;
 use knarr_client::informer::Key;
 use knarr_client::recorder::reference;
@@ -66,18 +67,6 @@ pub fn start(start: Start) {
 
 fn no_execute(node: &Node) -> Vec<Taint> {
     taints::of(node).iter().filter(|t| t.effect == "NoExecute").cloned().collect()
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && match toleration.operator.as_deref() {
-            Some("Exists") => true,
-            None | Some("" | "Equal") => !key.is_empty() && text(&toleration.value) == text(&taint.value),
-            Some(_) => false,
-        }
 }
 
 /// When a pod has to leave a node with these taints; `None` if it may stay.

@@ -3,6 +3,7 @@
 
 mod jobs;
 mod nodes;
+mod sets;
 mod workloads;
 
 use knarr_api::Kind;
