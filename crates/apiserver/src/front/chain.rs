@@ -285,6 +285,7 @@ async fn collect(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Status
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|len| len > BODY_LIMIT_BYTES) {
+        drain(&mut incoming).await;
         return Err(too_large());
     }
     let mut first = Bytes::new();
@@ -303,10 +304,23 @@ async fn collect(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Status
             Some(all) => all.extend_from_slice(&data),
         }
         if rest.as_ref().map_or(first.len(), BytesMut::len) > BODY_LIMIT_BYTES {
+            drain(&mut incoming).await;
             return Err(too_large());
         }
     }
     Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+/// Reads on a little and throws it away: an HTTP/2 client whose stream is reset while it still sends may never see
+/// the answer.
+async fn drain(incoming: &mut hyper::body::Incoming) {
+    let mut left = 4 * BODY_LIMIT_BYTES;
+    while let Some(Ok(frame)) = incoming.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 /// A transport within the process: the chain after authentication.
