@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub mod bootstrap;
 pub mod coordination;

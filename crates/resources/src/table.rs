@@ -1,7 +1,8 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    apps, batch, coordination, core, discovery, networking, node, policy, rbac, scheduling, storage,
+    apps, autoscaling, batch, coordination, core, discovery, networking, node, policy, rbac, scheduling,
+    storage,
 };
 use knarr_apiserver::def::ResourceDef;
 
@@ -14,6 +15,7 @@ pub fn all() -> Vec<ResourceDef> {
         apps::deployment::def(),
         apps::replicaset::def(),
         apps::statefulset::def(),
+        autoscaling::horizontalpodautoscaler::def(),
         batch::cronjob::def(),
         batch::job::def(),
         coordination::lease::def(),
