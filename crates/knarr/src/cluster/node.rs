@@ -143,6 +143,21 @@ async fn wait_until_ready(ctx: &Ctx, control: &ControlPlane, name: &str) -> Resu
     Ok(())
 }
 
+/// A host port as the network has it; `None` for other address families than IPv4.
+fn host_port(port: &knarr_kubelet::HostPort) -> Option<knarr_network::HostPort> {
+    let host_ip = match port.host_ip {
+        None => None,
+        Some(std::net::IpAddr::V4(ip)) => Some(ip),
+        Some(std::net::IpAddr::V6(_)) => return None,
+    };
+    Some(knarr_network::HostPort {
+        protocol: knarr_network::proxy::rules::Protocol::parse(Some(&port.protocol))?,
+        host_ip,
+        host_port: port.host_port,
+        pod_port: port.container_port,
+    })
+}
+
 /// The kubelet's view of the pod network.
 pub struct Pods(pub Arc<knarr_network::PodNetwork>);
 
@@ -152,8 +167,14 @@ impl knarr_kubelet::PodNetwork for Pods {
         request: knarr_kubelet::NetworkRequest<'a>,
     ) -> BoxFuture<'a, Result<Vec<std::net::IpAddr>, String>> {
         let (network, uid, netns) = (self.0.clone(), request.uid.to_owned(), request.netns.to_owned());
+        let ports: Vec<knarr_network::HostPort> = request.host_ports.iter().filter_map(host_port).collect();
         Box::pin(async move {
-            let attached = tokio::task::spawn_blocking(move || network.attach(&uid, &netns)).await;
+            let attached = tokio::task::spawn_blocking(move || {
+                let address = network.attach(&uid, &netns)?;
+                network.publish(&uid, &ports)?;
+                Ok::<_, knarr_network::NetworkError>(address)
+            })
+            .await;
             let address = attached.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
             Ok(vec![address.into()])
         })

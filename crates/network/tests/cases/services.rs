@@ -477,11 +477,9 @@ fn everything_can_be_taken_off_the_host_again() {
 
         // An address the host has itself: the device needs none, pods go on.
         run("ip", &["addr", "add", "192.0.2.9/32", "dev", "lo"]);
-        let node_ip = Some(Ipv4Addr::new(192, 0, 2, 9));
-        assert_eq!(
-            Host::prepare(&HostConfig { node_ip, ..cluster.host.clone() }).unwrap().node_ip(),
-            node_ip.unwrap()
-        );
+        let own = Ipv4Addr::new(192, 0, 2, 9);
+        let with_own = HostConfig { node_ip: Some(own), ..cluster.host.clone() };
+        assert_eq!(Host::prepare(&with_own).unwrap().node_ip(), own);
         assert!(run("ip", &["route"]).contains("10.96.0.0/16 dev knarr0 proto 142 scope link src 192.0.2.9"));
         assert!(!run("ip", &["addr", "show", "knarr0"]).contains("10.244.0.1"));
         assert!(ask_tcp(at(c_ip, 1)).is_err_and(|e| e == std::io::ErrorKind::ConnectionRefused));
