@@ -1,5 +1,5 @@
 //! The permitted edges between rooms: `layers.txt` says which room may depend on which, and this compares it
-//! with what cargo says. Test-only dependencies may also use testkit.
+//! with what cargo says. What only tests use may also be testkit, or stand in a row as `tests:<room>`.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
