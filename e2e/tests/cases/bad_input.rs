@@ -268,8 +268,7 @@ fn a_body_beyond_the_limit_is_413(cluster: &Cluster) {
         r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"big"}},"data":{{"a":"{}"}}}}"#,
         "x".repeat(4 << 20)
     );
-    let (code, text) =
-        cluster.raw(&["--http1.1", "-X", "POST", "-H", JSON, "--data-binary", "@-"], MAPS, big.as_bytes());
+    let (code, text) = cluster.raw(&["-X", "POST", "-H", JSON, "--data-binary", "@-"], MAPS, big.as_bytes());
     status(&(code, serde_json::from_str(&text).unwrap_or_default()), 413, "RequestEntityTooLarge");
     let refused = cluster
         .kubectl_with(

@@ -107,7 +107,9 @@ fn a_damaged_store_is_refused_and_never_replaced(cluster: &Cluster) {
 }
 
 fn down_leaves_nothing_on_the_host_and_keeps_the_data(cluster: &Cluster) {
+    cluster.knarr(&["down"]).ok();
     let before = snapshot::take(&cluster.host);
+    assert!(!before.iter().any(|line| line.starts_with("cgroup:") || line.contains("knarr0")), "{before:#?}");
     cluster.start();
     cluster.import_busybox();
     {
