@@ -13,6 +13,9 @@ use std::time::Duration;
 /// What is left of the grace after a preStop hook, at least.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
+/// A stop that the runtime failed at is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// A container to stop.
 pub(crate) struct Kill {
     pub(crate) pod: Arc<Pod>,
@@ -51,6 +54,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, kill: Kill) {
         && !error.is_not_found()
     {
         kubelet.recorder.warning(&about, "FailedKillContainer", format!("error killing container: {error}"));
+        // The worker tries again as soon as it hears of the failure.
+        kubelet.ctx.clock.sleep(RETRY).await;
     }
     let gone = result.as_ref().is_err_and(|e| e.is_not_found());
     entry.send(Msg::Killed { name, id, status: result.ok().map(Box::new), gone });
