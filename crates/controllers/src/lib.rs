@@ -7,6 +7,7 @@ pub mod manager;
 mod clusterrole_aggregation;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod garbagecollector;
 mod job;

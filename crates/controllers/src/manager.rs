@@ -99,6 +99,7 @@ pub const ALL: &[Descriptor] = &[
         start: crate::clusterrole_aggregation::start,
     },
     Descriptor { name: "daemonset", account: "daemon-set-controller", start: crate::daemonset::start },
+    Descriptor { name: "disruption", account: "disruption-controller", start: crate::disruption::start },
     Descriptor { name: "statefulset", account: "statefulset-controller", start: crate::statefulset::start },
 ];
 

@@ -454,18 +454,13 @@ impl Round {
             }
             let index = index_of(&pod).filter(|i| *i < completions);
             if phase(&pod) == "Succeeded" && !failed.contains(&uid) {
-                match index {
-                    _ if !indexed => {
-                        if !succeeded.contains(&uid) {
-                            succeeded.push(uid);
-                            changed = true;
-                        }
-                    }
-                    Some(index) if !self.succeeded_before.has(index) => {
-                        new_indexes.push(index);
-                        changed = true;
-                    }
-                    _ => {}
+                if indexed {
+                    let new = index.filter(|i| !self.succeeded_before.has(*i));
+                    changed |= new.is_some();
+                    new_indexes.extend(new);
+                } else if !succeeded.contains(&uid) {
+                    succeeded.push(uid);
+                    changed = true;
                 }
             } else if (is_failed || failing)
                 && !failed.contains(&uid)

@@ -247,15 +247,15 @@ impl Nodes {
         let rows = plan.align.iter().map(|n| (n, true)).chain(plan.spare.iter().map(|n| (n, false)));
         for (name, evict) in rows {
             let Some(node) = by_name(name) else { continue };
-            if let Some(taints) = taints::no_execute(node, evict, self.start.ctx.clock.now()) {
-                if let Err(error) = self.taint(node, taints).await {
-                    // Its turn was not used.
-                    self.memory().last_tainted.remove(&zones::zone(node));
-                    if error.is_conflict() {
-                        self.queue.add_after(Key::new("", ALL), RETRY);
-                    } else if !error.is_not_found() {
-                        return Err(error);
-                    }
+            if let Some(taints) = taints::no_execute(node, evict, self.start.ctx.clock.now())
+                && let Err(error) = self.taint(node, taints).await
+            {
+                // Its turn was not used.
+                self.memory().last_tainted.remove(&zones::zone(node));
+                if error.is_conflict() {
+                    self.queue.add_after(Key::new("", ALL), RETRY);
+                } else if !error.is_not_found() {
+                    return Err(error);
                 }
             }
         }

@@ -68,31 +68,25 @@ pub fn plan(nodes: &[Arc<Node>], last: &mut LastTainted, now: Instant) -> Plan {
         };
         for node in nodes {
             let name = node.name().to_owned();
-            match readiness(node) {
-                Some("True") => {
-                    if taints::has_any_no_execute(node) {
-                        plan.align.push(name);
-                    }
+            let Some(state) = readiness(node) else { continue };
+            if state == "True" || taints::has_any_no_execute(node) {
+                let right = if state == "True" { 0 } else { 1 };
+                let held = ["Unknown", "False"].map(|s| taints::has_no_execute(node, s));
+                let is_right = held.iter().filter(|h| **h).count() == right
+                    && (right == 0 || taints::has_no_execute(node, state));
+                if !is_right {
+                    plan.align.push(name);
                 }
-                Some(state) if taints::has_any_no_execute(node) => {
-                    if taints::has_no_execute(node, "Unknown") != (state == "Unknown")
-                        || !taints::has_no_execute(node, state)
-                    {
-                        plan.align.push(name);
-                    }
-                }
-                Some(_) => {
-                    let Some(pause) = pause else { continue };
-                    let since = last.get(&zone).map(|at| now.saturating_duration_since(*at));
-                    let left = since.map_or(Duration::ZERO, |since| pause.saturating_sub(since));
-                    if left.is_zero() {
-                        last.insert(zone.clone(), now);
-                        plan.align.push(name);
-                    } else {
-                        plan.next = Some(plan.next.map_or(left, |n| n.min(left)));
-                    }
-                }
-                None => {}
+                continue;
+            }
+            let Some(pause) = pause else { continue };
+            let since = last.get(&zone).map(|at| now.saturating_duration_since(*at));
+            let left = since.map_or(Duration::ZERO, |since| pause.saturating_sub(since));
+            if left.is_zero() {
+                last.insert(zone.clone(), now);
+                plan.align.push(name);
+            } else {
+                plan.next = Some(plan.next.map_or(left, |n| n.min(left)));
             }
         }
     }

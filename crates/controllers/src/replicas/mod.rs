@@ -152,11 +152,11 @@ impl<K: Replicated> Replicas<K> {
         };
         let claimed = claim.objects(&self.pods, fresh).await?;
         let terminating = claimed.iter().filter(|pod| pods::is_terminating(pod)).count() as i32;
-        let mut active: Vec<Arc<Pod>> = claimed.into_iter().filter(|pod| pods::is_active(pod)).collect();
+        let active: Vec<Arc<Pod>> = claimed.into_iter().filter(|pod| pods::is_active(pod)).collect();
 
         let mut failure = None;
         if settled && !deleting {
-            failure = self.scale(&*set, &uid, &mut active).await;
+            failure = self.scale(&*set, &uid, &active).await;
         }
         let now = self.start.ctx.clock.now();
         let next = self.write_status(&*set, &active, terminating, failure.as_ref(), now).await?;
@@ -167,7 +167,7 @@ impl<K: Replicated> Replicas<K> {
     }
 
     /// Creates or deletes pods; what failed comes back with upstream's reason for the condition.
-    async fn scale(&self, set: &K, uid: &str, active: &mut Vec<Arc<Pod>>) -> Option<(&'static str, Error)> {
+    async fn scale(&self, set: &K, uid: &str, active: &[Arc<Pod>]) -> Option<(&'static str, Error)> {
         let about = about(set);
         match plan::plan(set.replicas(), active) {
             plan::Plan::Nothing => None,

@@ -57,19 +57,16 @@ macro_rules! replicated {
                         last_transition_time: api_time(now),
                         reason: Some(reason.to_owned()),
                         message: Some(message),
-                        ..$condition::default()
                     }));
                 }
                 let some = |n: i32| (n != 0).then_some(n);
-                let mut new = $status {
-                    replicas: counts.replicas,
-                    fully_labeled_replicas: some(counts.fully_labeled),
-                    ready_replicas: some(counts.ready),
-                    available_replicas: some(counts.available),
-                    observed_generation: self.metadata.generation,
-                    conditions: (!conditions.is_empty()).then_some(conditions),
-                    ..old.clone()
-                };
+                let mut new = old.clone();
+                new.replicas = counts.replicas;
+                new.fully_labeled_replicas = some(counts.fully_labeled);
+                new.ready_replicas = some(counts.ready);
+                new.available_replicas = some(counts.available);
+                new.observed_generation = self.metadata.generation;
+                new.conditions = (!conditions.is_empty()).then_some(conditions);
                 let more: fn(&mut $status, &Counts) = $more;
                 more(&mut new, counts);
                 (new != old || self.status.is_none()).then(|| Self { status: Some(new), ..self.clone() })

@@ -1,9 +1,10 @@
-//! StatefulSets and DaemonSets.
+//! StatefulSets, DaemonSets and the budgets of their pods.
 
 use crate::{LIMIT, Running};
 use knarr_api::Kind;
 use knarr_api::apps::v1::{ControllerRevision, DaemonSet, StatefulSet};
 use knarr_api::core::v1::{Node, Pod};
+use knarr_api::policy::v1::PodDisruptionBudget;
 use knarr_client::{ListOptions, Patch};
 use serde_json::json;
 
@@ -47,6 +48,16 @@ async fn a_stateful_set_keeps_names_and_order() {
     let patch = async |patch| {
         running.client.patch::<StatefulSet>("default", "db", "", &Patch::Merge(patch)).await.expect("patched")
     };
+    let budget = json!({ "metadata": { "name": "db", "namespace": "default" },
+        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": { "app": "db" } } } });
+    running.create::<PodDisruptionBudget>(budget).await;
+    running
+        .until::<PodDisruptionBudget>("db", "one may be missing", |b| {
+            b.status.as_ref().is_some_and(|s| {
+                (s.expected_pods, s.desired_healthy, s.disruptions_allowed) == (Some(3), Some(2), Some(1))
+            })
+        })
+        .await;
     // Only the last is updated, then all, then it is undone.
     let template = |image: &str| json!({ "spec": { "containers": [{ "name": "c", "image": image }] } });
     let partition = |n: i32| json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": n } });
