@@ -31,6 +31,8 @@ pub struct ControlPlane {
     pub server: Arc<ApiServer>,
     engine: Engine,
     ctx: Ctx,
+    /// What works through the server and is stopped before it.
+    components: Ctx,
 }
 
 impl ControlPlane {
@@ -82,14 +84,14 @@ impl ControlPlane {
         let at = bound.first().map(ToString::to_string).unwrap_or_default();
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
-        let this = Self { server, engine, ctx: ctx.clone() };
+        let this = Self { server, engine, ctx: ctx.clone(), components: ctx.child("components") };
         this.start_components()?;
         progress.done(clock.instant(), "control plane", "controllers and scheduler");
         Ok(this)
     }
 
     fn start_components(&self) -> Result<()> {
-        let ctx = self.ctx.child("controllers");
+        let ctx = self.components.child("controllers");
         let shared = self.client_as("system:kube-controller-manager", &[], "kube-controller-manager", &ctx);
         let client_for = |account: &str| {
             let name = format!("system:serviceaccount:kube-system:{account}");
@@ -100,7 +102,7 @@ impl ControlPlane {
         let cluster_ca = self.server.pki().ca()?;
         manager::start(&ctx, shared, &client_for, manager::Config { cluster_ca, deletable, kinds });
 
-        let ctx = self.ctx.child("scheduler");
+        let ctx = self.components.child("scheduler");
         let client = self.client_as("system:kube-scheduler", &[], "kube-scheduler", &ctx);
         Scheduler::start(&ctx, client, SchedulerConfig::default());
         Ok(())
@@ -109,6 +111,11 @@ impl ControlPlane {
     /// A client of this control plane under an identity.
     pub fn client_as(&self, user: &str, groups: &[&str], agent: &str, ctx: &Ctx) -> Client {
         client(&self.server, ctx, UserInfo::new(user, groups), agent)
+    }
+
+    /// The scope of what works through the server and is stopped before it.
+    pub fn components(&self) -> &Ctx {
+        &self.components
     }
 
     /// The store, for its numbers.
@@ -129,8 +136,9 @@ impl ControlPlane {
         Ok(Arc::new(config))
     }
 
-    /// Stops serving, lets writes finish, closes the store.
+    /// Stops what works through the server, then serving; lets writes finish; closes the store.
     pub async fn shutdown(self) {
+        self.components.tasks.stop();
         self.server.shutdown(DRAIN).await;
         self.ctx.tasks.shutdown(DRAIN).await;
         let engine = self.engine;

@@ -11,6 +11,7 @@ use knarr_network::{
     Dns, DnsConfig, Host, HostConfig, PodNetwork, ProxyConfig, ServiceProxy, ServiceView, Upstreams,
     ensure_dns_service,
 };
+use knarr_runtime::Runtime;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -90,6 +91,13 @@ pub fn follow_addresses(ctx: &Ctx, control: &ControlPlane) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Frees the addresses and links of pods that are no more: those that ended while no `knarr` was running.
+pub fn release_others(pods: &PodNetwork, runtime: &Runtime) -> Result<()> {
+    let there = runtime.sandboxes();
+    let uids: Vec<&str> = there.iter().map(|sandbox| sandbox.spec.pod_uid.as_str()).collect();
+    pods.retain(&uids).context("cannot free the addresses of pods that are gone")
 }
 
 /// Takes off the host what [`prepare`] and the services put there.

@@ -82,8 +82,9 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
         ControlPlane::start(&ctx, config, network.node_ip, network.addresses.clone(), &mut progress),
         node::open(&parts_ctx, config),
     )?;
-    network::start_services(&ctx, config, &control, network.node_ip).await?;
-    network::follow_addresses(&ctx, &control)?;
+    network::start_services(control.components(), config, &control, network.node_ip).await?;
+    network::follow_addresses(control.components(), &control)?;
+    network::release_others(&network.pods, &parts.runtime)?;
     let pods = Arc::new(Pods(network.pods.clone()));
     let node = Node::start(&ctx, config, &control, parts, network.node_ip, pods, &mut progress).await?;
     // Before anything says that the cluster is ready: whoever reads that may use the socket at once.
