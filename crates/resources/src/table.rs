@@ -1,8 +1,8 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    apps, autoscaling, batch, coordination, core, discovery, networking, node, policy, rbac, scheduling,
-    storage,
+    apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node, policy, rbac,
+    scheduling, storage,
 };
 use knarr_apiserver::def::ResourceDef;
 
@@ -18,6 +18,7 @@ pub fn all() -> Vec<ResourceDef> {
         autoscaling::horizontalpodautoscaler::def(),
         batch::cronjob::def(),
         batch::job::def(),
+        certificates::certificatesigningrequest::def(),
         coordination::lease::def(),
         core::configmap::def(),
         core::endpoints::def(),

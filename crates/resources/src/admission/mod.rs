@@ -1,6 +1,7 @@
 //! The admission plugins that upstream runs by default, one file each. [`plugins`] is their table, in the
 //! order in which upstream runs them.
 
+mod certificates;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -25,6 +26,9 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(certificates::CertificateApproval),
+        Arc::new(certificates::CertificateSigning),
+        Arc::new(certificates::CertificateSubjectRestriction),
     ]
 }
 

@@ -62,4 +62,26 @@ fn what_upstream_serves_and_this_does_not_is_known() {
 }
 
 /// Resources of upstream that are declared elsewhere (reviews: the front half of the API server) or pending.
-const NOT_DECLARED: &[&str] = &[];
+const NOT_DECLARED: &[&str] = &[
+    "/v1/componentstatuses",
+    "admissionregistration.k8s.io/v1/mutatingadmissionpolicies",
+    "admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings",
+    "admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+    "admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+    "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
+    "admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
+    "apiextensions.k8s.io/v1/customresourcedefinitions",
+    "apiregistration.k8s.io/v1/apiservices",
+    "authentication.k8s.io/v1/selfsubjectreviews",
+    "authentication.k8s.io/v1/tokenreviews",
+    "authorization.k8s.io/v1/localsubjectaccessreviews",
+    "authorization.k8s.io/v1/selfsubjectaccessreviews",
+    "authorization.k8s.io/v1/selfsubjectrulesreviews",
+    "authorization.k8s.io/v1/subjectaccessreviews",
+    "flowcontrol.apiserver.k8s.io/v1/flowschemas",
+    "flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
+    "resource.k8s.io/v1/deviceclasses",
+    "resource.k8s.io/v1/resourceclaims",
+    "resource.k8s.io/v1/resourceclaimtemplates",
+    "resource.k8s.io/v1/resourceslices",
+];

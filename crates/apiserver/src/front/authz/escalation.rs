@@ -36,6 +36,13 @@ pub fn confirm_binding(cx: &RequestCx, role_ref: &Value) -> Result<(), String> {
     confirm_rules(&rbac, &cx.user, namespace, &Rule::all_of(&role))
 }
 
+/// Whether the roles of the request's user allow a verb on a cluster-wide name that is no object (the signers
+/// of certificates).
+pub fn may(cx: &RequestCx, verb: &str, group: &str, resource: &str, name: &str) -> bool {
+    let rbac = Rbac::new(cx.reader.clone());
+    exempt(&cx.user) || allowed(&rbac, cx, verb, (group, resource), "", name)
+}
+
 /// Whether the user holds all of `wanted`; the error lists what is missing.
 pub fn confirm_rules(rbac: &Rbac, user: &UserInfo, namespace: &str, wanted: &[Rule]) -> Result<(), String> {
     let (held, errors) = rbac.rules_for(user, namespace);
@@ -84,11 +91,22 @@ fn exempt(user: &UserInfo) -> bool {
 }
 
 fn permitted(rbac: &Rbac, cx: &RequestCx, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
+    allowed(rbac, cx, verb, (GROUP, resource), namespace, name)
+}
+
+fn allowed(
+    rbac: &Rbac,
+    cx: &RequestCx,
+    verb: &str,
+    (group, resource): (&str, &str),
+    namespace: &str,
+    name: &str,
+) -> bool {
     let attributes = Attributes {
         user: Arc::clone(&cx.user),
         verb: verb.into(),
         is_resource: true,
-        group: GROUP.into(),
+        group: group.into(),
         version: "*".into(),
         resource: resource.into(),
         namespace: namespace.into(),
