@@ -1,6 +1,8 @@
 //! The daemon's side: one [`Runtime`] a node, one connection a shim.
 
 mod connection;
+mod lifecycle;
+mod names;
 mod sandbox;
 mod session;
 mod zygote;
@@ -9,15 +11,13 @@ pub use session::{Session, SessionControl};
 
 use crate::RuntimeError;
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::protocol::{Answer, Op, Record, Setup, VERSION};
+use crate::protocol::{Answer, Op};
 use crate::spec::{
     ContainerSpec, ContainerStatus, Event, ExecSpec, Resources, SandboxSpec, SandboxStatus, State, Usage,
 };
-use connection::Connection;
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use names::{check_name, signal_number};
 use sandbox::{CallError, Sandbox};
 use session::Kind;
 use std::collections::HashMap;
@@ -445,175 +445,6 @@ impl Inner {
     fn tell(&self, event: &Event) {
         self.lock_subscribers().retain(|subscriber| subscriber.send(event.clone()).is_ok());
     }
-
-    /// Has the zygote, a new one if it is dead, fork a shim; returns the connection to it.
-    fn fork_shim(&self) -> io::Result<OwnedFd> {
-        let (near, far) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        let mut zygote = self.lock_zygote();
-        if let Some(running) = &mut *zygote
-            && running.fork_shim(far.as_fd()).is_ok()
-        {
-            return Ok(near);
-        }
-        *zygote = None;
-        let mut fresh = Zygote::start(self.options.shim_program.as_ref(), &self.options.cgroup_root)?;
-        fresh.fork_shim(far.as_fd())?;
-        *zygote = Some(fresh);
-        Ok(near)
-    }
-
-    async fn make_sandbox(self: Arc<Self>, spec: SandboxSpec) -> Result<Arc<Sandbox>, RuntimeError> {
-        let dir = self.options.state_dir.join("pods").join(&spec.pod_uid);
-        make_private_dir(&dir)?;
-        let made = self.clone().make_sandbox_in(&dir, spec).await;
-        if made.is_err() {
-            let _ = std::fs::remove_dir_all(&dir);
-        }
-        made
-    }
-
-    async fn make_sandbox_in(
-        self: Arc<Self>,
-        dir: &Path,
-        spec: SandboxSpec,
-    ) -> Result<Arc<Sandbox>, RuntimeError> {
-        let status = SandboxStatus {
-            spec: spec.clone(),
-            ready: false,
-            shim_pid: 0,
-            netns: PathBuf::new(),
-            created_at_ns: self.now_ns(),
-            containers: Vec::new(),
-        };
-        // Should this process end before the shim is there, the next one finds what to clean up.
-        let (boot_id, cgroup_root) = (self.boot_id.clone(), self.options.cgroup_root.clone());
-        let record = Record { boot_id: boot_id.clone(), cgroup_root: cgroup_root.clone(), status };
-        sandbox::write_record(dir, &record).map_err(io_error("write record in", dir))?;
-
-        let failed = |error: io::Error| RuntimeError::Sandbox(format!("start a shim: {error}"));
-        let setup = Setup { spec, dir: dir.to_owned(), cgroup_root, boot_id };
-        let mut retried = false;
-        loop {
-            let connection = self.fork_shim().and_then(Connection::new).map_err(failed)?;
-            match self.clone().connect(dir, connection, Op::Setup(Box::new(setup.clone()))).await {
-                // A zygote that was just dying took the request with it; the next one may not.
-                Err(RuntimeError::SandboxLost(_)) if !retried => {
-                    retried = true;
-                    *self.lock_zygote() = None;
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// Adopts the sandbox in `dir`.
-    async fn adopt(self: Arc<Self>, dir: PathBuf) -> Result<(), RuntimeError> {
-        let record = match sandbox::read_record(&dir) {
-            Ok(record) => record,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Nothing was made before the record was written.
-                return std::fs::remove_dir_all(&dir).map_err(io_error("remove", &dir));
-            }
-            Err(error) => return Err(io_error("read record in", &dir)(error)),
-        };
-        let uid = record.status.spec.pod_uid.clone();
-        let same_boot = record.boot_id == self.boot_id;
-        if same_boot {
-            let socket = sandbox::connect(&dir).and_then(Connection::new);
-            let adopted = match socket {
-                Ok(connection) => self.clone().connect(&dir, connection, Op::Hello).await,
-                Err(error) => Err(RuntimeError::Sandbox(error.to_string())),
-            };
-            match adopted {
-                Ok(sandbox) => {
-                    self.lock_sandboxes().insert(uid, Slot::Made(sandbox));
-                    return Ok(());
-                }
-                Err(error) => tracing::warn!(pod = uid, error = %Chain(&error), "the shim of a pod is dead"),
-            }
-        }
-        let sandbox = Arc::new(sandbox::dead(dir, &self.hierarchies, record, same_boot, self.now_ns()));
-        self.clean_up(&sandbox).await;
-        self.lock_sandboxes().insert(uid, Slot::Made(sandbox));
-        Ok(())
-    }
-
-    async fn clean_up(&self, sandbox: &Arc<Sandbox>) {
-        let dead = sandbox.clone();
-        let cleaned = tokio::task::spawn_blocking(move || dead.clean_up()).await;
-        if let Ok(Err(error)) = cleaned {
-            tracing::warn!(pod = sandbox.uid, %error, "cannot clean up after a dead shim");
-        }
-    }
-
-    /// Greets a shim over `connection` and listens to it from then on.
-    async fn connect(
-        self: Arc<Self>,
-        dir: &Path,
-        connection: Connection,
-        greeting: Op,
-    ) -> Result<Arc<Sandbox>, RuntimeError> {
-        let (tell, told) = oneshot::channel::<Arc<Sandbox>>();
-        let (inner, listening) = (self.clone(), connection.clone());
-        // The connection must move from the start on, for the greeting to be answered.
-        self.ctx.tasks.spawn_until_stopped("shim", async move { inner.listen(listening, told).await });
-        let greeted = timeout(&*self.ctx.clock, SHIM_PATIENCE, connection.call(greeting)).await;
-        let result = match greeted {
-            None => Err(RuntimeError::Sandbox("the shim does not answer".to_owned())),
-            Some(Err(connection::Gone)) => Err(RuntimeError::SandboxLost(dir.display().to_string())),
-            Some(Ok(Err(refusal))) => Err(match CallError::Refused(refusal).into_error("", "", false) {
-                RuntimeError::Shim(text) | RuntimeError::Start(text) => RuntimeError::Sandbox(text),
-                error => error,
-            }),
-            Some(Ok(Ok((Answer::Hello { version, status }, _)))) if version <= VERSION => Ok(*status),
-            Some(Ok(Ok((Answer::Hello { version, .. }, _)))) => {
-                Err(RuntimeError::Protocol(format!("shim of a newer version ({version})")))
-            }
-            Some(Ok(Ok(_))) => Err(RuntimeError::Protocol("unexpected answer".to_owned())),
-        };
-        let status = result.inspect_err(|_| connection.close())?;
-        let cgroup = self.hierarchies.at(&self.options.cgroup_root).child(&status.spec.cgroup);
-        let sandbox = Arc::new(Sandbox::new(dir.to_owned(), cgroup, Some(connection), status));
-        let _ = tell.send(sandbox.clone());
-        Ok(sandbox)
-    }
-
-    /// Moves a connection's frames until the shim is gone.
-    async fn listen(self: Arc<Self>, connection: Connection, told: oneshot::Receiver<Arc<Sandbox>>) {
-        let early: Mutex<Vec<ContainerStatus>> = Mutex::default();
-        let known: std::sync::OnceLock<Arc<Sandbox>> = std::sync::OnceLock::new();
-        let exited = |status: ContainerStatus| match known.get() {
-            Some(sandbox) => self.container_ended(sandbox, status),
-            None => early.lock().expect("nothing panics while it holds the list").push(status),
-        };
-        let moving = connection.run(exited);
-        let learning = async {
-            if let Ok(sandbox) = told.await {
-                let _ = known.set(sandbox.clone());
-                for status in
-                    std::mem::take(&mut *early.lock().expect("nothing panics while it holds the list"))
-                {
-                    self.container_ended(&sandbox, status);
-                }
-            }
-        };
-        tokio::join!(moving, learning);
-        if let Some(sandbox) = known.get()
-            && !sandbox.is_removing()
-            && !self.ctx.tasks.is_stopping()
-        {
-            tracing::warn!(pod = sandbox.uid, "the shim of a pod is gone");
-            sandbox.lost(self.now_ns());
-            self.clean_up(sandbox).await;
-            self.tell(&Event::SandboxLost { pod_uid: sandbox.uid.clone() });
-        }
-    }
-
-    fn container_ended(&self, sandbox: &Sandbox, status: ContainerStatus) {
-        sandbox.heard(status.clone());
-        self.tell(&Event::ContainerExited { pod_uid: sandbox.uid.clone(), status });
-    }
 }
 
 /// An error with its causes, for logs.
@@ -639,67 +470,4 @@ fn io_error(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::E
 fn make_private_dir(dir: &Path) -> Result<(), RuntimeError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(io_error("make directory", dir))
-}
-
-/// Names become file names, so they hold nothing that leads elsewhere.
-fn check_name(what: &str, name: &str) -> Result<(), RuntimeError> {
-    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(fine) {
-        return Err(RuntimeError::Invalid(format!("invalid {what} {name:?}")));
-    }
-    Ok(())
-}
-
-/// The number of a signal given by name (with or without `SIG`) or number.
-fn signal_number(name: &str) -> Result<i32, RuntimeError> {
-    use std::str::FromStr;
-    if let Ok(number) = name.parse::<i32>()
-        && (1..=64).contains(&number)
-    {
-        return Ok(number);
-    }
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    if let Ok(signal) = nix::sys::signal::Signal::from_str(&full) {
-        return Ok(signal as i32);
-    }
-    // Real-time signals: SIGRTMIN, SIGRTMIN+n, SIGRTMAX-n, SIGRTMAX; the C library keeps 32 and 33.
-    let offset = |text: &str, sign: char| match text.strip_prefix(sign) {
-        Some(number) => number.parse::<i32>().ok(),
-        None if text.is_empty() => Some(0),
-        None => None,
-    };
-    let number = match (full.strip_prefix("SIGRTMIN"), full.strip_prefix("SIGRTMAX")) {
-        (Some(rest), _) => offset(rest, '+').map(|n| 34 + n),
-        (_, Some(rest)) => offset(rest, '-').map(|n| 64 - n),
-        _ => None,
-    };
-    number
-        .filter(|n| (34..=64).contains(n))
-        .ok_or_else(|| RuntimeError::Invalid(format!("unknown signal {name:?}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_are_known_by_name_and_number() {
-        for (name, number) in
-            [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("SIGWINCH", 28)]
-        {
-            assert_eq!(signal_number(name).unwrap(), number, "{name}");
-        }
-        for name in ["", "SIGNOPE", "0", "65", "SIGRTMIN+99"] {
-            assert!(signal_number(name).is_err(), "{name}");
-        }
-    }
-
-    #[test]
-    fn names_that_lead_elsewhere_are_refused() {
-        assert!(check_name("id", "0ce5a1d8-4c0b-4bd4-95a4-7e1d6a3b2c1d").is_ok());
-        for name in ["", "..", "a/b", ".hidden", "a b"] {
-            assert!(check_name("id", name).is_err(), "{name}");
-        }
-    }
 }
