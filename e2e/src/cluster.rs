@@ -9,6 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+/// Where a case may serve images without TLS.
+pub const REGISTRY: &str = "127.0.0.1:5000";
+
 /// What is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -58,12 +61,19 @@ impl Cluster {
         self.host.run(&self.knarr_command(command))
     }
 
+    /// Switches the machine off and on again, then starts the cluster.
+    pub fn reboot(&self) {
+        self.host.reboot();
+        *self.process.lock().expect("not poisoned") = None;
+        self.start();
+    }
+
     /// Starts the cluster (again) and waits until it says that it is ready; what it said.
     pub fn start(&self) -> String {
         let command: &[&str] = match self.mode {
             Mode::Server => &["server", "--node-ip", "192.0.2.1"],
             Mode::Demo => &["up", "--demo"],
-            Mode::Up | Mode::Bare => &["up"],
+            Mode::Up | Mode::Bare => &["up", "--insecure-registry", REGISTRY],
         };
         let mut spawned = self.host.spawn(&self.knarr_command(command));
         let said = spawned.wait_for_text("Ready after", seconds(60));

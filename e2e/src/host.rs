@@ -6,8 +6,8 @@ use crate::process::{Output, Spawned, children};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
 /// Where the host's own directory is seen inside it: short, for the sake of socket paths.
@@ -36,6 +36,7 @@ mount --bind "$KNARR" /srv/knarr
 mkdir -p "$(dirname "$resolv")"
 [ -e "$resolv" ] || : > "$resolv"
 mount --bind "$BASE/resolv.conf" "$resolv"
+mount --bind "$BASE/boot_id" /proc/sys/kernel/random/boot_id
 echo "$NAME" > /proc/sys/kernel/hostname
 ip link set lo up
 echo ready
@@ -51,10 +52,50 @@ pub struct TestHost {
     pub dir: PathBuf,
     /// The cgroup under which everything of it has to be.
     pub cgroup: String,
+    machine: Mutex<Machine>,
+    logs: AtomicU32,
+}
+
+/// What ends when a test host is switched off.
+struct Machine {
     unshare: Child,
     stdin: Option<ChildStdin>,
     init: u32,
-    logs: AtomicU32,
+}
+
+impl Machine {
+    /// Starts init over a host's directory.
+    fn boot(name: &str, dir: &Path) -> Self {
+        let boot_id = std::fs::read("/proc/sys/kernel/random/uuid").expect("the kernel has random numbers");
+        std::fs::write(dir.join("boot_id"), boot_id).expect("writable");
+        let mut unshare = Command::new("unshare")
+            .args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--"])
+            .args(["sh", "-c", INIT])
+            .env("BASE", dir)
+            .env("KNARR", knarr())
+            .env("NAME", name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare (util-linux) can be run");
+        let stdin = unshare.stdin.take();
+        let mut first = String::new();
+        let stdout = unshare.stdout.take().expect("it is a pipe");
+        let _ = BufReader::new(stdout).read_line(&mut first);
+        let init = children(unshare.id()).first().copied().unwrap_or_default();
+        let this = Self { unshare, stdin, init };
+        assert_eq!(first, "ready\n", "the test host {name} did not start; is this root?");
+        assert!(init != 0, "the test host {name} has no init");
+        this
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+    }
 }
 
 impl TestHost {
@@ -71,32 +112,35 @@ impl TestHost {
         }
         // An address of the documentation's range: whoever asks it from here gets an error at once.
         std::fs::write(dir.join("resolv.conf"), "nameserver 192.0.2.53\n").expect("writable");
-        let mut unshare = Command::new("unshare")
-            .args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--"])
-            .args(["sh", "-c", INIT])
-            .env("BASE", &dir)
-            .env("KNARR", knarr())
-            .env("NAME", name)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare (util-linux) can be run");
-        let stdin = unshare.stdin.take();
-        let mut first = String::new();
-        let stdout = unshare.stdout.take().expect("it is a pipe");
-        let _ = BufReader::new(stdout).read_line(&mut first);
-        let init = children(unshare.id()).first().copied().unwrap_or_default();
-        let logs = AtomicU32::new(0);
-        let this = Self { name: name.to_owned(), dir, cgroup: tag, unshare, stdin, init, logs };
-        assert_eq!(first, "ready\n", "the test host {name} did not start; is this root?");
-        assert!(init != 0, "the test host {name} has no init");
-        this
+        let machine = Mutex::new(Machine::boot(name, &dir));
+        Self { name: name.to_owned(), dir, cgroup: tag, machine, logs: AtomicU32::new(0) }
+    }
+
+    /// Switches the host off at once and on again: only its directory is what it was.
+    pub fn reboot(&self) {
+        let mut machine = self.machine.lock().expect("not poisoned");
+        // In place, so that the old machine is off before the new one boots.
+        drop(machine.stdin.take());
+        let _ = machine.unshare.kill();
+        let _ = machine.unshare.wait();
+        self.sweep_cgroups();
+        *machine = Machine::boot(&self.name, &self.dir);
+    }
+
+    /// The kernel ends the namespace's processes; their cgroups empty a moment later.
+    fn sweep_cgroups(&self) {
+        let start = Instant::now();
+        while !remove_cgroups(&self.cgroup) && start.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn enter(&self, program: &[&str]) -> Command {
+        let init =
+            self.machine.lock().map_or_else(|poisoned| poisoned.into_inner().init, |machine| machine.init);
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.init.to_string(), "--net", "--mount", "--pid", "--uts", "--ipc"])
+            .args(["--target", &init.to_string(), "--net", "--mount", "--pid", "--uts", "--ipc"])
             .args(["--", "env", "--chdir", INSIDE])
             .args(program)
             .env("HOME", format!("{INSIDE}/home"))
@@ -174,14 +218,12 @@ impl TestHost {
 
 impl Drop for TestHost {
     fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-        // The kernel ends the namespace's processes now; their cgroups empty a moment later.
-        let start = Instant::now();
-        while !remove_cgroups(&self.cgroup) && start.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(20));
+        if let Ok(mut machine) = self.machine.lock() {
+            drop(machine.stdin.take());
+            let _ = machine.unshare.kill();
+            let _ = machine.unshare.wait();
         }
+        self.sweep_cgroups();
         if std::env::var_os("KNARR_E2E_KEEP").is_some() {
             eprintln!("kept {}", self.dir.display());
         } else {

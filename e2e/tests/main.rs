@@ -14,6 +14,8 @@ mod demo;
 mod durability;
 #[path = "cases/host.rs"]
 mod host;
+#[path = "cases/images.rs"]
+mod images;
 #[path = "cases/network.rs"]
 mod network;
 #[path = "cases/streams.rs"]
@@ -35,6 +37,7 @@ const GROUPS: &[Group] = &[
     Group { name: "network", mode: Mode::Up, cases: network::CASES },
     Group { name: "streams", mode: Mode::Up, cases: streams::CASES },
     Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },
+    Group { name: "images", mode: Mode::Up, cases: images::CASES },
     Group { name: "durability", mode: Mode::Up, cases: durability::CASES },
     Group { name: "host", mode: Mode::Bare, cases: host::CASES },
 ];

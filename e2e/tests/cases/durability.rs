@@ -12,6 +12,7 @@ pub const CASES: &[Case] = cases![
     services_answer_while_it_is_away,
     acknowledged_writes_survive_a_kill,
     killed_while_pods_start_and_stop_it_finds_its_way,
+    after_a_reboot_pods_start_again,
 ];
 
 const COUNTER: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: counter}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: busybox:1.35\n    command: [sh, -c, 'i=0; while :; do echo line $i; i=$((i+1)); usleep 5000; done']\n";
@@ -163,4 +164,29 @@ fn killed_while_pods_start_and_stop_it_finds_its_way(cluster: &Cluster) {
         let pods = namespace.kubectl(&["get", "pods", "-o", "name"]).result()?;
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
+}
+
+fn after_a_reboot_pods_start_again(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply(&example("pod.yaml"));
+    namespace.apply(&example("two-tier.yaml"));
+    for tier in ["app", "web"] {
+        namespace.kubectl(&["rollout", "status", &format!("deployment/{tier}"), "--timeout=60s"]).ok();
+    }
+    let before = namespace.wait_until_ready("hello");
+    cluster.reboot();
+    let after = namespace.wait_until("pod/hello", seconds(60), |pod| {
+        let status = &pod["status"]["containerStatuses"][0];
+        status["restartCount"] == 1 && status["ready"] == true
+    });
+    assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"], "it is the same pod");
+    assert_ne!(
+        before["status"]["containerStatuses"][0]["containerID"],
+        after["status"]["containerStatuses"][0]["containerID"]
+    );
+    assert_eq!(namespace.kubectl(&["logs", "hello"]).ok(), "Hello\n");
+    let port = namespace.get("service/web")["spec"]["ports"][0]["nodePort"].to_string();
+    let url = format!("http://10.244.0.1:{port}/cgi-bin/ask");
+    let heard = wait_for(&url, seconds(60), || cluster.host.http(&url));
+    assert!(heard.contains("Hello from app-"), "{heard}");
 }

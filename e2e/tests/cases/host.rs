@@ -9,6 +9,13 @@ pub const CASES: &[Case] = cases![
     up_without_root_says_how_to_get_it,
     mistakes_in_the_configuration_are_told_at_once,
     a_port_that_is_taken_is_named,
+    an_address_range_that_is_taken_is_named,
+    a_firewall_that_drops_forwarded_packets_is_told,
+    a_full_disk_is_told_at_the_start,
+    a_disk_that_fills_up_fails_writes_and_no_more,
+    under_sudo_the_context_goes_to_the_invoking_user,
+    certificates_follow_the_machines_addresses,
+    up_goes_to_the_background_when_told,
     a_second_up_on_the_same_data_is_refused,
     data_of_a_newer_version_is_refused,
     a_damaged_store_is_refused_and_never_replaced,
@@ -152,4 +159,147 @@ fn status_and_down_without_a_cluster_say_so(cluster: &Cluster) {
     let refused = cluster.knarr(&["status"]).refused();
     assert!(refused.contains("no cluster is running"), "{refused}");
     cluster.knarr(&["down"]).ok();
+}
+
+fn an_address_range_that_is_taken_is_named(cluster: &Cluster) {
+    let run = |line: &str| cluster.host.run(&["sh", "-c", line]);
+    run("ip link add vpn0 type veth peer name vpn1 && ip addr add 10.96.3.1/24 dev vpn0 && ip link set vpn0 up && ip link set vpn1 up").ok();
+    let refused = cluster.knarr(&["up"]).refused();
+    run("ip link del vpn0").ok();
+    assert!(
+        refused.contains("vpn0") && refused.contains("10.96.0.0/16") && refused.contains("--service-cidr"),
+        "{refused}"
+    );
+}
+
+fn a_firewall_that_drops_forwarded_packets_is_told(cluster: &Cluster) {
+    let rules = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }";
+    cluster.host.run(&["nft", rules]).ok();
+    let said = cluster.start();
+    cluster.knarr(&["down"]).ok();
+    cluster.host.run(&["nft", "delete table ip filter"]).ok();
+    assert!(said.contains("warning") && said.contains("FORWARD"), "{said}");
+}
+
+/// A file system of its own for a server's data; its path inside.
+fn small_disk(cluster: &Cluster, mebibytes: u32) -> &'static str {
+    let line = format!("mkdir -p /srv/small && mount -t tmpfs -o size={mebibytes}m tmpfs /srv/small");
+    cluster.host.run(&["sh", "-c", &line]).ok();
+    "/srv/small"
+}
+
+fn a_full_disk_is_told_at_the_start(cluster: &Cluster) {
+    let dir = small_disk(cluster, 8);
+    let refused = cluster.host.run(&[KNARR, "server", "--node-ip=192.0.2.1", "--data-dir", dir]).refused();
+    cluster.host.run(&["umount", dir]).ok();
+    assert!(refused.contains("MiB are free") && refused.contains(dir), "{refused}");
+}
+
+fn a_disk_that_fills_up_fails_writes_and_no_more(cluster: &Cluster) {
+    let dir = small_disk(cluster, 200);
+    let mut server = cluster.host.spawn(&[KNARR, "server", "--node-ip=192.0.2.1", "--data-dir", dir]);
+    server.wait_for_text("Ready after", seconds(30));
+    cluster.kubectl(&["create", "configmap", "before"]).ok();
+    cluster.host.run(&["sh", "-c", &format!("cat /dev/zero > {dir}/ballast; true")]);
+    let big = cluster.host.file("big", "x".repeat(900_000));
+    let mut acknowledged = Vec::new();
+    let refused = wait_for("a write is refused", seconds(60), || {
+        let name = format!("big-{}", acknowledged.len());
+        let seen = cluster.kubectl(&["create", "configmap", &name, &format!("--from-file={big}")]);
+        if seen.code != 0 {
+            return Ok(seen.stderr);
+        }
+        acknowledged.push(name);
+        Err(format!("{} writes went through", acknowledged.len()))
+    });
+    assert!(refused.contains("space") || refused.contains("disk"), "it says why: {refused}");
+    let names = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    assert!(names.contains("configmap/before"), "reads go on: {names}");
+    cluster.host.run(&["rm", &format!("{dir}/ballast")]).ok();
+    // The server may go on by itself or stop with its reason for the service manager to start it again.
+    if cluster.kubectl(&["create", "configmap", "after"]).code != 0 {
+        server.signal("KILL");
+        server.wait_for_end(seconds(20));
+        server = cluster.host.spawn(&[KNARR, "server", "--node-ip=192.0.2.1", "--data-dir", dir]);
+        server.wait_for_text("Ready after", seconds(30));
+        cluster.kubectl(&["create", "configmap", "after"]).ok();
+    }
+    let names = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    for name in acknowledged {
+        assert!(
+            names.contains(&format!("configmap/{name}\n")),
+            "{name} was acknowledged and is gone: {names}"
+        );
+    }
+    server.signal("TERM");
+    server.wait_for_end(seconds(20));
+    cluster.host.run(&["umount", dir]).ok();
+}
+
+fn under_sudo_the_context_goes_to_the_invoking_user(cluster: &Cluster) {
+    let home = format!("{INSIDE}/files/carol");
+    let passwd = cluster
+        .host
+        .file("passwd", format!("root:x:0:0:root:/root:/bin/sh\ncarol:x:4321:4322::{home}:/bin/sh\n"));
+    cluster
+        .host
+        .run(&[
+            "sh",
+            "-c",
+            &format!("mkdir -p {home} && chown 4321:4322 {home} && mount --bind {passwd} /etc/passwd"),
+        ])
+        .ok();
+    let data = format!("{INSIDE}/files/carols-data");
+    let mut server = cluster.host.spawn(&[
+        "env",
+        "SUDO_UID=4321",
+        "SUDO_GID=4322",
+        KNARR,
+        "server",
+        "--node-ip=192.0.2.1",
+        "--data-dir",
+        &data,
+    ]);
+    server.wait_for_text("/carol/.kube/config", seconds(30));
+    let owner = cluster
+        .host
+        .run(&["stat", "-c", "%u:%g %a", &format!("{home}/.kube"), &format!("{home}/.kube/config")])
+        .ok();
+    assert!(owner.starts_with("4321:4322 7") && owner.ends_with("4321:4322 600\n"), "{owner}");
+    server.signal("TERM");
+    server.wait_for_end(seconds(20));
+    cluster.host.run(&["umount", "/etc/passwd"]).ok();
+}
+
+fn certificates_follow_the_machines_addresses(cluster: &Cluster) {
+    cluster.start();
+    let (code, _) = cluster.raw(&[], "/version", b"");
+    assert_eq!(code, 200);
+    let ca = format!("{INSIDE}/files/ca.crt");
+    let ask = |address: &str| {
+        cluster.host.run(&[
+            "curl",
+            "-sS",
+            "--max-time",
+            "5",
+            "--cacert",
+            &ca,
+            &format!("https://{address}:6443/readyz"),
+        ])
+    };
+    assert_eq!(ask("10.244.0.1").ok(), "ok");
+    cluster.host.run(&["ip", "addr", "add", "192.0.2.77/32", "dev", "lo"]).ok();
+    wait_for("the new address is in the certificate", seconds(30), || ask("192.0.2.77").result());
+    assert_eq!(cluster.kubectl(&["get", "nodes"]).code, 0, "the kubeconfig works on");
+    cluster.host.run(&["ip", "addr", "del", "192.0.2.77/32", "dev", "lo"]).ok();
+    cluster.knarr(&["down"]).ok();
+}
+
+fn up_goes_to_the_background_when_told(cluster: &Cluster) {
+    let said = cluster.knarr(&["up", "-d"]).ok();
+    assert!(said.contains("Ready after"), "{said}");
+    assert!(cluster.knarr(&["status"]).ok().contains("ready"));
+    assert!(cluster.kubectl(&["get", "nodes"]).ok().contains("Ready"));
+    cluster.knarr(&["down"]).ok();
+    assert!(cluster.knarr(&["status"]).refused().contains("no cluster is running"));
 }

@@ -1,0 +1,113 @@
+//! Images: imported, listed, removed, and pulled from a registry in the test host.
+
+use knarr_e2e::cluster::REGISTRY;
+use knarr_e2e::host::INSIDE;
+use knarr_e2e::wait::seconds;
+use knarr_e2e::{Case, Cluster, Spawned, cases, repository, wait_for};
+
+pub const CASES: &[Case] = cases![
+    an_imported_image_is_listed_and_can_be_removed,
+    what_is_no_image_is_refused,
+    a_pod_runs_an_image_pulled_from_a_registry,
+    a_registry_that_wants_a_password_gets_it_from_the_pull_secret,
+    plain_http_is_spoken_only_where_it_is_configured,
+];
+
+/// A registry that serves the busybox archive as `tests/busybox:1`.
+fn registry(cluster: &Cluster, arguments: &[&str]) -> Spawned {
+    let script = repository().join("e2e/tests/registry.py").display().to_string();
+    let archive = format!("{INSIDE}/files/busybox.tar");
+    let address = format!("http://{REGISTRY}/v2/");
+    let mut line = vec!["python3", &script, &archive, REGISTRY];
+    line.extend(arguments);
+    let served = cluster.host.spawn(&line);
+    wait_for("the registry answers", seconds(20), || {
+        let seen = cluster.host.run(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &address]);
+        if matches!(seen.stdout.as_str(), "200" | "401") { Ok(()) } else { Err(served.said()) }
+    });
+    served
+}
+
+fn pod(name: &str, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n{more}\n  containers:\n  - {{name: main, image: '{image}', imagePullPolicy: Always, command: [sleep, '3600']}}\n"
+    )
+}
+
+fn an_imported_image_is_listed_and_can_be_removed(cluster: &Cluster) {
+    let listed = cluster.knarr(&["image", "ls"]).ok();
+    assert!(
+        listed.contains("docker.io/library/busybox:1.35")
+            && listed.contains("docker.io/library/busybox:latest"),
+        "{listed}"
+    );
+    cluster.knarr(&["image", "rm", "busybox:latest"]).ok();
+    let listed = cluster.knarr(&["image", "ls"]).ok();
+    assert!(listed.contains("busybox:1.35") && !listed.contains("busybox:latest"), "{listed}");
+    let refused = cluster.knarr(&["image", "rm", "busybox:none"]).refused();
+    assert!(refused.contains("busybox:none"), "{refused}");
+    cluster.import_busybox();
+}
+
+fn what_is_no_image_is_refused(cluster: &Cluster) {
+    let file = cluster.host.file("not-an-image", "a text\n");
+    let refused = cluster.knarr(&["image", "import", &file]).refused();
+    assert!(refused.contains("not-an-image"), "{refused}");
+    let refused = cluster.knarr(&["image", "import", "/no/such/file"]).refused();
+    assert!(refused.contains("/no/such/file"), "{refused}");
+    let refused = cluster.knarr(&["image", "pull", "Not A Name"]).refused();
+    assert!(refused.contains("Not A Name"), "{refused}");
+}
+
+fn a_pod_runs_an_image_pulled_from_a_registry(cluster: &Cluster) {
+    let registry = registry(cluster, &[]);
+    let namespace = cluster.namespace();
+    namespace.apply(&pod("pulled", &format!("{REGISTRY}/tests/busybox:1"), ""));
+    let pod = namespace.wait_until_ready("pulled");
+    let id = pod["status"]["containerStatuses"][0]["imageID"].as_str().unwrap_or_default();
+    assert!(id.contains("@sha256:"), "{id}");
+    let events = namespace.kubectl(&["get", "events"]).ok();
+    assert!(events.contains("Pulling image") && events.contains("Successfully pulled image"), "{events}");
+    cluster.knarr(&["image", "pull", &format!("{REGISTRY}/tests/busybox:1")]).ok();
+    let refused = cluster.knarr(&["image", "pull", &format!("{REGISTRY}/tests/busybox:2")]).refused();
+    assert!(refused.contains("not found"), "{refused} {}", registry.said());
+}
+
+fn a_registry_that_wants_a_password_gets_it_from_the_pull_secret(cluster: &Cluster) {
+    let _registry = registry(cluster, &["carol", "secret"]);
+    let namespace = cluster.namespace();
+    let image = format!("{REGISTRY}/tests/busybox:1");
+    namespace.apply(&pod("refused", &image, ""));
+    wait_for("the refusal is told", seconds(30), || {
+        let events = namespace.kubectl(&["get", "events"]).ok();
+        if events.contains("401") || events.to_lowercase().contains("authorization") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+    namespace
+        .kubectl(&[
+            "create",
+            "secret",
+            "docker-registry",
+            "pull",
+            &format!("--docker-server={REGISTRY}"),
+            "--docker-username=carol",
+            "--docker-password=secret",
+        ])
+        .ok();
+    namespace.apply(&pod("let-in", &image, "  imagePullSecrets: [{name: pull}]"));
+    namespace.wait_until_ready("let-in");
+}
+
+fn plain_http_is_spoken_only_where_it_is_configured(cluster: &Cluster) {
+    let registry = registry(cluster, &[]);
+    let asked = || registry.said().matches("GET /v2/").count();
+    let before = asked();
+    // The same registry at another address, which no flag names.
+    let seen = cluster.host.http("http://10.244.0.1:5000/v2/");
+    assert!(seen.is_ok() && asked() == before + 1, "{seen:?}");
+    let refused = cluster.knarr(&["image", "pull", "10.244.0.1:5000/tests/busybox:1"]).refused();
+    assert!(refused.contains("10.244.0.1:5000") && asked() == before + 1, "{refused} {}", registry.said());
+}
