@@ -573,3 +573,7 @@ impl Round {
         self.spec.completions.is_some_and(|completions| succeeded > completions)
     }
 }
+
+#[cfg(test)]
+#[path = "round_tests.rs"]
+mod tests;
