@@ -23,6 +23,12 @@ pub const CASES: &[Case] = cases![
     a_container_runs_as_the_user_with_the_limits_it_asked_for,
     a_container_beyond_its_memory_is_killed,
     a_pod_that_fits_nowhere_stays_pending_and_says_why,
+    a_stateful_set_runs_in_order_under_names_that_stay,
+    a_daemon_set_runs_on_the_node,
+    a_job_is_made_of_a_cron_job_by_hand,
+    a_sidecar_serves_the_job_and_ends_with_it,
+    thirty_pods_start_and_go,
+    a_namespace_of_running_pods_goes_whole,
 ];
 
 fn pods(namespace: &Namespace<'_>, selector: &str) -> Result<Vec<Value>, String> {
@@ -440,4 +446,87 @@ fn a_pod_that_fits_nowhere_stays_pending_and_says_why(cluster: &Cluster) {
     cluster.kubectl(&["label", "node", &cluster.host.name, "disk=gold"]).ok();
     namespace.wait_until("pod/elsewhere", seconds(30), |pod| pod["spec"]["nodeName"].is_string());
     cluster.kubectl(&["label", "node", &cluster.host.name, "disk-"]).ok();
+}
+
+fn a_stateful_set_runs_in_order_under_names_that_stay(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080}]}\n---\napiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: db}\nspec:\n  serviceName: db\n  replicas: 2\n  selector: {matchLabels: {app: db}}\n  template:\n    metadata: {labels: {app: db}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      containers:\n      - {name: main, image: 'busybox:1.35', command: [sh, -c, 'hostname > /www/index.html; exec httpd -f -p 8080 -h /www']}\n");
+    namespace.kubectl(&["rollout", "status", "statefulset/db", "--timeout=60s"]).ok();
+    let created = |name: &str| namespace.get(name)["metadata"]["creationTimestamp"].to_string();
+    assert!(created("pod/db-0") <= created("pod/db-1"));
+    let heard = wait_for("the other one by its name", seconds(20), || {
+        namespace.exec("db-0", &["wget", "-qO-", "http://db-1.db:8080"]).result()
+    });
+    assert_eq!(heard, "db-1\n");
+    let before = namespace.get("pod/db-1")["metadata"]["uid"].clone();
+    namespace.kubectl(&["delete", "pod", "db-1", "--timeout=20s"]).ok();
+    let after = wait_for("db-1 is there again", seconds(30), || {
+        let seen = namespace.kubectl(&["get", "pod", "db-1", "-o", "json"]).result()?;
+        let pod: Value = serde_json::from_str(&seen).map_err(|error| error.to_string())?;
+        if ready(&pod) { Ok(pod) } else { Err(pod["status"].to_string()) }
+    });
+    assert_ne!(before, after["metadata"]["uid"]);
+}
+
+fn a_daemon_set_runs_on_the_node(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: agent}\nspec:\n  selector: {matchLabels: {app: agent}}\n  template:\n    metadata: {labels: {app: agent}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      containers: [{name: main, image: 'busybox:1.35', command: [sleep, '3600']}]\n");
+    namespace.kubectl(&["rollout", "status", "daemonset/agent", "--timeout=60s"]).ok();
+    let pods = wait_for_ready(&namespace, "app=agent", 1);
+    assert_eq!(pods[0]["spec"]["nodeName"], cluster.host.name.as_str());
+}
+
+fn a_job_is_made_of_a_cron_job_by_hand(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace
+        .kubectl(&[
+            "create",
+            "cronjob",
+            "tick",
+            "--image=busybox:1.35",
+            "--schedule=0 0 1 1 *",
+            "--",
+            "echo",
+            "ticked",
+        ])
+        .ok();
+    namespace.kubectl(&["create", "job", "now", "--from=cronjob/tick"]).ok();
+    namespace.kubectl(&["wait", "job/now", "--for=condition=complete", "--timeout=40s"]).ok();
+}
+
+fn a_sidecar_serves_the_job_and_ends_with_it(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: batch/v1\nkind: Job\nmetadata: {name: helped}\nspec:\n  template:\n    spec:\n      restartPolicy: Never\n      terminationGracePeriodSeconds: 1\n      initContainers:\n      - {name: helper, image: 'busybox:1.35', restartPolicy: Always, command: [sh, -c, 'echo helping > /www/index.html; exec httpd -f -p 8080 -h /www'], startupProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}\n      containers:\n      - {name: main, image: 'busybox:1.35', command: [wget, -qO-, 'http://127.0.0.1:8080']}\n");
+    namespace.kubectl(&["wait", "job/helped", "--for=condition=complete", "--timeout=40s"]).ok();
+    assert_eq!(namespace.kubectl(&["logs", "job/helped", "-c", "main"]).ok(), "helping\n");
+}
+
+fn thirty_pods_start_and_go(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply(&example("deployment.yaml").replace("replicas: 5", "replicas: 30"));
+    let pods = wait_for_ready(&namespace, "app=hello", 30);
+    let addresses: std::collections::BTreeSet<_> =
+        pods.iter().map(|pod| pod["status"]["podIP"].to_string()).collect();
+    assert_eq!(addresses.len(), 30);
+    namespace.kubectl(&["scale", "deployment", "hello", "--replicas=0"]).ok();
+    wait_for("all are gone", seconds(60), || match super::workloads::pods(&namespace, "app=hello")?.len() {
+        0 => Ok(()),
+        left => Err(format!("{left} left")),
+    });
+}
+
+fn a_namespace_of_running_pods_goes_whole(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply(&example("two-tier.yaml"));
+    namespace.kubectl(&["rollout", "status", "deployment/app", "--timeout=60s"]).ok();
+    let uids: Vec<String> = pods(&namespace, "app=app")
+        .expect("listed")
+        .iter()
+        .map(|pod| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    cluster.kubectl(&["delete", "namespace", &namespace.name, "--timeout=60s"]).ok();
+    for uid in uids {
+        let mounts = cluster.host.run(&["grep", "-c", &uid, "/proc/self/mountinfo"]);
+        assert_eq!(mounts.stdout.trim(), "0", "mounts of a pod that is gone");
+    }
 }
