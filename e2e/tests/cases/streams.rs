@@ -106,7 +106,7 @@ fn exec_gives_a_terminal(cluster: &Cluster) {
     for version in both() {
         let path = version.path.display();
         let command = format!(
-            "{path} --namespace {} exec -it talker -c talker -- sh -c 'tty; [ -t 0 ] && echo terminal; until stty size; do usleep 50000; done'",
+            "{path} --namespace {} exec -it talker -c talker -- sh -c 'tty; [ -t 0 ] && echo terminal; until stty size 2>/dev/null | grep 33; do usleep 50000; done'",
             namespace.name
         );
         let line = format!("stty rows 33 cols 99; {command}");
