@@ -144,6 +144,7 @@ impl TestHost {
             .args(["--", "env", "--chdir", INSIDE])
             .args(program)
             .env("HOME", format!("{INSIDE}/home"))
+            .env("TMPDIR", format!("{INSIDE}/files"))
             .env_remove("KUBECONFIG")
             .env_remove("SUDO_UID")
             .env_remove("SUDO_GID");
