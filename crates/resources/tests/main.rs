@@ -1,5 +1,6 @@
 //! The built-in kinds through a whole API server on a memory store: what holds for every kind, and what is
 //! special about some.
+#![allow(clippy::unwrap_used)] // a test fails by a panic
 
 #[path = "main/every_kind.rs"]
 mod every_kind;

@@ -25,13 +25,12 @@ impl Plugin for LimitRanger {
 
     fn handles(&self, operation: Operation, group: &str, resource: &str, subresource: &str) -> bool {
         group.is_empty()
-            && match (operation, resource, subresource) {
-                (Operation::Create, "pods" | "persistentvolumeclaims", "") => true,
-                (Operation::Update, "pods", "resize") | (Operation::Update, "persistentvolumeclaims", "") => {
-                    true
-                }
-                _ => false,
-            }
+            && matches!(
+                (operation, resource, subresource),
+                (Operation::Create, "pods" | "persistentvolumeclaims", "")
+                    | (Operation::Update, "pods", "resize")
+                    | (Operation::Update, "persistentvolumeclaims", "")
+            )
     }
 
     fn mutate<'a>(&'a self, write: &'a mut Write<'_>) -> BoxFuture<'a, Result<(), Status>> {

@@ -23,7 +23,7 @@ impl Plugin for NamespaceLifecycle {
         match operation {
             Operation::Delete => namespaces,
             Operation::Create | Operation::Update => {
-                !namespaces && !(group == "authorization.k8s.io" && resource == "localsubjectaccessreviews")
+                !(namespaces || group == "authorization.k8s.io" && resource == "localsubjectaccessreviews")
             }
             Operation::Connect => false,
         }

@@ -69,7 +69,7 @@ fn validate_metric(errs: &mut ErrorList, metric: &MetricSpec, path: &Path) {
         }
         Some("resource") => {
             let path = path.child("resource");
-            for m in &metric.resource {
+            if let Some(m) = &metric.resource {
                 if m.name.is_empty() {
                     errs.add_required(&path.child("name"), "must specify a resource name");
                 }

@@ -60,10 +60,8 @@ impl Strategy for Secrets {
                 errs.add_required(&data.key("username"), "");
                 errs.add_required(&data.key("password"), "");
             }
-            "kubernetes.io/ssh-auth" => {
-                if obj.data.at("ssh-privatekey").is_none_or(|v| v.0.is_empty()) {
-                    errs.add_required(&data.key("ssh-privatekey"), "");
-                }
+            "kubernetes.io/ssh-auth" if obj.data.at("ssh-privatekey").is_none_or(|v| v.0.is_empty()) => {
+                errs.add_required(&data.key("ssh-privatekey"), "");
             }
             "kubernetes.io/tls" => {
                 for key in ["tls.crt", "tls.key"] {

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 /// A running server.
 pub struct World {
-    pub ctx: Ctx,
     pub server: Arc<ApiServer>,
     pub store: Arc<dyn Store>,
     pub admin: Arc<dyn Transport>,
@@ -84,7 +83,7 @@ impl World {
         };
         bootstrap::run(&ctx, &client, server.registry().defs(), &initial).await.unwrap();
         let admin = server.transport(UserInfo::new("admin", &["system:masters"]));
-        let world = Self { ctx, server, store, admin, _dir: dir };
+        let world = Self { server, store, admin, _dir: dir };
         for namespace in ["default", "kube-system"] {
             let account = serde_json::json!({"metadata": {"name": "default"}});
             let url = format!("/api/v1/namespaces/{namespace}/serviceaccounts");

@@ -237,10 +237,8 @@ fn failure_rule(errs: &mut ErrorList, spec: &JobSpec, rule: &PodFailurePolicyRul
     let at = path.child("action");
     match rule.action.as_str() {
         "" => errs.add_required(&at, "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
-        "FailIndex" => {
-            if spec.backoff_limit_per_index.is_none() {
-                errs.add_invalid(&at, &rule.action, "requires the backoffLimitPerIndex to be set");
-            }
+        "FailIndex" if spec.backoff_limit_per_index.is_none() => {
+            errs.add_invalid(&at, &rule.action, "requires the backoffLimitPerIndex to be set");
         }
         action if !ACTIONS.contains(&action) => errs.add_not_supported(&at, action, ACTIONS),
         _ => {}

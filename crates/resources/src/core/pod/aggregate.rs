@@ -62,6 +62,6 @@ fn greatest(max: &mut BTreeMap<String, Quantity>, other: &BTreeMap<String, Quant
 }
 
 /// The containers of a pod, in the order in which rules visit them: init, regular, ephemeral.
-pub fn all<'a>(spec: &'a Value) -> impl Iterator<Item = &'a Value> {
+pub fn all(spec: &Value) -> impl Iterator<Item = &Value> {
     ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(|f| list(spec, &[f]))
 }
