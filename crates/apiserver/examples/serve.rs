@@ -67,7 +67,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let pki = server.pki();
     let now = ctx.clock.now();
     let alice = pki.issue_client("alice", None, now)?;
-    for (name, pem) in [("admin", pki.pem("admin")?), ("alpha", pki.pem("kubelet-client")?), ("alice", alice)] {
+    for (name, pem) in [("admin", pki.pem("admin")?), ("alpha", pki.pem("kubelet-client")?), ("alice", alice)]
+    {
         write_atomic(&dir.join(format!("{name}.crt")), pem.certificate.as_bytes())?;
         write_atomic(&dir.join(format!("{name}.key")), pem.key.as_bytes())?;
         let kubeconfig = format!(

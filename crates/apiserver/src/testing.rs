@@ -79,7 +79,12 @@ impl Server {
     }
 
     /// The same over a given store.
-    pub fn over(ctx: Ctx, store: Arc<dyn Store>, defs: Vec<ResourceDef>, plugins: Vec<Arc<dyn Plugin>>) -> Self {
+    pub fn over(
+        ctx: Ctx,
+        store: Arc<dyn Store>,
+        defs: Vec<ResourceDef>,
+        plugins: Vec<Arc<dyn Plugin>>,
+    ) -> Self {
         let registry = Registry::new(&ctx, store.clone(), defs, plugins);
         Self { ctx, store, registry }
     }
