@@ -6,6 +6,8 @@
 mod every_kind;
 #[path = "main/pods.rs"]
 mod pods;
+#[path = "main/policies.rs"]
+mod policies;
 #[path = "main/services.rs"]
 mod services;
 #[path = "main/table.rs"]
