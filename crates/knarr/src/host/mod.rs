@@ -12,8 +12,3 @@ pub fn hostname() -> String {
         name => name.to_owned(),
     }
 }
-
-/// Identifies the time since the machine was started.
-pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
