@@ -2,14 +2,17 @@
 //! order in which upstream runs them.
 
 mod certificates;
+mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
+mod volume_claim_resize;
 
 use crate::util::value::text;
 use knarr_apiserver::admission::{Plugin, Write};
@@ -28,9 +31,13 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(pod_security::PodSecurity),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_class::DefaultStorageClass),
+        Arc::new(volume_claim_resize::PersistentVolumeClaimResize),
+        Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificates::CertificateApproval),
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(default_class::DefaultIngressClass),
     ]
 }
 

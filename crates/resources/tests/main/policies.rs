@@ -168,3 +168,36 @@ async fn a_daemon_sets_template_generation_is_the_servers() {
     assert_eq!(changed["metadata"]["annotations"][key], "2");
     assert_eq!(changed["metadata"]["generation"], 2);
 }
+
+#[tokio::test]
+async fn default_and_runtime_classes_are_filled_in() {
+    let world = World::new().await;
+    let mut class = fixture("storageclasses");
+    class["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
+    world.post("/apis/storage.k8s.io/v1/storageclasses", &class).await.ok();
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = world.post(claims, &fixture("persistentvolumeclaims")).await.ok();
+    assert_eq!(claim["spec"]["storageClassName"], "fixture");
+    assert_eq!(claim["spec"]["volumeMode"], "Filesystem");
+    let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}});
+    let status = format!("{claims}/fixture/status");
+    world.patch(&status, "merge-patch+json", &bound).await.ok();
+    let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    let refused = world.patch(&format!("{claims}/fixture"), "merge-patch+json", &more).await.refused(403);
+    let want = "persistentvolumeclaims \"fixture\" is forbidden: only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    assert_eq!(refused, want);
+
+    let mut runtime = fixture("runtimeclasses");
+    runtime["overhead"] = json!({"podFixed": {"cpu": "10m"}});
+    runtime["scheduling"] = json!({"nodeSelector": {"fast": "yes"}});
+    world.post("/apis/node.k8s.io/v1/runtimeclasses", &runtime).await.ok();
+    let mut made = pod("a", json!({}));
+    made["spec"]["runtimeClassName"] = "fixture".into();
+    let made = world.post(PODS, &made).await.ok();
+    assert_eq!(made["spec"]["overhead"], json!({"cpu": "10m"}));
+    assert_eq!(made["spec"]["nodeSelector"], json!({"fast": "yes"}));
+    let mut lost = pod("b", json!({}));
+    lost["spec"]["runtimeClassName"] = "absent".into();
+    let refused = world.post(PODS, &lost).await.refused(403);
+    assert_eq!(refused, "pods \"b\" is forbidden: pod rejected: RuntimeClass \"absent\" not found");
+}
