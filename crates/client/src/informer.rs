@@ -2,6 +2,7 @@
 //! One informer per collection is shared by everybody who was given the same [`Informers`].
 
 use crate::reflector::{self, Sink, Source};
+use crate::trim::without_managed_fields;
 use crate::{Client, ResourcePath};
 use bytes::Bytes;
 use knarr_api::Kind;
@@ -22,8 +23,8 @@ pub trait Object: Send + Sync + 'static {
 
 impl<K: Kind> Object for K {
     fn read(json: &[u8]) -> Result<Self, String> {
-        let mut object = K::decode(json).map_err(|e| e.to_string())?;
         // Nobody reads these from a copy, and an update without them keeps the server's.
+        let mut object = K::decode(&without_managed_fields(json)).map_err(|e| e.to_string())?;
         object.meta_mut().managed_fields = None;
         Ok(object)
     }
@@ -41,7 +42,8 @@ pub struct Metadata {
 
 impl Object for Metadata {
     fn read(json: &[u8]) -> Result<Self, String> {
-        let mut object: Self = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let json = without_managed_fields(json);
+        let mut object: Self = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
         object.metadata.managed_fields = None;
         Ok(object)
     }

@@ -13,6 +13,7 @@ pub mod queue;
 pub mod recorder;
 pub mod reflector;
 pub mod transport;
+mod trim;
 pub mod watch;
 
 pub use body::Body;
