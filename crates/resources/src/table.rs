@@ -1,8 +1,8 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node, policy, rbac,
-    scheduling, storage,
+    apps, autoscaling, batch, certificates, coordination, core, discovery, flowcontrol, networking, node,
+    policy, rbac, scheduling, storage,
 };
 use knarr_apiserver::def::ResourceDef;
 
@@ -38,6 +38,8 @@ pub fn all() -> Vec<ResourceDef> {
         core::service::def(),
         core::serviceaccount::def(),
         discovery::endpointslice::def(),
+        flowcontrol::flowschema::def(),
+        flowcontrol::prioritylevelconfiguration::def(),
         networking::ingress::def(),
         networking::ingressclass::def(),
         networking::ipaddress::def(),

@@ -78,8 +78,6 @@ const NOT_DECLARED: &[&str] = &[
     "authorization.k8s.io/v1/selfsubjectaccessreviews",
     "authorization.k8s.io/v1/selfsubjectrulesreviews",
     "authorization.k8s.io/v1/subjectaccessreviews",
-    "flowcontrol.apiserver.k8s.io/v1/flowschemas",
-    "flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations",
     "resource.k8s.io/v1/deviceclasses",
     "resource.k8s.io/v1/resourceclaims",
     "resource.k8s.io/v1/resourceclaimtemplates",
