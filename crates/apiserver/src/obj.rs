@@ -179,6 +179,18 @@ impl Stored {
         self.put_revision(out);
     }
 
+    /// Writes only kind and metadata, as PartialObjectMetadata of a version of `meta.k8s.io`.
+    pub fn put_partial(&self, out: &mut BytesMut, version: &str) {
+        let metadata = &self.value[self.tail..object_end(&self.value, self.tail)];
+        out.reserve(metadata.len() + 128);
+        out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+        out.put_slice(version.as_bytes());
+        out.put_slice(b"\",\"metadata\":{");
+        self.put_revision(out);
+        out.put_slice(metadata);
+        out.put_slice(b"}");
+    }
+
     fn put_revision(&self, out: &mut BytesMut) {
         out.put_slice(b"\"resourceVersion\":\"");
         put_decimal(out, self.revision);
@@ -207,6 +219,26 @@ impl Stored {
         }
         value
     }
+}
+
+/// Where the object ends, closing brace included, whose content begins at `at`.
+fn object_end(json: &[u8], mut at: usize) -> usize {
+    let mut depth = 1usize;
+    while depth > 0 && at < json.len() {
+        match json[at] {
+            b'"' => {
+                at += 1;
+                while at < json.len() && json[at] != b'"' {
+                    at += if json[at] == b'\\' { 2 } else { 1 };
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    at.min(json.len())
 }
 
 /// Writes a number in decimal without allocating.
@@ -503,6 +535,24 @@ mod tests {
         assert_eq!(full["metadata"]["resourceVersion"], "42");
         assert_eq!((&full, &full["spec"]), (&obj.stored.parse(), &json!({"nodeName": "n1"})));
         assert!(stored.value.as_ptr() == obj.stored.value.as_ptr(), "canonical bytes are not copied");
+    }
+
+    #[test]
+    fn metadata_alone_is_cut_out_of_the_stored_bytes() {
+        for metadata in [
+            json!({}),
+            json!({"name": "a"}),
+            json!({"annotations": {"x": "}]\"\\"}, "managedFields": [{"fieldsV1": {"f:a": {}}}], "name": "a"}),
+        ] {
+            let pod = json!({"kind": "Pod", "metadata": metadata, "spec": {"metadata": {"name": "b"}}});
+            let mut out = BytesMut::new();
+            shape().encode(&pod).at(42).put_partial(&mut out, "v1");
+            let partial: Value = serde_json::from_slice(&out).unwrap();
+            let mut wanted = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                "metadata": metadata});
+            wanted["metadata"]["resourceVersion"] = "42".into();
+            assert_eq!(partial, wanted);
+        }
     }
 
     #[test]

@@ -132,6 +132,17 @@ impl Frames {
             let object = proto::wrap(&self.version().api_version, self.resource.def.kind, &body);
             return Ok(proto::watch_frame(name, &object).into());
         }
+        if let (Media::Json, Some((Transform::Partial | Transform::PartialList, version))) =
+            (self.media, self.transform)
+        {
+            let mut out = BytesMut::with_capacity(1024);
+            out.put_slice(b"{\"type\":\"");
+            out.put_slice(name.as_bytes());
+            out.put_slice(b"\",\"object\":");
+            stored.put_partial(&mut out, version);
+            out.put_slice(b"}\n");
+            return Ok(out.freeze());
+        }
         let object = self.shape(stored.parse())?;
         Ok(self.frame(name, &object))
     }
