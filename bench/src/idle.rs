@@ -1,6 +1,6 @@
 //! What a cluster costs that does nothing.
 
-use crate::process::Servers;
+use crate::process::{Servers, disk_bytes};
 use crate::table::Table;
 use anyhow::Result;
 use knarr_base::Ctx;
@@ -19,6 +19,7 @@ pub async fn rows(
     }
     ctx.clock.sleep(settle).await;
     let (cpu, written, started) = (servers.cpu(), servers.written_bytes(), ctx.clock.instant());
+    let disk = disk_bytes();
     ctx.clock.sleep(length).await;
     let took = (ctx.clock.instant() - started).as_secs_f64();
     let over = format!("over {:.0} s after {:.0} s", length.as_secs_f64(), settle.as_secs_f64());
@@ -35,7 +36,11 @@ pub async fn rows(
     }
     if let Some((now, before)) = servers.written_bytes().zip(written) {
         let rate = now.saturating_sub(before) as f64 / took / 1e3;
-        table.value(&format!("idle disk writes {over}"), format!("{rate:.2} kB/s"), "under 4 kB/s");
+        table.value("idle disk writes, the processes' own count", format!("{rate:.2} kB/s"), "");
+    }
+    if let Some((now, before)) = disk_bytes().zip(disk) {
+        let rate = now.saturating_sub(before) as f64 / took / 1e3;
+        table.value("idle disk writes, whole machine", format!("{rate:.2} kB/s"), "under 4 kB/s");
     }
     Ok(())
 }

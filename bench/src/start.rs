@@ -122,6 +122,9 @@ impl Own {
             .env(key, value)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if self.node {
+            command.args(["--cgroup-root", &format!("knarr-bench-{}", self.ports[0])]);
+        }
         command
     }
 
@@ -130,9 +133,7 @@ impl Own {
         let mut command = self.command(if self.node { "up" } else { "server" });
         command.args(["--kubeconfig", "none", "--node-name", "alpha", "--https-port", &https]);
         command.args(["--kubelet-port", &kubelet, "--dns-port", &dns]);
-        if self.node {
-            command.args(["--cgroup-root", &format!("knarr-bench-{https}")]);
-        } else {
+        if !self.node {
             command.args(["--node-ip", "10.244.0.1", "--bind-address", "127.0.0.1"]);
         }
         let started = self.ctx.clock.instant();
