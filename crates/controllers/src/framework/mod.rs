@@ -71,8 +71,8 @@ async fn work(name: &'static str, queue: WorkQueue<Key>, controller: Arc<dyn Rec
                 }
             }
             Err(error) => {
-                // Conflicts and objects that vanished are the ordinary course of things.
-                if error.is_conflict() || error.is_not_found() {
+                // Conflicts, objects that vanished and namespaces that go are the ordinary course of things.
+                if error.is_conflict() || error.is_not_found() || namespace_goes(&error) {
                     tracing::debug!(controller = name, %key, %error, "sync again");
                 } else {
                     tracing::warn!(controller = name, %key, %error, "sync failed");
@@ -82,4 +82,9 @@ async fn work(name: &'static str, queue: WorkQueue<Key>, controller: Arc<dyn Rec
         }
         queue.done(&key);
     }
+}
+
+/// Whether a write was refused because its namespace is being deleted.
+pub fn namespace_goes(error: &Error) -> bool {
+    error.status().is_some_and(|s| s.message.contains("because it is being terminated"))
 }

@@ -64,7 +64,7 @@ impl PodControl {
             }
             Err(error) => {
                 // A namespace on its way out refuses everything; nobody needs to be told.
-                if !error.status().is_some_and(|s| s.message.contains("because it is being terminated")) {
+                if !super::namespace_goes(&error) {
                     self.recorder.warning(owner, "FailedCreate", format!("Error creating: {error}"));
                 }
                 Err(error)

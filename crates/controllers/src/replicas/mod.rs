@@ -8,7 +8,7 @@ mod view;
 use crate::framework::claim::Claim;
 use crate::framework::expectations::Expectations;
 use crate::framework::pod_control::{PodControl, about, controller_of, controller_ref, pod_from};
-use crate::framework::{Next, Reconcile, Start, pods, run};
+use crate::framework::{Next, Reconcile, Start, namespace_goes, pods, run};
 use futures_util::future::join_all;
 use knarr_api::apps::v1::ReplicaSet;
 use knarr_api::core::v1::{Pod, ReplicationController};
@@ -181,7 +181,7 @@ impl<K: Replicated> Replicas<K> {
                     .create_batch(&about, count, |_| pod_from(&template, &namespace, owner.clone()))
                     .await;
                 (0..missing).for_each(|_| self.expectations.created(uid));
-                error.filter(|e| !is_terminating(e)).map(|e| ("FailedCreate", e))
+                error.filter(|e| !namespace_goes(e)).map(|e| ("FailedCreate", e))
             }
             plan::Plan::Delete(victims) => {
                 let uid_of = |pod: &Arc<Pod>| pod.metadata.uid.clone().unwrap_or_default();
@@ -217,8 +217,4 @@ impl<K: Replicated> Replicas<K> {
         }
         Ok(counts.check_again.map_or(Next::Done, |delay: Duration| Next::After(delay)))
     }
-}
-
-fn is_terminating(error: &Error) -> bool {
-    error.status().is_some_and(|s| s.message.contains("because it is being terminated"))
 }
