@@ -96,7 +96,7 @@ impl Node {
             labels: BTreeMap::new(),
             capacity: None,
             version: KUBERNETES.to_owned(),
-            resolv_conf: resolv_conf(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
             log_max_bytes: LOG_MAX_BYTES,
             log_max_files: LOG_MAX_FILES,
         };
@@ -111,13 +111,6 @@ impl Node {
     pub async fn shutdown(self) {
         self.ctx.tasks.shutdown(Duration::from_secs(5)).await;
     }
-}
-
-/// Where the machine's resolvers are; systemd-resolved's stub listens on loopback, which pods do not share.
-fn resolv_conf() -> PathBuf {
-    let resolved = PathBuf::from("/run/systemd/resolve/resolv.conf");
-    let stub = std::fs::read_to_string("/etc/resolv.conf").is_ok_and(|text| text.contains("127.0.0.53"));
-    if stub && resolved.exists() { resolved } else { PathBuf::from("/etc/resolv.conf") }
 }
 
 /// Waits for the Node's Ready condition, by a watch.
