@@ -31,7 +31,26 @@ fn main() {
 }
 
 /// The folder of k8s-openapi, asked of cargo, because it may be a registry, a vendor folder or a checkout.
+/// Where the sources of k8s-openapi are: in cargo's registry folder, or wherever `cargo metadata` says (vendored
+/// sources). The folder comes first, for cargo answers offline only when it has every package of the lock file,
+/// those of other platforms and of tests included, which a machine that has only built this never has.
 fn source() -> Option<PathBuf> {
+    in_registry().or_else(by_metadata)
+}
+
+fn in_registry() -> Option<PathBuf> {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR")?);
+    let lock = manifest.ancestors().find_map(|folder| fs::read_to_string(folder.join("Cargo.lock")).ok())?;
+    let package = lock.split("[[package]]").find(|package| package.contains("name = \"k8s-openapi\"\n"))?;
+    let version = package.split("version = \"").nth(1)?.split('"').next()?;
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
+    let registries = fs::read_dir(home.join("registry/src")).ok()?;
+    let folders = registries.flatten().map(|registry| registry.path().join(format!("k8s-openapi-{version}")));
+    folders.into_iter().find(|folder| folder.join(DEFINITIONS).is_dir())
+}
+
+fn by_metadata() -> Option<PathBuf> {
     let mut cargo = Command::new(env::var_os("CARGO")?);
     cargo.args(["metadata", "--format-version", "1", "--locked", "--offline"]);
     let output = cargo.current_dir(env::var_os("CARGO_MANIFEST_DIR")?).output().ok()?;

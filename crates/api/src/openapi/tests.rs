@@ -104,6 +104,15 @@ fn kubectl_finds_the_kind_its_merge_keys_and_the_parameters_of_patch() {
 }
 
 #[test]
+fn types_and_fields_have_descriptions() {
+    let document = v3(&served(), "api/v1").unwrap();
+    let pod = &document["components"]["schemas"]["io.k8s.api.core.v1.Pod"];
+    for described in [pod, &pod["properties"]["spec"], &pod["properties"]["kind"]] {
+        assert!(described["description"].as_str().is_some_and(|text| text.len() > 20), "{described}");
+    }
+}
+
+#[test]
 fn hashes_change_with_what_is_served() {
     let all = served();
     let fewer: Vec<Served> = all.iter().filter(|s| s.resource != "deployments/scale").cloned().collect();
