@@ -95,7 +95,7 @@ impl Keyspace {
             let _ = sender.send(WatchBatch { events, revision });
         }
         state.watchers.push(Watcher { start, end, from, sender });
-        Ok(receiver)
+        Ok(WatchStream::local(receiver))
     }
 
     /// Makes what was committed visible: to the index, then to the watches, then to [`Keyspace::revision`].

@@ -1,19 +1,27 @@
 //! CONTRACT. The revisioned key-value store under the API server: etcd's model (one revision per committed
 //! transaction, multi-version reads, watches from a revision, compaction, leases) as an object-safe,
-//! byte-level trait. Backends: [`memory`] for tests, [`embedded`] for one machine. Only the API server
-//! opens a store.
+//! byte-level trait. Backends: [`memory`] for tests, [`embedded`] for one machine, [`etcd`] for several. Only the
+//! API server opens a store.
 
+mod compaction;
 pub mod embedded;
+pub mod etcd;
 mod index;
 mod keyspace;
 mod lease;
 pub mod memory;
 mod plan;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
+mod watch;
+
+pub use compaction::{Compaction, compact_periodically};
+pub use watch::WatchStream;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
 /// The number of a committed change, shared by all keys of a keyspace. Starts at 1 in an empty store
 /// and grows by one with every committed put or delete.
@@ -102,9 +110,17 @@ pub struct WatchBatch {
     pub revision: Revision,
 }
 
-/// The receiving end of a watch. It ends (returns `None`) when the store closes or the watch fell behind
-/// what the backend keeps; the watcher then lists and watches again.
-pub type WatchStream = tokio::sync::mpsc::UnboundedReceiver<WatchBatch>;
+/// How far a reader of watches can tell that it has seen everything, without reading the store itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// [`Store::revision`] is the latest of all, and every commit is told to every watch.
+    Told,
+    /// The latest revision has to be asked for ([`Store::latest`]), and a watch tells how far it has come when it is
+    /// asked to ([`WatchStream::request_progress`]).
+    OnRequest,
+    /// The same, but a watch's word on its progress is not to be trusted: only a read of the store is fresh.
+    ByReading,
+}
 
 /// What `knarr status` and `/metrics` show of a store.
 #[derive(Clone, Debug, Default)]
@@ -159,6 +175,9 @@ pub enum StoreError {
     /// The lease does not exist.
     #[error("requested lease not found")]
     NoLease,
+    /// The backend refuses for a reason of its own.
+    #[error("{0}")]
+    Backend(String),
 }
 
 /// A revisioned key-value store. All methods may be called concurrently.
@@ -186,8 +205,9 @@ pub trait Store: Send + Sync + 'static {
     fn delete(&self, key: Bytes, expect: Revision) -> BoxFuture<'_, Result<Outcome, StoreError>>;
 
     /// Changes of `start..end` from revision `from` (inclusive) on; `from` = current + 1 for new ones only.
-    /// Every commit delivers a batch to every watch of the keyspace in commit order, empty (progress) when none of
-    /// its keys are in range, so that a reader learns how far it has seen.
+    /// Where the store is [`Freshness::Told`], every commit delivers a batch to every watch of the keyspace in commit
+    /// order, empty (progress) when none of its keys are in range, so that a reader learns how far it has seen. The
+    /// changes of one revision are never spread over two batches.
     fn watch(
         &self,
         start: Bytes,
@@ -195,11 +215,37 @@ pub trait Store: Send + Sync + 'static {
         from: Revision,
     ) -> BoxFuture<'_, Result<WatchStream, StoreError>>;
 
-    /// The latest committed revision. Does not wait.
+    /// The latest revision that is known here, without waiting. Others may have written since unless the store is
+    /// [`Freshness::Told`].
     fn revision(&self) -> Revision;
+
+    /// The latest revision of all, at a moment between the call and its answer.
+    fn latest(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        Box::pin(ready(Ok(self.revision())))
+    }
+
+    /// What a reader of watches may rely on; may change as members of a cluster are replaced.
+    fn freshness(&self) -> Freshness {
+        Freshness::Told
+    }
 
     /// Forgets history up to `revision` (keeps what is live at it).
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// One turn of periodic compaction: forgets what was history at the turn before. Where several programs share the
+    /// store, they share the turns.
+    fn compact_in_turn<'a>(&'a self, state: &'a mut Compaction) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let before = std::mem::replace(&mut state.revision, self.revision());
+            match before {
+                0 => Ok(()),
+                before => match self.compact(before).await {
+                    Err(StoreError::Compacted { .. }) => Ok(()),
+                    result => result,
+                },
+            }
+        })
+    }
 
     /// A lease that expires `ttl_seconds` after now (or after its last keep-alive).
     fn grant_lease(&self, ttl_seconds: u64) -> BoxFuture<'_, Result<LeaseId, StoreError>>;

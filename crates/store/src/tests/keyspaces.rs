@@ -13,7 +13,7 @@ async fn make() -> Fixture {
     let neighbour = engine.keyspace("neighbour");
     put(&*neighbour, "a", Expect::Absent, "neighbour").await;
     let store = engine.keyspace("main");
-    Fixture { store, clock, _keep: Box::new((engine, dir)) }
+    Fixture::local(store, clock, (engine, dir))
 }
 
 mod embedded {

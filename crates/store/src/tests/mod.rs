@@ -1,6 +1,7 @@
 //! Tests of the store. [`suite`] is what every backend must do; the rest is about the embedded one.
 
 mod directory;
+mod etcd;
 mod full_disk;
 mod keyspaces;
 mod kill;

@@ -1,7 +1,8 @@
 //! What every backend must do, run over each of them.
 
 use crate::{
-    Expect, KeyValue, Outcome, Range, Revision, Store, StoreError, WatchBatch, WatchStream, prefix_end,
+    Expect, KeyValue, Outcome, Range, Revision, Store, StoreError, WatchBatch, WatchEvent, WatchStream,
+    prefix_end,
 };
 use bytes::Bytes;
 use knarr_base::{Clock, Ctx, ManualClock};
@@ -12,8 +13,28 @@ use std::time::{Duration, SystemTime};
 /// A store to test, the clock it runs on, and whatever must live as long.
 pub(super) struct Fixture {
     pub store: Arc<dyn Store>,
-    pub clock: Arc<ManualClock>,
+    /// The clock that the test moves; `None` for a backend with a clock of its own.
+    pub clock: Option<Arc<ManualClock>>,
+    /// The store's revision at the start.
+    pub base: Revision,
     pub _keep: Box<dyn std::any::Any + Send>,
+}
+
+impl Fixture {
+    /// A fixture in this process.
+    pub fn local(store: Arc<dyn Store>, clock: Arc<ManualClock>, keep: impl std::any::Any + Send) -> Self {
+        Self { store, clock: Some(clock), base: 1, _keep: Box::new(keep) }
+    }
+
+    /// A short and a long term of a lease, in seconds; both are waited for.
+    fn terms(&self) -> (u64, u64) {
+        if self.clock.is_some() { (60, 600) } else { (2, 4) }
+    }
+
+    /// How many keys there are.
+    async fn keys(&self) -> usize {
+        self.store.range(Range { count_only: true, ..all(None) }).await.unwrap().count
+    }
 }
 
 /// A context whose clock stands still.
@@ -31,8 +52,12 @@ macro_rules! suite {
         })*
     };
     ($make:path) => {
+        $crate::tests::suite::suite!($make, shared);
+        $crate::tests::suite::suite!($make: every_commit_reaches_every_watch, keys_are_counted_at_once);
+    };
+    ($make:path, shared) => {
         $crate::tests::suite::suite!($make:
-            an_empty_store_is_at_revision_one,
+            an_empty_store_is_at_its_first_revision,
             a_put_creates_only_what_is_absent_and_updates_only_what_is_unchanged,
             a_delete_wants_the_revision_it_saw,
             reads_at_a_revision_see_the_store_as_it_was,
@@ -40,7 +65,8 @@ macro_rules! suite {
             range_ends_follow_etcd,
             a_watch_from_the_past_replays_with_previous_values,
             a_watch_from_the_future_waits_for_its_revision,
-            every_commit_reaches_every_watch,
+            the_latest_revision_is_that_of_the_last_write,
+            periodic_compaction_keeps_one_interval,
             compaction_forgets_history_and_keeps_what_is_live,
             compacting_twice_or_into_the_future_is_refused,
             concurrent_writers_are_put_in_one_order,
@@ -59,7 +85,7 @@ mod memory {
 
     async fn make() -> Fixture {
         let (ctx, clock) = manual_ctx();
-        Fixture { store: crate::memory::MemoryStore::new(&ctx), clock, _keep: Box::new(()) }
+        Fixture::local(crate::memory::MemoryStore::new(&ctx), clock, ())
     }
     suite!(make);
 }
@@ -138,13 +164,50 @@ fn describe(batches: &[WatchBatch]) -> Vec<String> {
         .collect()
 }
 
-pub(super) async fn an_empty_store_is_at_revision_one(f: Fixture) {
-    assert_eq!(f.store.revision(), 1);
+pub(super) async fn an_empty_store_is_at_its_first_revision(f: Fixture) {
+    assert_eq!(f.store.revision(), f.base);
     let result = f.store.range(all(None)).await.unwrap();
-    assert_eq!((result.count, result.revision, result.kvs.len()), (0, 1, 0));
+    assert_eq!((result.count, result.revision, result.kvs.len()), (0, f.base, 0));
     assert_eq!(f.store.get(b"a", None).await.unwrap(), None);
-    assert_eq!(put(&*f.store, "a", Expect::Absent, "1").await, 2);
-    assert_eq!((f.store.stats().revision, f.store.stats().keys), (2, 1));
+    assert_eq!(put(&*f.store, "a", Expect::Absent, "1").await, f.base + 1);
+    assert_eq!((f.store.stats().revision, f.keys().await), (f.base + 1, 1));
+}
+
+pub(super) async fn keys_are_counted_at_once(f: Fixture) {
+    for key in ["a", "b"] {
+        put(&*f.store, key, Expect::Absent, "1").await;
+    }
+    assert_eq!(f.store.stats().keys, 2);
+    done(f.store.delete(bytes("a"), f.base + 1).await.unwrap());
+    assert_eq!(f.store.stats().keys, 1);
+}
+
+pub(super) async fn the_latest_revision_is_that_of_the_last_write(f: Fixture) {
+    let s = &*f.store;
+    assert_eq!(s.latest().await.unwrap(), f.base);
+    let made = put(s, "a", Expect::Absent, "1").await;
+    let asked = futures_util::future::join_all((0..20).map(|_| s.latest())).await;
+    assert!(asked.into_iter().all(|answer| answer.unwrap() == made));
+}
+
+/// Two programs that share a store share the turns: history goes once an interval, whoever it was.
+pub(super) async fn periodic_compaction_keeps_one_interval(f: Fixture) {
+    let s = &*f.store;
+    let (mut one, mut other) = (crate::Compaction::default(), crate::Compaction::default());
+    let mut last = put(s, "k", Expect::Absent, "0").await;
+    let mut at = vec![last];
+    for round in 1..=6 {
+        // Turns of the one and the other alternate, as two servers' timers do.
+        s.compact_in_turn(if round % 2 == 0 { &mut one } else { &mut other }).await.unwrap();
+        last = put(s, "k", Expect::Unchanged(last), &round.to_string()).await;
+        at.push(last);
+    }
+    assert!(s.get(b"k", Some(at[5])).await.is_ok(), "the last interval is readable");
+    s.compact_in_turn(&mut one).await.unwrap();
+    s.compact_in_turn(&mut one).await.unwrap();
+    s.compact_in_turn(&mut one).await.unwrap();
+    assert!(matches!(s.get(b"k", Some(at[5])).await, Err(StoreError::Compacted { .. })));
+    assert_eq!(s.get(b"k", None).await.unwrap().unwrap().mod_revision, last);
 }
 
 pub(super) async fn a_put_creates_only_what_is_absent_and_updates_only_what_is_unchanged(f: Fixture) {
@@ -171,7 +234,7 @@ pub(super) async fn a_delete_wants_the_revision_it_saw(f: Fixture) {
     assert_eq!(s.get(b"a", None).await.unwrap(), None);
     let again = put(s, "a", Expect::Absent, "3").await;
     assert_eq!(s.get(b"a", None).await.unwrap(), Some(kv("a", "3", again, again)), "a key starts anew");
-    assert_eq!(s.stats().keys, 1);
+    assert_eq!(f.keys().await, 1);
 }
 
 pub(super) async fn reads_at_a_revision_see_the_store_as_it_was(f: Fixture) {
@@ -180,7 +243,7 @@ pub(super) async fn reads_at_a_revision_see_the_store_as_it_was(f: Fixture) {
     let b1 = put(s, "b", Expect::Absent, "1").await;
     let a2 = put(s, "a", Expect::Unchanged(a1), "2").await;
     let gone = done(s.delete(bytes("b"), b1).await.unwrap());
-    assert_eq!(read(s, all(Some(1))).await, [""; 0]);
+    assert_eq!(read(s, all(Some(f.base))).await, [""; 0]);
     assert_eq!(read(s, all(Some(a1))).await, ["a=1"]);
     assert_eq!(read(s, all(Some(b1))).await, ["a=1", "b=1"]);
     assert_eq!(read(s, all(Some(a2))).await, ["a=2", "b=1"]);
@@ -242,7 +305,7 @@ pub(super) async fn a_watch_from_the_past_replays_with_previous_values(f: Fixtur
     let a3 = done(s.delete(bytes("/w/a"), a2).await.unwrap());
     let a4 = put(s, "/w/a", Expect::Absent, "4").await;
 
-    let mut watch = s.watch(bytes("/w/"), prefix_end(b"/w/"), 1).await.unwrap();
+    let mut watch = s.watch(bytes("/w/"), prefix_end(b"/w/"), f.base + 1).await.unwrap();
     let past = until(&mut watch, a4).await;
     let expected: Vec<String> = vec![
         format!("+/w/a=1@{a1}"),
@@ -324,7 +387,7 @@ pub(super) async fn compacting_twice_or_into_the_future_is_refused(f: Fixture) {
 }
 
 pub(super) async fn concurrent_writers_are_put_in_one_order(f: Fixture) {
-    let mut watch = f.store.watch(Bytes::new(), Bytes::from_static(&[0]), 2).await.unwrap();
+    let mut watch = f.store.watch(Bytes::new(), Bytes::from_static(&[0]), f.base + 1).await.unwrap();
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..16 {
         let store = f.store.clone();
@@ -343,11 +406,11 @@ pub(super) async fn concurrent_writers_are_put_in_one_order(f: Fixture) {
         writer.unwrap();
     }
     let end = f.store.revision();
-    assert_eq!(end, 1 + 16 * 20);
+    assert_eq!(end, f.base + 16 * 20);
     let batches = until(&mut watch, end).await;
     let revisions: Vec<Revision> =
         batches.iter().flat_map(|b| &b.events).map(|event| event.kv.mod_revision).collect();
-    assert_eq!(revisions, (2..=end).collect::<Vec<_>>(), "every revision once, in order");
+    assert_eq!(revisions, (f.base + 1..=end).collect::<Vec<_>>(), "every revision once, in order");
     let mut values = BTreeMap::new();
     for event in batches.iter().flat_map(|batch| &batch.events) {
         let prev = event.prev.as_ref().map(|prev| prev.value.clone());
@@ -379,8 +442,12 @@ pub(super) async fn only_one_of_many_racing_writers_wins(f: Fixture) {
 
 pub(super) async fn an_expired_lease_deletes_its_keys(f: Fixture) {
     let s = &*f.store;
-    let long = s.grant_lease(600).await.unwrap();
-    let short = s.grant_lease(60).await.unwrap();
+    let (short_term, long_term) = f.terms();
+    let watch_clock = knarr_base::SystemClock::new();
+    let now = || f.clock.as_ref().map_or_else(|| watch_clock.instant(), |clock| clock.instant());
+    let granted = now();
+    let long = s.grant_lease(long_term).await.unwrap();
+    let short = s.grant_lease(short_term).await.unwrap();
     assert_ne!(long, short);
     s.put(bytes("/e/a"), Expect::Absent, bytes("1"), short).await.unwrap();
     s.put(bytes("/e/b"), Expect::Absent, bytes("1"), short).await.unwrap();
@@ -389,44 +456,53 @@ pub(super) async fn an_expired_lease_deletes_its_keys(f: Fixture) {
     assert_eq!(s.get(b"/e/a", None).await.unwrap().unwrap().lease, short);
 
     let mut watch = s.watch(bytes("/e/"), prefix_end(b"/e/"), at + 1).await.unwrap();
-    let granted = f.clock.instant();
-    let batches = until_moving_on(&f, &mut watch, at + 2).await;
-    assert!(f.clock.instant() - granted >= Duration::from_secs(60), "not before its time");
-    assert_eq!(describe(&batches), [format!("-/e/a=1@{}", at + 1), format!("-/e/b=1@{}", at + 2)]);
+    let ended = ended(&f, &mut watch, 2).await;
+    assert!(now() - granted >= Duration::from_secs(short_term), "not before its time");
+    let keys: Vec<&[u8]> = ended.iter().map(|event| &event.kv.key[..]).collect();
+    assert_eq!(keys, [b"/e/a", b"/e/b"]);
+    // etcd deletes all of them in one revision, the others make one for each.
+    assert!(ended[0].kv.mod_revision == at + 1 && ended[1].kv.mod_revision <= at + 2);
+    assert!(ended.iter().all(|event| event.deleted && event.prev.as_ref().unwrap().value == bytes("1")));
     let refused = s.put(bytes("/e/z"), Expect::Absent, bytes("1"), short).await;
     assert!(matches!(refused, Err(StoreError::NoLease)));
-    f.clock.advance(Duration::from_secs(600));
-    until_moving_on(&f, &mut watch, at + 3).await;
+    super::suite::ended(&f, &mut watch, 1).await;
     assert_eq!(read(s, prefix("/e/")).await, ["/e/d=1"]);
 }
 
-/// The batches of a watch up to a revision, moving the clock on a second at a time until they are there.
-async fn until_moving_on(f: &Fixture, watch: &mut WatchStream, revision: Revision) -> Vec<WatchBatch> {
-    let mut batches: Vec<WatchBatch> = Vec::new();
-    while batches.last().is_none_or(|batch| batch.revision < revision) {
+/// The next `count` changes of a watch, moving the clock on a second at a time until they are there.
+async fn ended(f: &Fixture, watch: &mut WatchStream, count: usize) -> Vec<WatchEvent> {
+    let mut events: Vec<WatchEvent> = Vec::new();
+    let mut patience = 6000;
+    while events.len() < count {
         match tokio::time::timeout(Duration::from_millis(5), watch.recv()).await {
-            Ok(batch) => batches.push(batch.expect("the watch goes on")),
-            Err(_) => f.clock.advance(Duration::from_secs(1)),
+            Ok(batch) => events.extend(batch.expect("the watch goes on").events),
+            Err(_) => {
+                patience -= 1;
+                assert!(patience > 0, "{} of {count} changes within half a minute", events.len());
+                if let Some(clock) = &f.clock {
+                    clock.advance(Duration::from_secs(1));
+                }
+            }
         }
     }
-    batches
+    events
 }
 
 pub(super) async fn a_lease_lets_go_of_a_key_that_was_put_without_it(f: Fixture) {
     let s = &*f.store;
-    let lease = s.grant_lease(10).await.unwrap();
+    let lease = s.grant_lease(f.terms().0).await.unwrap();
     let made = done(s.put(bytes("kept"), Expect::Absent, bytes("1"), lease).await.unwrap());
     s.put(bytes("lost"), Expect::Absent, bytes("1"), lease).await.unwrap();
     let at = put(s, "kept", Expect::Unchanged(made), "2").await;
     let mut watch = s.watch(Bytes::new(), Bytes::from_static(&[0]), at + 1).await.unwrap();
-    until_moving_on(&f, &mut watch, at + 1).await;
+    assert_eq!(ended(&f, &mut watch, 1).await[0].kv.key, bytes("lost"));
     assert_eq!(read(s, all(None)).await, ["kept=2"]);
 }
 
 pub(super) async fn an_unknown_lease_is_refused(f: Fixture) {
     let refused = f.store.put(bytes("a"), Expect::Absent, bytes("1"), 4711).await;
-    assert!(matches!(refused, Err(StoreError::NoLease)));
-    assert_eq!(f.store.revision(), 1);
+    assert!(matches!(refused, Err(StoreError::NoLease)), "{refused:?}");
+    assert_eq!(f.store.revision(), f.base);
 }
 
 /// Random puts, deletes and compactions; after each, reads at random revisions equal those of a model that
@@ -435,13 +511,14 @@ pub(super) async fn a_random_history_reads_the_same_as_a_simple_model(f: Fixture
     let rng = knarr_base::rng::SeededRng::new(7);
     let rng: &dyn knarr_base::Rng = &rng;
     let s = &*f.store;
-    let mut past: Vec<BTreeMap<Bytes, KeyValue>> = vec![BTreeMap::new(); 2];
-    let mut compacted = 0;
+    // What the store held at the revision `base` + its place here.
+    let mut past: Vec<BTreeMap<Bytes, KeyValue>> = vec![BTreeMap::new()];
+    let mut compacted = f.base - 1;
     for step in 0..600u64 {
         let mut now = past.last().unwrap().clone();
         let key = bytes(&format!("/{}", rng.below(20)));
         let current = now.get(&key).cloned();
-        let revision = past.len() as Revision;
+        let revision = f.base + past.len() as Revision;
         match (rng.below(10), current) {
             (0..3, Some(kv)) => {
                 assert_eq!(done(s.delete(key.clone(), kv.mod_revision).await.unwrap()), revision);
@@ -466,17 +543,17 @@ pub(super) async fn a_random_history_reads_the_same_as_a_simple_model(f: Fixture
                 past.push(now);
             }
         }
-        let latest = past.len() as Revision - 1;
-        let at = 1 + rng.below(latest);
+        let latest = f.base + past.len() as Revision - 1;
+        let at = f.base + rng.below(latest - f.base + 1);
         match s.range(all(Some(at))).await {
             Ok(result) => {
                 assert!(at >= compacted);
-                assert_eq!(result.kvs, past[at as usize].values().cloned().collect::<Vec<_>>());
+                assert_eq!(result.kvs, past[(at - f.base) as usize].values().cloned().collect::<Vec<_>>());
             }
             Err(error) => {
                 assert!(at < compacted && matches!(error, StoreError::Compacted { .. }), "{at}: {error}");
             }
         }
-        assert_eq!(s.stats().keys, past.last().unwrap().len());
+        assert_eq!(s.revision(), latest);
     }
 }

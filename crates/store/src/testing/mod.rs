@@ -1,0 +1,3 @@
+//! What tests of this and other rooms share. Not part of the program: behind the feature `testing`.
+
+pub mod etcd;
