@@ -125,7 +125,8 @@ impl Channel {
     fn request(&self, path: &str, body: RequestBody) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = format!("{}{path}", self.origin).parse().expect("an origin and a path are a URI");
+        *request.uri_mut() =
+            format!("{}{path}", self.origin).parse().expect("an origin and a path are a URI");
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -249,7 +250,8 @@ fn check_status(headers: &HeaderMap, is_due: bool) -> Result<(), CallError> {
     if code == 0 {
         return Ok(());
     }
-    let message = headers.get("grpc-message").map(|text| percent_decoded(text.as_bytes())).unwrap_or_default();
+    let message =
+        headers.get("grpc-message").map(|text| percent_decoded(text.as_bytes())).unwrap_or_default();
     Err(CallError::Refused { code, message })
 }
 

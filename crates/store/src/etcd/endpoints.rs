@@ -74,7 +74,11 @@ impl Endpoints {
         let mut all = Vec::new();
         for text in &options.servers {
             let address = Address::parse(text)?;
-            all.push(Endpoint { address, channel: tokio::sync::Mutex::new(None), avoid_until: Mutex::default() });
+            all.push(Endpoint {
+                address,
+                channel: tokio::sync::Mutex::new(None),
+                avoid_until: Mutex::default(),
+            });
         }
         if all.is_empty() {
             return Err("no etcd server is named".into());
@@ -144,7 +148,8 @@ impl Endpoints {
         }
         // The files are read for every connection, so that renewed certificates are used.
         let config = tls::client_config(&self.options)?;
-        let name = rustls::pki_types::ServerName::try_from(address.host.clone()).map_err(|e| e.to_string())?;
+        let name =
+            rustls::pki_types::ServerName::try_from(address.host.clone()).map_err(|e| e.to_string())?;
         let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
         Channel::secure(stream, &origin).await.map_err(|e| e.to_string())
     }

@@ -197,7 +197,9 @@ impl Shared {
     /// Counts the keys, for the statistics.
     async fn count(&self) {
         let (key, end) = self.names.everything();
-        if let Ok(counted) = self.range(&RangeRequest { key, end, count_only: true, ..RangeRequest::default() }).await {
+        if let Ok(counted) =
+            self.range(&RangeRequest { key, end, count_only: true, ..RangeRequest::default() }).await
+        {
             self.keys.store(usize::try_from(counted.count).unwrap_or(usize::MAX), Ordering::Relaxed);
         }
     }
@@ -217,14 +219,19 @@ impl Shared {
 
 /// etcd's words for what has a name here. `at` is the revision that was asked for.
 fn failed(shared: &Shared, error: CallError, at: Option<Revision>) -> StoreError {
-    let CallError::Refused { code, message } = &error else { return StoreError::Unavailable(error.to_string()) };
+    let CallError::Refused { code, message } = &error else {
+        return StoreError::Unavailable(error.to_string());
+    };
     if message.contains("required revision has been compacted") {
         // etcd does not say where; what was asked for is before it.
         let compacted = shared.compacted.load(Ordering::Acquire).max(at.map_or(0, |at| at + 1));
         return StoreError::Compacted { compacted };
     }
     if message.contains("required revision is a future revision") {
-        return StoreError::Future { asked: at.unwrap_or(0), current: shared.revision.load(Ordering::Acquire) };
+        return StoreError::Future {
+            asked: at.unwrap_or(0),
+            current: shared.revision.load(Ordering::Acquire),
+        };
     }
     if message.contains("database space exceeded") {
         return StoreError::NoSpace;
@@ -279,8 +286,11 @@ impl Store for EtcdStore {
         at: Option<Revision>,
     ) -> BoxFuture<'a, Result<Option<KeyValue>, StoreError>> {
         Box::pin(async move {
-            let request =
-                RangeRequest { key: self.0.names.out(key), revision: at.unwrap_or(0), ..RangeRequest::default() };
+            let request = RangeRequest {
+                key: self.0.names.out(key),
+                revision: at.unwrap_or(0),
+                ..RangeRequest::default()
+            };
             let found = self.0.range(&request).await?.kvs.pop();
             Ok(found.map(|kv| self.0.names.inward(kv)))
         })
@@ -376,17 +386,18 @@ impl Store for EtcdStore {
     }
 
     fn freshness(&self) -> Freshness {
-        if self.0.progress_in_order.load(Ordering::Acquire) { Freshness::OnRequest } else { Freshness::ByReading }
+        if self.0.progress_in_order.load(Ordering::Acquire) {
+            Freshness::OnRequest
+        } else {
+            Freshness::ByReading
+        }
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(compact::compact(&self.0, revision))
     }
 
-    fn compact_in_turn<'a>(
-        &'a self,
-        state: &'a mut Compaction,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn compact_in_turn<'a>(&'a self, state: &'a mut Compaction) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(compact::turn(&self.0, state))
     }
 

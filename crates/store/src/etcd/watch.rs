@@ -112,7 +112,8 @@ impl Watching {
     /// of other compacted ones only later. The history is whole if the revision before the first can be read.
     async fn check_history(&self) -> Result<(), End> {
         let revision = self.next.saturating_sub(1).max(1);
-        let range = RangeRequest { key: self.start.clone(), revision, count_only: true, ..RangeRequest::default() };
+        let range =
+            RangeRequest { key: self.start.clone(), revision, count_only: true, ..RangeRequest::default() };
         match self.shared.endpoints.read(call::RANGE, &range.write().finish()).await {
             Ok(_) => Ok(()),
             Err(error) => match failed(&self.shared, error.clone(), Some(revision)) {

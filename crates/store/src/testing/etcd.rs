@@ -77,7 +77,8 @@ impl EtcdCluster {
     /// How to connect to it.
     pub fn options(&self) -> EtcdOptions {
         let scheme = if self.secure { "https" } else { "http" };
-        let servers = self.members.iter().map(|m| format!("{scheme}://127.0.0.1:{}", m.client_port)).collect();
+        let servers =
+            self.members.iter().map(|m| format!("{scheme}://127.0.0.1:{}", m.client_port)).collect();
         let file = |name: &str| self.secure.then(|| self.dir.path().join(name));
         EtcdOptions {
             ca_file: file("ca.crt"),

@@ -4,7 +4,9 @@
 use super::suite::{Fixture, all, bytes, done, put, read, until};
 use crate::etcd::{EtcdOptions, EtcdStore};
 use crate::testing::etcd::EtcdCluster;
-use crate::{Compaction, Expect, Freshness, Outcome, Range, Revision, Store, StoreError, WatchStream, prefix_end};
+use crate::{
+    Compaction, Expect, Freshness, Outcome, Range, Revision, Store, StoreError, WatchStream, prefix_end,
+};
 use bytes::Bytes;
 use knarr_base::{Ctx, Tasks};
 use std::collections::BTreeMap;
@@ -133,10 +135,16 @@ async fn tls_wants_the_clusters_ca_and_a_certificate_of_its_own() {
     assert_eq!(store.get(b"a", None).await.unwrap().unwrap().mod_revision, made);
     let limit = Duration::from_millis(1500);
     let anonymous = EtcdOptions { cert_file: None, key_file: None, ..cluster.options() };
-    assert!(EtcdStore::connect_within(&ctx, anonymous, limit).await.is_err(), "no certificate, no connection");
+    assert!(
+        EtcdStore::connect_within(&ctx, anonymous, limit).await.is_err(),
+        "no certificate, no connection"
+    );
     let strange = EtcdCluster::start(1, true);
     let other_ca = EtcdOptions { ca_file: strange.options().ca_file, ..cluster.options() };
-    assert!(EtcdStore::connect_within(&ctx, other_ca, limit).await.is_err(), "another CA's server is refused");
+    assert!(
+        EtcdStore::connect_within(&ctx, other_ca, limit).await.is_err(),
+        "another CA's server is refused"
+    );
     let no_ca = EtcdOptions { ca_file: None, ..cluster.options() };
     assert!(no_ca.check().unwrap_err().contains("etcd-cafile"));
 }
@@ -218,7 +226,11 @@ async fn a_watch_misses_and_repeats_nothing_while_members_and_leaders_are_lost()
         writers = futures_util::future::join_all(writers.into_iter().map(|w| w.write_for(goal))).await;
         let leader = cluster.leader(&ctx).await.unwrap_or(0);
         let victim = if fault == 1 { (leader + 1) % 3 } else { leader };
-        if fault == 2 { cluster.pause(victim) } else { cluster.kill(victim) }
+        if fault == 2 {
+            cluster.pause(victim)
+        } else {
+            cluster.kill(victim)
+        }
         goal += 20;
         writers = futures_util::future::join_all(writers.into_iter().map(|w| w.write_for(goal))).await;
         if fault == 2 { cluster.resume(victim) } else { cluster.start_member(victim) }
