@@ -2,6 +2,7 @@
 //! admission plugins, and the objects that an empty cluster starts with. [`all`] is the one table of kinds.
 
 pub mod admission;
+pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
@@ -15,6 +16,7 @@ pub mod networking;
 pub mod node;
 pub mod policy;
 pub mod rbac;
+pub mod resource;
 pub mod scheduling;
 pub mod storage;
 mod table;

@@ -1,8 +1,8 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    apps, autoscaling, batch, certificates, coordination, core, discovery, flowcontrol, networking, node,
-    policy, rbac, scheduling, storage,
+    apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery, flowcontrol, networking, node,
+    policy, rbac, resource, scheduling, storage,
 };
 use knarr_apiserver::def::ResourceDef;
 
@@ -10,6 +10,7 @@ use knarr_apiserver::def::ResourceDef;
 /// keep that of one control plane.
 pub fn all() -> Vec<ResourceDef> {
     vec![
+        apiregistration::apiservice::def(),
         apps::controllerrevision::def(),
         apps::daemonset::def(),
         apps::deployment::def(),
@@ -51,6 +52,10 @@ pub fn all() -> Vec<ResourceDef> {
         rbac::clusterrolebinding::def(),
         rbac::role::def(),
         rbac::rolebinding::def(),
+        resource::deviceclass::def(),
+        resource::resourceclaim::def(),
+        resource::resourceclaimtemplate::def(),
+        resource::resourceslice::def(),
         scheduling::priorityclass::def(),
         storage::csidriver::def(),
         storage::csinode::def(),
