@@ -30,9 +30,15 @@ fn validate(obj: &DeviceClass, old: Option<&DeviceClass>) -> ErrorList {
     claim::selectors(&mut errs, spec.selectors.items(), &path.child("selectors"));
     // Parameters that were there before the limit was keep their size.
     let kept = old.is_some_and(|old| old.spec.config == spec.config);
-    each_of(&mut errs, spec.config.items(), Some(claim::MAX_CONFIG), &path.child("config"), |errs, c, path| {
-        claim::configuration(errs, c.opaque.as_ref(), path, kept);
-    });
+    each_of(
+        &mut errs,
+        spec.config.items(),
+        Some(claim::MAX_CONFIG),
+        &path.child("config"),
+        |errs, c, path| {
+            claim::configuration(errs, c.opaque.as_ref(), path, kept);
+        },
+    );
     if let Some(name) = spec.extended_resource_name.as_ref().filter(|name| !is_extended(name)) {
         let at = path.child("extendedResourceName");
         errs.add_invalid(&at, name, "must be a valid extended resource name");

@@ -53,7 +53,8 @@ impl Strategy for Claims {
 
     fn prepare_for_status_update(&self, _cx: &RequestCx, new: &mut Value, old: &Value) {
         keep(new, old, "spec");
-        for field in ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"]
+        for field in
+            ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"]
         {
             keep_at(new, old, &["metadata", field]);
         }
@@ -62,7 +63,8 @@ impl Strategy for Claims {
 
     fn validate_status_update(&self, cx: &RequestCx, new: &ResourceClaim, old: &ResourceClaim) -> ErrorList {
         let none = (ResourceClaimStatus::default(), DeviceClaim::default());
-        let (of_new, of_old) = (new.status.as_ref().unwrap_or(&none.0), old.status.as_ref().unwrap_or(&none.0));
+        let (of_new, of_old) =
+            (new.status.as_ref().unwrap_or(&none.0), old.status.as_ref().unwrap_or(&none.0));
         let mut errs = admin_access_of_status(cx, of_new, of_old);
         let path = Path::new("status");
         permission_to_bind(cx, &mut errs, of_new, of_old, &path.child("allocation"));
@@ -88,11 +90,7 @@ pub(super) fn admin_access(cx: &RequestCx, spec: &ResourceClaimSpec) -> ErrorLis
     allowed_by_namespace(cx, asks.map(at))
 }
 
-fn admin_access_of_status(
-    cx: &RequestCx,
-    new: &ResourceClaimStatus,
-    old: &ResourceClaimStatus,
-) -> ErrorList {
+fn admin_access_of_status(cx: &RequestCx, new: &ResourceClaimStatus, old: &ResourceClaimStatus) -> ErrorList {
     let granted =
         |status: &ResourceClaimStatus| results(status).iter().position(|r| r.admin_access == Some(true));
     if granted(old).is_some() {

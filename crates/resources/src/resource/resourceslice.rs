@@ -89,10 +89,17 @@ fn spec(spec: &ResourceSliceSpec, old: Option<&ResourceSliceSpec>) -> ErrorList 
     let devices = spec.devices.items();
     let max = if devices.iter().any(advanced) { MAX_ADVANCED_DEVICES } else { MAX_DEVICES };
     let per_device = spec.per_device_node_selection.on();
-    set_of(&mut errs, devices, Some(max), &path.child("devices"), |d| d.name.clone(), |errs, d, path| {
-        let before = old.and_then(|old| old.devices.items().iter().find(|o| o.name == d.name));
-        device::device(errs, d, before, path, per_device);
-    });
+    set_of(
+        &mut errs,
+        devices,
+        Some(max),
+        &path.child("devices"),
+        |d| d.name.clone(),
+        |errs, d, path| {
+            let before = old.and_then(|old| old.devices.items().iter().find(|o| o.name == d.name));
+            device::device(errs, d, before, path, per_device);
+        },
+    );
     let at = path.child("sharedCounters");
     let sets = spec.shared_counters.items();
     set_of(&mut errs, sets, Some(MAX_COUNTER_SETS), &at, |s| s.name.clone(), device::counter_set);
@@ -169,9 +176,6 @@ fn cells(obj: &Value, now: SystemTime) -> Vec<Value> {
 pub fn def() -> ResourceDef {
     ResourceDef::new(Slices)
         .cells(cells)
-        .selectable(&[
-            ("spec.nodeName", &["spec", "nodeName"], ""),
-            ("spec.driver", &["spec", "driver"], ""),
-        ])
+        .selectable(&[("spec.nodeName", &["spec", "nodeName"], ""), ("spec.driver", &["spec", "driver"], "")])
         .fixture(include_str!("testdata/resourceslice.yaml"))
 }

@@ -225,8 +225,7 @@ async fn devices_are_allocated_by_who_may_and_their_status_is_told_by_their_driv
     let mut allocated = world.put(&status, &allocated).await.ok();
 
     // Nor to speak for any driver.
-    allocated["status"]["devices"] =
-        json!([{"driver": "d.example.com", "pool": "alpha", "device": "gpu-1"}]);
+    allocated["status"]["devices"] = json!([{"driver": "d.example.com", "pool": "alpha", "device": "gpu-1"}]);
     let refused = put(&allocated).await.refused(422);
     assert!(refused.contains("verb=\"[arbitrary-node:update]\" permission: "), "{refused}");
     let told = "status.devices[0]: Invalid value: d.example.com/alpha/gpu-1: must be an allocated device in the claim";

@@ -28,8 +28,8 @@ pub fn device(
     per_device_selection: bool,
 ) {
     label(errs, &device.name, &path.child("name"));
-    let count =
-        device.attributes.as_ref().map_or(0, BTreeMap::len) + device.capacity.as_ref().map_or(0, BTreeMap::len);
+    let count = device.attributes.as_ref().map_or(0, BTreeMap::len)
+        + device.capacity.as_ref().map_or(0, BTreeMap::len);
     if count > MAX_ATTRIBUTES_AND_CAPACITIES {
         let detail = format!(
             "the total number of attributes and capacities must not exceed {MAX_ATTRIBUTES_AND_CAPACITIES}"
