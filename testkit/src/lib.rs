@@ -60,7 +60,7 @@ impl Cluster {
             client_ca: this.server.pki().ca().expect("the CA was just made"),
             front_proxy_ca: String::new(),
         };
-        bootstrap::run(&this.ctx, &this.admin(), this.server.registry().defs(), &initial)
+        bootstrap::run(&this.ctx, &this.admin(), &this.server.registry().defs(), &initial)
             .await
             .expect("the initial objects can be written");
         this
@@ -90,11 +90,11 @@ impl Cluster {
         let rows = rows.filter(|def| def.resource != "events");
         rows.map(|def| {
             let path = ResourcePath {
-                group: def.group.to_owned(),
-                version: def.versions.first().map(|v| v.version.to_owned()).unwrap_or_default(),
-                resource: def.resource.to_owned(),
+                group: def.group.to_string(),
+                version: def.preferred().to_owned(),
+                resource: def.resource.to_string(),
             };
-            (path, def.scope == Scope::Namespaced, def.kind.to_owned())
+            (path, def.scope == Scope::Namespaced, def.kind.to_string())
         })
         .collect()
     }

@@ -2,15 +2,19 @@
 //! subresources, columns and fixture. Routes, verbs, discovery, OpenAPI, tables, patches, watch, managedFields
 //! and the tests over every kind derive from it.
 
+pub use crate::name::Name;
 use crate::request::RequestCx;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use knarr_api::Kind;
 use knarr_client::Body;
 use knarr_meta::field::ErrorList;
+use knarr_meta::schema::{Schema, Type};
 use knarr_meta::status::Status;
 use serde_json::Value;
 use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Whether objects live in namespaces.
@@ -237,11 +241,18 @@ fn decode<K: Kind>(json: &[u8]) -> Result<K, Status> {
 /// A served version and how it differs from the stored (hub) version.
 pub struct ServedVersion {
     /// Version name, for example `v1`.
-    pub version: &'static str,
+    pub version: Name,
     /// From this version to the hub; `None` where they are the same.
     pub to_hub: Option<fn(Value) -> Result<Value, Status>>,
     /// From the hub to this version.
     pub from_hub: Option<fn(Value) -> Result<Value, Status>>,
+}
+
+impl ServedVersion {
+    /// A version that is the stored one.
+    pub fn hub(version: impl Into<Name>) -> Self {
+        Self { version: version.into(), to_hub: None, from_hub: None }
+    }
 }
 
 /// Replies of custom subresources and of kinds that are not stored.
@@ -282,11 +293,12 @@ pub enum SubKind {
     /// `scale` (autoscaling/v1): JSON paths of spec.replicas, status.replicas and the selector.
     Scale {
         /// Path of the wanted replicas.
-        spec: &'static [&'static str],
+        spec: Vec<Name>,
         /// Path of the observed replicas.
-        status: &'static [&'static str],
-        /// Path of the selector (a label-selector object, or a plain map as replication controllers have).
-        selector: &'static [&'static str],
+        status: Vec<Name>,
+        /// Path of the selector (a label-selector object, or a plain map as replication controllers have); empty
+        /// where there is none.
+        selector: Vec<Name>,
     },
     /// A create that changes its parent within the registry's one compare-and-set loop (pods/binding): is
     /// given the body (schema-checked, defaulted, admitted) and the parent with its resourceVersion, and is
@@ -301,7 +313,8 @@ pub enum SubKind {
 pub struct Subresource {
     /// Path segment, for example `status`, `binding`.
     pub name: &'static str,
-    /// Group, version and kind of its body.
+    /// Group, version and kind of its body; [`OWN_KIND`] where it is the resource's own, in the version that is
+    /// asked for.
     pub kind: (&'static str, &'static str, &'static str),
     /// Verbs for discovery and routing.
     pub verbs: &'static [&'static str],
@@ -309,47 +322,121 @@ pub struct Subresource {
     pub serve: SubKind,
 }
 
+/// The kind of a subresource that is a view on the object itself (`status`).
+pub const OWN_KIND: (&str, &str, &str) = ("", "", "");
+
+impl Subresource {
+    /// Group, version and kind of its body where its resource is asked for in `version`.
+    pub fn kind_in<'a>(&'a self, def: &'a ResourceDef, version: &'a str) -> (&'a str, &'a str, &'a str) {
+        let (group, declared, kind) = self.kind;
+        if self.kind == OWN_KIND {
+            return (&def.group, version, &def.kind);
+        }
+        // Another kind of the resource's group follows the version it is served in.
+        let follows = def.group == group && def.storage_version == declared;
+        (group, if follows { version } else { declared }, kind)
+    }
+}
+
 /// One printer column's definition (upstream's names, see the facts).
 pub use knarr_meta::table::ColumnDefinition;
 
 /// Cells of one row; the registry supplies name, labels and the object itself.
-pub type Cells = fn(obj: &Value, now: SystemTime) -> Vec<Value>;
+pub type Cells = Arc<dyn Fn(&Value, SystemTime) -> Vec<Value> + Send + Sync>;
+
+/// A field selector beside metadata.name and metadata.namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selectable {
+    /// How selectors call it.
+    pub label: Name,
+    /// Where the value stands.
+    pub path: Vec<Name>,
+    /// The value of an absent field (`false` for booleans).
+    pub absent: Name,
+}
+
+impl Selectable {
+    /// A table of constants: label, path, and the value of an absent field.
+    pub fn table(fields: &'static [(&'static str, &'static [&'static str], &'static str)]) -> Vec<Self> {
+        let one = |(label, path, absent): &(&'static str, &'static [&'static str], &'static str)| Self {
+            label: (*label).into(),
+            path: names(path),
+            absent: (*absent).into(),
+        };
+        fields.iter().map(one).collect()
+    }
+}
+
+/// The schema that the types of a resource are in.
+#[derive(Clone)]
+pub enum SchemaRef {
+    /// That of the built-in kinds.
+    Facts(&'static Schema),
+    /// One of its own.
+    Own(Arc<Schema>),
+}
+
+impl Deref for SchemaRef {
+    type Target = Schema;
+    fn deref(&self) -> &Schema {
+        match self {
+            Self::Facts(schema) => schema,
+            Self::Own(schema) => schema,
+        }
+    }
+}
+
+/// The types of a kind that the facts do not know.
+#[derive(Clone)]
+pub struct OwnTypes {
+    /// The schema.
+    pub schema: Arc<Schema>,
+    /// The type of the kind in it.
+    pub root: Type,
+}
 
 /// The declaration of one kind.
 pub struct ResourceDef {
     /// API group, empty for core.
-    pub group: &'static str,
+    pub group: Name,
     /// Plural name.
-    pub resource: &'static str,
+    pub resource: Name,
     /// Singular name.
-    pub singular: &'static str,
+    pub singular: Name,
     /// Kind.
-    pub kind: &'static str,
+    pub kind: Name,
+    /// The kind of its lists.
+    pub list_kind: Name,
     /// Short names.
-    pub short: &'static [&'static str],
+    pub short: Vec<Name>,
     /// Categories.
-    pub categories: &'static [&'static str],
+    pub categories: Vec<Name>,
     /// Scope.
     pub scope: Scope,
-    /// Served versions, the preferred first. Its stored (hub) version is `storage_version`.
+    /// Served versions, the preferred first. Its stored (hub) version is `storage_version`. Versions that differ
+    /// in more than a conversion (those of custom resources: schema, strategy, subresources) are declarations of
+    /// their own under the same name.
     pub versions: Vec<ServedVersion>,
     /// The version objects are stored in.
-    pub storage_version: &'static str,
+    pub storage_version: Name,
     /// Group whose apiVersion is written to the store, where it differs from `group` (events.k8s.io over core).
-    pub storage_group: &'static str,
+    pub storage_group: Name,
     /// Key prefix, for example `/registry/pods`.
-    pub storage_prefix: &'static str,
+    pub storage_prefix: Name,
     /// Verbs.
     pub verbs: &'static [&'static str],
     /// Behaviour.
     pub strategy: Box<dyn ErasedStrategy>,
     /// Subresources.
     pub subresources: Vec<Subresource>,
-    /// Cells for a Table; the column definitions come from the facts.
+    /// Cells for a Table.
     pub cells: Cells,
-    /// Field selectors beside metadata.name and metadata.namespace: label and the path of the value, with
-    /// the value of an absent field (false for booleans).
-    pub selectable: &'static [(&'static str, &'static [&'static str], &'static str)],
+    /// The columns of its Tables, as JSON; those of the facts when there are none here.
+    pub columns: Option<Vec<Value>>,
+    /// The types of its objects; those of the facts when there are none here.
+    pub types: Option<OwnTypes>,
+    /// Field selectors beside metadata.name and metadata.namespace.
+    pub selectable: Vec<Selectable>,
     /// For kinds that are not stored (reviews): serves create.
     pub create_only: Option<Box<dyn Handler>>,
     /// A minimal valid object as YAML, for the tests over every kind.
@@ -383,22 +470,25 @@ impl ResourceDef {
             .expect("a declared kind is in the facts");
         let storage = knarr_api::facts::storage_key(group, version, resource);
         Self {
-            group,
-            resource,
-            singular: fact.singular,
-            kind: fact.kind,
-            short: &fact.short,
-            categories: &fact.categories,
+            group: group.into(),
+            resource: resource.into(),
+            singular: fact.singular.into(),
+            kind: fact.kind.into(),
+            list_kind: format!("{}List", fact.kind).into(),
+            short: names(&fact.short),
+            categories: names(&fact.categories),
             scope: if fact.namespaced { Scope::Namespaced } else { Scope::Cluster },
-            versions: vec![ServedVersion { version, to_hub: None, from_hub: None }],
-            storage_version: version,
-            storage_group: group,
-            storage_prefix: storage.map_or("", |key| key.prefix),
+            versions: vec![ServedVersion::hub(version)],
+            storage_version: version.into(),
+            storage_group: group.into(),
+            storage_prefix: storage.map_or("", |key| key.prefix).into(),
             verbs: &fact.verbs,
             strategy,
             subresources: Vec::new(),
-            cells: name_and_age,
-            selectable: &[],
+            cells: Arc::new(name_and_age),
+            columns: None,
+            types: None,
+            selectable: Vec::new(),
             create_only: None,
             fixture: "",
         }
@@ -406,10 +496,9 @@ impl ResourceDef {
 
     /// Adds the `status` subresource.
     pub fn status(self) -> Self {
-        let kind = (self.group, self.storage_version, self.kind);
         self.subresource(Subresource {
             name: "status",
-            kind,
+            kind: OWN_KIND,
             verbs: &["get", "patch", "update"],
             serve: SubKind::Status,
         })
@@ -426,7 +515,7 @@ impl ResourceDef {
             name: "scale",
             kind: ("autoscaling", "v1", "Scale"),
             verbs: &["get", "patch", "update"],
-            serve: SubKind::Scale { spec, status, selector },
+            serve: SubKind::Scale { spec: names(spec), status: names(status), selector: names(selector) },
         })
     }
 
@@ -437,8 +526,8 @@ impl ResourceDef {
     }
 
     /// Sets how table rows are made.
-    pub fn cells(mut self, cells: Cells) -> Self {
-        self.cells = cells;
+    pub fn cells(mut self, cells: impl Fn(&Value, SystemTime) -> Vec<Value> + Send + Sync + 'static) -> Self {
+        self.cells = Arc::new(cells);
         self
     }
 
@@ -447,8 +536,18 @@ impl ResourceDef {
         mut self,
         fields: &'static [(&'static str, &'static [&'static str], &'static str)],
     ) -> Self {
-        self.selectable = fields;
+        self.selectable = Selectable::table(fields);
         self
+    }
+
+    /// Whether its objects live in namespaces.
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    /// The preferred version.
+    pub fn preferred(&self) -> &str {
+        self.versions.first().map_or("", |version| &version.version)
     }
 
     /// Sets the fixture.
@@ -456,6 +555,11 @@ impl ResourceDef {
         self.fixture = yaml;
         self
     }
+}
+
+/// Constants as names.
+fn names(list: &[&'static str]) -> Vec<Name> {
+    list.iter().map(|name| (*name).into()).collect()
 }
 
 /// The cells of kinds without columns of their own: name and creation time, as the default table has.

@@ -7,6 +7,7 @@ pub mod authorize;
 pub mod cache;
 pub mod def;
 pub mod front;
+mod name;
 pub mod obj;
 pub mod registry;
 pub mod request;

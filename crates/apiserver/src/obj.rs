@@ -4,6 +4,7 @@
 //! after the commit), then the rest. Objects that upstream wrote, as JSON or as `k8s\0` protobuf, are brought
 //! into that form when they are read.
 
+use crate::def::Selectable;
 use bytes::{BufMut, Bytes, BytesMut};
 use knarr_meta::gvk::api_version;
 use serde::Deserialize;
@@ -72,20 +73,21 @@ impl Node {
 
 impl Shape {
     /// The layout of a kind stored as `group/version`, with selectable fields as in a resource's declaration.
-    pub fn new(group: &str, version: &str, kind: &str, selectable: &[(&str, &[&str], &str)]) -> Self {
+    pub fn new(group: &str, version: &str, kind: &str, selectable: &[Selectable]) -> Self {
         let api_version = api_version(group, version);
         let mut paths = Node::default();
         paths.insert(&["metadata", "labels"], |node| node.labels = true);
         paths.insert(&["metadata", "uid"], |node| node.uid = true);
-        for (slot, (_, path, _)) in selectable.iter().enumerate() {
-            paths.insert(path, |node| node.slot = Some(slot));
+        for (slot, field) in selectable.iter().enumerate() {
+            let path: Vec<&str> = field.path.iter().map(|step| &**step).collect();
+            paths.insert(&path, |node| node.slot = Some(slot));
         }
         Self {
             head: format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{"),
             kind: kind.to_owned(),
             fields: selectable
                 .iter()
-                .map(|(label, _, absent)| ((*label).to_owned(), (*absent).to_owned()))
+                .map(|field| (field.label.to_string(), field.absent.to_string()))
                 .collect(),
             api_version,
             paths,
@@ -507,10 +509,10 @@ mod tests {
             "",
             "v1",
             "Pod",
-            &[
+            &Selectable::table(&[
                 ("spec.nodeName", &["spec", "nodeName"], ""),
                 ("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
-            ],
+            ]),
         )
     }
 

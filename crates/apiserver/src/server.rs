@@ -130,14 +130,14 @@ impl ApiServer {
         registry.set_authorizer(authorizer.clone());
         let documents = Documents {
             ctx: ctx.clone(),
-            discovery: Discovery::new(registry.defs(), config.advertise.to_string()),
-            openapi: OpenApi::new(registry.defs()),
+            discovery: Discovery::new(registry.clone(), config.advertise.to_string()),
+            openapi: OpenApi::new(registry.clone()),
             health: Health::new(ctx.clone(), store.clone()),
             tokens: tokens.clone(),
             jwks_uri: format!("https://{}/openid/v1/jwks", config.advertise),
         };
         let chain = Arc::new(Chain {
-            metrics: RequestMetrics::new(&ctx.metrics, registry.defs()),
+            metrics: RequestMetrics::new(&ctx.metrics),
             ctx: ctx.clone(),
             registry,
             reader,
@@ -301,12 +301,12 @@ fn transport(chain: &Arc<Chain>, user: UserInfo) -> Arc<dyn Transport> {
 /// Adds the reviews and the streaming subresources.
 fn complete(defs: &mut Vec<ResourceDef>, late: &Arc<Late>, kubelets: &Arc<Kubelets>) {
     for review in reviews::defs(late) {
-        if !defs.iter().any(|def| (def.group, def.resource) == (review.group, review.resource)) {
+        if !defs.iter().any(|def| def.group == review.group && def.resource == review.resource) {
             defs.push(review);
         }
     }
     for def in defs.iter_mut().filter(|def| def.group.is_empty()) {
-        let mut subresources = stream::subresources(kubelets, def.resource);
+        let mut subresources = stream::subresources(kubelets, &def.resource);
         if def.resource == "serviceaccounts" {
             subresources.push(reviews::token_subresource(late));
         }

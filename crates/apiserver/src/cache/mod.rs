@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a read waits for the cache to catch up before it fails, as upstream.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
@@ -77,6 +78,8 @@ pub struct Cache {
     parsed: Mutex<VecDeque<Arc<Value>>>,
     /// Objects that keep encodings, the oldest first.
     formed: Mutex<Formed>,
+    /// Ends its task with the last who holds it.
+    unused: DropGuard,
 }
 
 /// The answer to a list.
@@ -109,6 +112,7 @@ impl Cache {
             started: AtomicBool::new(false),
             parsed: Mutex::default(),
             formed: Mutex::default(),
+            unused: CancellationToken::new().drop_guard(),
         })
     }
 
@@ -127,8 +131,13 @@ impl Cache {
         if self.started.load(Ordering::Acquire) || self.started.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(cache) = self.myself.upgrade() else { return };
-        self.ctx.tasks.spawn_until_stopped("watch-cache", async move { cache.run().await });
+        let (cache, ctx, unused) = (self.myself.clone(), self.ctx.clone(), self.unused.token().clone());
+        self.ctx.tasks.spawn_until_stopped("watch-cache", async move {
+            tokio::select! {
+                () = unused.cancelled() => {}
+                () = Self::run(cache, ctx) => {}
+            }
+        });
     }
 
     /// Whether it holds the objects already.
@@ -136,12 +145,15 @@ impl Cache {
         self.seen.load(Ordering::Acquire) > 0
     }
 
-    /// Keeps the state current until the scope stops.
-    async fn run(self: Arc<Self>) {
+    /// Keeps the state current until the scope stops or nobody holds the cache any more.
+    async fn run(cache: Weak<Self>, ctx: Ctx) {
         let mut backoff = Backoff::new(Duration::from_millis(50), 2.0, Duration::from_secs(5));
         loop {
-            match self.fill().await {
+            let Some(this) = cache.upgrade() else { return };
+            let filled = this.fill().await;
+            match filled {
                 Ok(mut stream) => {
+                    drop(this);
                     backoff.reset();
                     while let Some(mut batch) = stream.recv().await {
                         // One lock for whatever has gathered meanwhile.
@@ -149,14 +161,15 @@ impl Cache {
                             batch.events.extend(next.events);
                             batch.revision = next.revision;
                         }
-                        self.apply(batch);
+                        let Some(this) = cache.upgrade() else { return };
+                        this.apply(batch);
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(prefix = %String::from_utf8_lossy(&self.prefix), %error, "watch cache cannot be filled");
+                    tracing::warn!(prefix = %String::from_utf8_lossy(&this.prefix), %error, "watch cache cannot be filled");
                 }
             }
-            self.ctx.clock.sleep(backoff.step_jittered(&*self.ctx.rng, 0.5)).await;
+            ctx.clock.sleep(backoff.step_jittered(&*ctx.rng, 0.5)).await;
         }
     }
 

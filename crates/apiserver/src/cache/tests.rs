@@ -1,6 +1,7 @@
 //! The parts of the cache by themselves; its behaviour as a whole is tested with the registry.
 
 use super::*;
+use crate::def::Selectable;
 use crate::obj::Shape;
 use knarr_meta::selector::LabelSelector;
 use serde_json::json;
@@ -8,7 +9,7 @@ use serde_json::json;
 const PREFIX: &[u8] = b"/registry/pods/";
 
 fn shape() -> Shape {
-    Shape::new("", "v1", "Pod", &[("spec.nodeName", &["spec", "nodeName"], "")])
+    Shape::new("", "v1", "Pod", &Selectable::table(&[("spec.nodeName", &["spec", "nodeName"], "")]))
 }
 
 fn pod(name: &str, node: &str, label: &str, revision: u64) -> Arc<Obj> {

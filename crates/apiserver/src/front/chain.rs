@@ -88,7 +88,11 @@ impl Chain {
         let query = info::parse_query(parts.uri.query().unwrap_or_default());
         let info = info::resolve(&parts.method, parts.uri.path(), &query);
         let long_running = info::is_long_running(&info, &query);
-        let labels = self.metrics.labels(&info);
+        let def = match info.is_resource {
+            true => self.registry.def(&info.group, &info.resource, &info.version),
+            false => None,
+        };
+        let labels = self.metrics.labels(&info, def.as_deref());
         let dry_run = query.iter().any(|(key, _)| key == "dryRun");
         let inflight = self.metrics.begin(&labels, long_running);
         let gzip = matches!(info.verb.as_str(), "get" | "list") && respond::takes_gzip(&parts.headers);

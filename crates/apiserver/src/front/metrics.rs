@@ -1,7 +1,7 @@
 //! Request metrics under upstream's names. Label values come from closed sets: verbs from a table, groups and
 //! resources from what is served; anything else counts as empty.
 
-use crate::def::{ResourceDef, Scope};
+use crate::def::{Name, ResourceDef};
 use crate::request::RequestInfo;
 use knarr_base::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,8 +9,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Upstream's buckets of apiserver_request_duration_seconds.
@@ -23,9 +21,9 @@ const DURATION_BUCKETS: [f64; 27] = [
 struct RequestLabels {
     verb: &'static str,
     dry_run: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
+    group: Name,
+    version: Name,
+    resource: Name,
     subresource: &'static str,
     scope: &'static str,
     component: &'static str,
@@ -35,9 +33,9 @@ struct RequestLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     verb: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
+    group: Name,
+    version: Name,
+    resource: Name,
     subresource: &'static str,
     scope: &'static str,
 }
@@ -63,14 +61,6 @@ pub struct RequestMetrics {
     authentication: Family<ResultLabels, Counter>,
     authorization: Family<ResultLabels, Counter>,
     panics: Counter,
-    names: HashMap<String, HashMap<String, Arc<Served>>>,
-}
-
-struct Served {
-    group: &'static str,
-    resource: &'static str,
-    versions: Vec<&'static str>,
-    subresources: Vec<&'static str>,
 }
 
 /// What one request is counted as.
@@ -97,17 +87,7 @@ impl Drop for Inflight {
 
 impl RequestMetrics {
     /// Registers the metrics.
-    pub fn new(metrics: &Metrics, defs: &[Arc<ResourceDef>]) -> Self {
-        let mut names: HashMap<String, HashMap<String, Arc<Served>>> = HashMap::new();
-        for def in defs {
-            let served = Served {
-                group: def.group,
-                resource: def.resource,
-                versions: def.versions.iter().map(|v| v.version).collect(),
-                subresources: def.subresources.iter().map(|s| s.name).collect(),
-            };
-            names.entry(def.group.to_owned()).or_default().insert(def.resource.to_owned(), Arc::new(served));
-        }
+    pub fn new(metrics: &Metrics) -> Self {
         let buckets: fn() -> Histogram = || Histogram::new(DURATION_BUCKETS);
         Self {
             total: metrics.register(
@@ -145,25 +125,33 @@ impl RequestMetrics {
                 "Number of requests that ended in a panic",
                 Counter::default(),
             ),
-            names,
         }
     }
 
-    /// The labels of a request.
-    pub fn labels(&self, info: &RequestInfo) -> Labels {
-        let served =
-            self.names.get(&info.group).filter(|_| info.is_resource).and_then(|g| g.get(&info.resource));
-        let verb = verb(info);
-        Labels(match served {
-            None => DurationLabels { verb, group: "", version: "", resource: "", subresource: "", scope: "" },
-            Some(served) => DurationLabels {
+    /// The labels of a request; `def` is the declaration that serves it.
+    pub fn labels(&self, info: &RequestInfo, def: Option<&ResourceDef>) -> Labels {
+        let (verb, none) = (verb(info), Name::default);
+        Labels(match def {
+            None => DurationLabels {
                 verb,
-                group: served.group,
-                version: pick(&served.versions, &info.version),
-                resource: served.resource,
-                subresource: pick(&served.subresources, &info.subresource),
-                scope: scope(info),
+                group: none(),
+                version: none(),
+                resource: none(),
+                subresource: "",
+                scope: "",
             },
+            Some(def) => {
+                let version = def.versions.iter().find(|served| served.version == info.version);
+                let subresource = def.subresources.iter().find(|known| known.name == info.subresource);
+                DurationLabels {
+                    verb,
+                    group: def.group.clone(),
+                    version: version.map_or_else(none, |served| served.version.clone()),
+                    resource: def.resource.clone(),
+                    subresource: subresource.map_or("", |known| known.name),
+                    scope: scope(info),
+                }
+            }
         })
     }
 
@@ -189,9 +177,9 @@ impl RequestMetrics {
             .get_or_create(&RequestLabels {
                 verb: l.verb,
                 dry_run: if dry_run { "All" } else { "" },
-                group: l.group,
-                version: l.version,
-                resource: l.resource,
+                group: l.group.clone(),
+                version: l.version.clone(),
+                resource: l.resource.clone(),
                 subresource: l.subresource,
                 scope: l.scope,
                 component: "apiserver",
@@ -221,10 +209,6 @@ impl RequestMetrics {
     }
 }
 
-fn pick(known: &[&'static str], name: &str) -> &'static str {
-    known.iter().find(|known| **known == name).copied().unwrap_or("")
-}
-
 fn verb(info: &RequestInfo) -> &'static str {
     match info.verb.as_str() {
         "get" => "GET",
@@ -250,11 +234,6 @@ fn scope(info: &RequestInfo) -> &'static str {
     }
 }
 
-/// Whether a kind lives in namespaces; here so that label code and discovery agree.
-pub fn namespaced(def: &ResourceDef) -> bool {
-    def.scope == Scope::Namespaced
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,8 +242,8 @@ mod tests {
 
     #[test]
     fn requests_beyond_the_limit_are_in_excess_until_others_end() {
-        let metrics = RequestMetrics::new(&Metrics::default(), &[]);
-        let labels = metrics.labels(&resolve(&Method::POST, "/api/v1/namespaces/x/configmaps", &[]));
+        let metrics = RequestMetrics::new(&Metrics::default());
+        let labels = metrics.labels(&resolve(&Method::POST, "/api/v1/namespaces/x/configmaps", &[]), None);
         let mut running: Vec<Inflight> = (0..MAX_MUTATING).map(|_| metrics.begin(&labels, false)).collect();
         assert!(running.iter().all(|request| !request.excess));
         assert!(metrics.begin(&labels, false).excess);
@@ -276,8 +255,8 @@ mod tests {
     #[test]
     fn what_is_not_served_is_not_a_label() {
         let registry = Metrics::default();
-        let metrics = RequestMetrics::new(&registry, &[]);
-        let labels = metrics.labels(&resolve(&Method::GET, "/apis/evil/v1/anything/x", &[]));
+        let metrics = RequestMetrics::new(&registry);
+        let labels = metrics.labels(&resolve(&Method::GET, "/apis/evil/v1/anything/x", &[]), None);
         metrics.answered(&labels, false, 404, Duration::from_millis(1), false);
         let text = registry.encode();
         assert!(text.contains("apiserver_request_total{verb=\"GET\"") && !text.contains("evil"), "{text}");

@@ -1,10 +1,11 @@
-//! `/openapi/v2` (JSON and the protobuf form client-go asks for) and `/openapi/v3`, made at the first request,
-//! kept, and answered with 304 to clients that have them.
+//! `/openapi/v2` (JSON and the protobuf form client-go asks for) and `/openapi/v3`, made at the first request after
+//! what is served has changed, kept, and answered with 304 to clients that have them.
 
 use super::discovery::{etag, with_etag};
-use super::metrics::namespaced;
 use super::respond;
 use crate::def::ResourceDef;
+use crate::registry::Registry;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Response;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -39,27 +40,48 @@ impl Document {
 }
 
 /// The OpenAPI documents.
-pub struct OpenApi(Arc<Inner>);
+pub struct OpenApi {
+    registry: Arc<Registry>,
+    snapshot: ArcSwap<Snapshot>,
+}
 
-struct Inner {
+/// The documents as of one generation of the registry.
+#[derive(Default)]
+struct Snapshot {
+    generation: u64,
     served: Vec<Served>,
     v2: OnceLock<Document>,
     v2_proto: OnceLock<Document>,
-    v3: Mutex<HashMap<String, Document>>,
+    /// By path, with the hash of what they were made of.
+    v3: Mutex<HashMap<String, (String, Document)>>,
 }
 
 impl OpenApi {
-    /// Documents about `defs`.
-    pub fn new(defs: &[Arc<ResourceDef>]) -> Self {
-        let served = defs.iter().flat_map(|def| served(def)).collect();
-        Self(Arc::new(Inner { served, v2: OnceLock::new(), v2_proto: OnceLock::new(), v3: Mutex::default() }))
+    /// Documents about what `registry` serves.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, snapshot: ArcSwap::default() }
+    }
+
+    fn current(&self) -> Arc<Snapshot> {
+        let known = self.snapshot.load_full();
+        if known.generation == self.registry.generation() {
+            return known;
+        }
+        let (generation, defs) = self.registry.snapshot();
+        let served: Vec<Served> = defs.iter().flat_map(|def| served(def)).collect();
+        // What has not changed need not be made again.
+        let mut v3 = known.v3.lock().expect("document lock is never poisoned").clone();
+        v3.retain(|path, (hash, _)| *hash == openapi::v3_hash(&served, path));
+        let current = Arc::new(Snapshot { generation, served, v3: Mutex::new(v3), ..Snapshot::default() });
+        self.snapshot.store(current.clone());
+        current
     }
 
     /// `/openapi/v2`.
     pub async fn v2(&self, headers: &HeaderMap) -> Response<Body> {
         let asked = [openapi::V2_PROTO_MEDIA_TYPE, openapi::V2_PROTO_REQUEST_MEDIA_TYPE];
         let proto = asked.iter().any(|media_type| respond::names(headers, media_type));
-        let this = self.0.clone();
+        let this = self.current();
         let document = blocking(move || {
             let made = || openapi::v2(&this.served);
             if proto {
@@ -80,22 +102,22 @@ impl OpenApi {
         query: &[(String, String)],
         headers: &HeaderMap,
     ) -> Option<Response<Body>> {
+        let this = self.current();
         let rest = path.trim_start_matches("/openapi/v3").trim_matches('/').to_owned();
         if rest.is_empty() {
-            return Some(
-                Document::json(&openapi::v3_index(&self.0.served)).serve("application/json", headers),
-            );
+            return Some(Document::json(&openapi::v3_index(&this.served)).serve("application/json", headers));
         }
         let asked_hash = query.iter().find(|(key, _)| key == "hash").map(|(_, hash)| hash.as_str());
-        let current = asked_hash.is_some_and(|hash| hash == openapi::v3_hash(&self.0.served, &rest));
-        let this = self.0.clone();
+        let hash = openapi::v3_hash(&this.served, &rest);
+        let current = asked_hash.is_some_and(|asked| asked == hash);
         let document = blocking(move || {
             let known = this.v3.lock().expect("document lock is never poisoned").get(&rest).cloned();
-            if known.is_some() {
-                return known;
+            if let Some((_, document)) = known {
+                return Some(document);
             }
             let document = Document::json(&openapi::v3(&this.served, &rest)?);
-            this.v3.lock().expect("document lock is never poisoned").insert(rest, document.clone());
+            let mut all = this.v3.lock().expect("document lock is never poisoned");
+            all.insert(rest, (hash, document.clone()));
             Some(document)
         })
         .await?;
@@ -113,18 +135,18 @@ fn served(def: &ResourceDef) -> Vec<Served> {
     let mut all = Vec::new();
     for version in &def.versions {
         let one = |resource: String, (group, version_of, kind): (&str, &str, &str), verbs: &[&str]| Served {
-            group: def.group.to_owned(),
-            version: version.version.to_owned(),
+            group: def.group.to_string(),
+            version: version.version.to_string(),
             resource,
-            namespaced: namespaced(def),
+            namespaced: def.namespaced(),
             kind_group: group.to_owned(),
             kind_version: version_of.to_owned(),
             kind: kind.to_owned(),
             verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
         };
-        all.push(one(def.resource.to_owned(), (def.group, version.version, def.kind), def.verbs));
+        all.push(one(def.resource.to_string(), (&def.group, &version.version, &def.kind), def.verbs));
         for sub in &def.subresources {
-            let kind = super::discovery::subresource_kind(def, sub, version.version);
+            let kind = sub.kind_in(def, &version.version);
             all.push(one(format!("{}/{}", def.resource, sub.name), kind, sub.verbs));
         }
     }

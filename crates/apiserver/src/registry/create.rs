@@ -16,10 +16,10 @@ impl Resource {
     /// What a body of a version must be.
     pub(super) fn wanted<'a>(&'a self, version: &'a Version) -> Wanted<'a> {
         Wanted {
-            kind: self.def.kind,
+            kind: &self.def.kind,
             api_version: &version.api_version,
             ty: version.ty.as_ref(),
-            schema: self.schema,
+            schema: &self.schema,
             proto: version.proto,
         }
     }
@@ -46,7 +46,7 @@ impl Registry {
         if let Some(status) = status {
             hub["status"] = status;
         }
-        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Create);
+        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
         if !chain.is_empty() {
             let name = object::name(&hub).to_owned();
             chain.mutate(&mut hub, None, &name).await?;
@@ -63,7 +63,7 @@ impl Registry {
             resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
         resource.hooks().default(&mut body);
         ensure_namespace(resource, cx, &mut body)?;
-        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Create);
+        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
         chain.run(&mut body, None, "").await?;
         let parts = call.fresh_parts();
         let request = SubRequest { cx, parent: None, body, parts, raw: call.body.clone() };

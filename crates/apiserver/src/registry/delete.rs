@@ -63,7 +63,7 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Answer, Status> {
         let key = resource.key(&cx.info.namespace, name);
-        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Delete);
+        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Delete);
         let mut options = options.clone();
         let mut changed = None;
         for _ in 0..ATTEMPTS {
@@ -128,13 +128,13 @@ impl Registry {
 
     /// What the client is told of an object that is gone (or as good as).
     fn outcome(&self, resource: &Resource, last: &Value) -> Answer {
-        if resource.def.group.is_empty() && RETURNED.contains(&resource.def.resource) {
+        if resource.def.group.is_empty() && RETURNED.contains(&&*resource.def.resource) {
             return Answer::Hub(200, last.clone());
         }
         Answer::Status(Status::success(Some(Details {
             name: object::name(last).to_owned(),
-            group: resource.def.group.to_owned(),
-            kind: resource.def.resource.to_owned(),
+            group: resource.def.group.to_string(),
+            kind: resource.def.resource.to_string(),
             uid: object::uid(last).to_owned(),
             ..Details::default()
         })))
@@ -248,7 +248,7 @@ fn bump_generation(new: &mut Value) {
 fn check_preconditions(resource: &Resource, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
     let name = object::name(old);
     // Upstream's early check names the kind where a resource is expected.
-    let gr = knarr_meta::gvk::GroupResource::new(resource.def.group, resource.def.kind);
+    let gr = knarr_meta::gvk::GroupResource::new(&resource.def.group, &resource.def.kind);
     if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != object::uid(old)) {
         let text = format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",

@@ -17,6 +17,7 @@ mod read;
 mod reader;
 mod render;
 mod resource;
+mod served;
 mod strict;
 mod subresource;
 mod table;
@@ -31,9 +32,7 @@ pub use render::{ordered_json, pretty, status_response, to_yaml};
 
 use crate::admission::Plugin;
 use crate::authorize::{Attributes, Authorizer, Decision};
-use crate::cache::Cache;
 use crate::def::ResourceDef;
-use crate::obj::Shape;
 use crate::request::{Reader, RequestCx};
 use bytes::Bytes;
 use http::{Method, Response};
@@ -44,7 +43,7 @@ use knarr_store::Store;
 use negotiate::Offers;
 use render::{Answer, Rendering, status_in};
 use resource::{Resource, Version};
-use std::collections::HashMap;
+use served::Catalog;
 use std::sync::{Arc, OnceLock, Weak};
 use write::Part;
 
@@ -52,8 +51,7 @@ use write::Part;
 pub struct Registry {
     ctx: Ctx,
     store: Arc<dyn Store>,
-    defs: Vec<Arc<ResourceDef>>,
-    resources: HashMap<&'static str, Vec<Arc<Resource>>>,
+    catalog: Catalog,
     plugins: Vec<Arc<dyn Plugin>>,
     leases: leases::Leases,
     authorizer: OnceLock<Arc<dyn Authorizer>>,
@@ -96,24 +94,12 @@ impl Registry {
         defs: Vec<ResourceDef>,
         plugins: Vec<Arc<dyn Plugin>>,
     ) -> Arc<Self> {
-        let defs: Vec<Arc<ResourceDef>> = defs.into_iter().map(Arc::new).collect();
-        let schema = knarr_api::facts::schema();
-        let mut caches: HashMap<&'static str, Arc<Cache>> = HashMap::new();
-        let mut resources: HashMap<&'static str, Vec<Arc<Resource>>> = HashMap::new();
-        let mut forms = 0;
-        for def in &defs {
-            let cache = caches.entry(def.storage_prefix).or_insert_with(|| {
-                let shape = Shape::new(def.storage_group, def.storage_version, def.kind, def.selectable);
-                Cache::new(ctx, store.clone(), shape, def.storage_prefix)
-            });
-            let resource = Resource::new(def.clone(), cache.clone(), schema, &mut forms);
-            resources.entry(def.resource).or_default().push(Arc::new(resource));
-        }
+        let catalog = Catalog::new(ctx, store.clone());
+        catalog.install(defs);
         Arc::new_cyclic(|myself| Self {
             ctx: ctx.clone(),
             store,
-            defs,
-            resources,
+            catalog,
             plugins,
             leases: leases::Leases::default(),
             authorizer: OnceLock::new(),
@@ -121,9 +107,41 @@ impl Registry {
         })
     }
 
-    /// What is served.
-    pub fn defs(&self) -> &[Arc<ResourceDef>] {
-        &self.defs
+    /// What is served at the moment, built-in kinds first.
+    pub fn defs(&self) -> Arc<[Arc<ResourceDef>]> {
+        self.catalog.load().defs().clone()
+    }
+
+    /// Grows whenever [`Registry::defs`] changes.
+    pub fn generation(&self) -> u64 {
+        self.catalog.load().generation()
+    }
+
+    /// The generation and what is served in it.
+    pub fn snapshot(&self) -> (u64, Arc<[Arc<ResourceDef>]>) {
+        let served = self.catalog.load();
+        (served.generation(), served.defs().clone())
+    }
+
+    /// Tells the generation whenever it grows.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.catalog.changes()
+    }
+
+    /// Serves `defs` from now on, in place of whatever is served under the same groups and plural names. Requests
+    /// under way finish as they began; watches of what is replaced end.
+    pub fn install(&self, defs: Vec<ResourceDef>) {
+        self.catalog.install(defs);
+    }
+
+    /// Stops serving a resource in all its versions. Requests under way finish; its watches end.
+    pub fn uninstall(&self, group: &str, resource: &str) {
+        self.catalog.remove(group, resource);
+    }
+
+    /// The declaration that serves a version of a resource.
+    pub fn def(&self, group: &str, resource: &str, version: &str) -> Option<Arc<ResourceDef>> {
+        self.catalog.load().version(group, resource, version).map(|(resource, _)| resource.def.clone())
     }
 
     /// Who is asked whether a user may create an object by update or apply. Until this is set, who may update
@@ -141,8 +159,8 @@ impl Registry {
         }
     }
 
-    fn resource(&self, group: &str, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(name)?.iter().find(|resource| resource.def.group == group)
+    fn resource(&self, group: &str, name: &str) -> Option<Arc<Resource>> {
+        self.catalog.load().resource(group, name).cloned()
     }
 
     /// Reads out of the watch cache, for authorizers and admission.
@@ -187,13 +205,15 @@ impl Registry {
             let accept = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
             status_response(status, accept)
         };
-        let Some(resource) = self.resource(&info.group, &info.resource) else {
+        let found = self
+            .catalog
+            .load()
+            .version(&info.group, &info.resource, &info.version)
+            .map(|(resource, version)| (resource.clone(), version));
+        let Some((resource, version_index)) = found else {
             return refuse(&Status::no_such_path());
         };
-        let Some(version_index) = resource.versions.iter().position(|version| version.name == info.version)
-        else {
-            return refuse(&Status::no_such_path());
-        };
+        let resource = &resource;
         let version = &resource.versions[version_index];
         let offers = Offers {
             proto: version.proto,

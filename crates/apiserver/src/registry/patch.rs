@@ -302,10 +302,10 @@ impl Registry {
         let time = knarr_meta::time::rfc3339(cx.ctx.clock.now());
         let by = Applying {
             cx,
-            kind: resource.def.kind,
+            kind: &resource.def.kind,
             api_version: &version.api_version,
             ty,
-            schema: resource.schema,
+            schema: &resource.schema,
             time: &time,
         };
         resource.to_hub(version, patch.apply_live(live.as_ref(), &by)?)

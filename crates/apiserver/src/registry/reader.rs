@@ -23,7 +23,7 @@ impl RegistryReader {
     ) -> T {
         let Some(registry) = self.0.upgrade() else { return T::default() };
         let Some(resource) = registry.resource(group, resource) else { return T::default() };
-        read(&registry, resource)
+        read(&registry, &resource)
     }
 }
 

@@ -233,7 +233,7 @@ impl Rendering<'_> {
                     && self.version.identical
                 {
                     let mut out = BytesMut::new();
-                    stored.put_full(&mut out, &self.version.api_version, self.resource.def.kind);
+                    stored.put_full(&mut out, &self.version.api_version, &self.resource.def.kind);
                     if self.accept.pretty {
                         out = BytesMut::from(&pretty(&out)[..]);
                     }
@@ -285,7 +285,7 @@ impl Rendering<'_> {
     }
 
     fn list(&self, list: ListAnswer) -> Result<Response<Body>, Status> {
-        let list_kind = format!("{}List", self.resource.def.kind);
+        let list_kind = self.resource.def.list_kind.to_string();
         match (self.accept.transform, self.accept.media) {
             (None, Media::Json) if self.version.identical => {
                 let body = self.concatenate(&list, &list_kind);

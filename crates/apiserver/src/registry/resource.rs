@@ -3,14 +3,15 @@
 
 use super::negotiate::{Media, Transform};
 use crate::cache::{Cache, key};
-use crate::def::{ResourceDef, Scope, ServedVersion, UntypedHooks};
+use crate::def::{Name, ResourceDef, SchemaRef, ServedVersion, UntypedHooks};
 use crate::obj::Obj;
 use bytes::Bytes;
 use knarr_meta::gvk::{GroupResource, api_version};
-use knarr_meta::schema::{Schema, Type};
+use knarr_meta::schema::Type;
 use knarr_meta::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// See the module's documentation.
 pub struct Resource {
@@ -21,11 +22,13 @@ pub struct Resource {
     /// For messages.
     pub gr: GroupResource,
     /// The schema its types are in.
-    pub schema: &'static Schema,
+    pub schema: SchemaRef,
     /// The `apiVersion` of the stored form.
     pub hub_api_version: String,
     /// The served versions, in the declaration's order.
     pub versions: Vec<Version>,
+    /// Cancelled once it is no longer what is served under its name.
+    retired: CancellationToken,
 }
 
 /// One served version.
@@ -33,7 +36,7 @@ pub struct Version {
     /// Its place in the declaration.
     index: usize,
     /// The name.
-    pub name: &'static str,
+    pub name: Name,
     /// `group/version`.
     pub api_version: String,
     /// The type of objects in this version.
@@ -50,31 +53,43 @@ pub struct Version {
 
 impl Resource {
     /// Derives everything from the declaration. `forms` numbers the versions.
-    pub fn new(def: Arc<ResourceDef>, cache: Arc<Cache>, schema: &'static Schema, forms: &mut u32) -> Self {
+    pub fn new(def: Arc<ResourceDef>, cache: Arc<Cache>, forms: &mut u32) -> Self {
         let versions = def
             .versions
             .iter()
             .enumerate()
             .map(|(index, served)| {
                 *forms += 1;
-                let api_version = api_version(def.group, served.version);
+                let (group, version) = (&def.group, &served.version);
+                let api_version = api_version(group, version);
+                let facts = def.types.is_none();
                 Version {
                     index,
-                    name: served.version,
-                    ty: knarr_api::facts::root(def.group, served.version, def.kind),
+                    name: version.clone(),
+                    ty: match &def.types {
+                        None => knarr_api::facts::root(group, version, &def.kind),
+                        Some(own) => Some(own.root.clone()),
+                    },
                     identical: served.from_hub.is_none(),
-                    proto: knarr_api::proto::supports(&api_version, def.kind),
-                    columns: super::table::columns(def.group, served.version, def.resource),
+                    proto: facts && knarr_api::proto::supports(&api_version, &def.kind),
+                    columns: def
+                        .columns
+                        .clone()
+                        .unwrap_or_else(|| super::table::columns(group, version, &def.resource)),
                     form: *forms * 64,
                     api_version,
                 }
             })
             .collect();
         Self {
-            gr: GroupResource::new(def.group, def.resource),
-            hub_api_version: api_version(def.storage_group, def.storage_version),
+            gr: GroupResource::new(&def.group, &def.resource),
+            hub_api_version: api_version(&def.storage_group, &def.storage_version),
+            schema: match &def.types {
+                None => SchemaRef::Facts(knarr_api::facts::schema()),
+                Some(own) => SchemaRef::Own(own.schema.clone()),
+            },
+            retired: CancellationToken::new(),
             versions,
-            schema,
             cache,
             def,
         }
@@ -90,7 +105,7 @@ impl Resource {
             Some(convert) => convert(value)?,
             None => value,
         };
-        knarr_meta::object::set_type(&mut value, &self.hub_api_version, self.def.kind);
+        knarr_meta::object::set_type(&mut value, &self.hub_api_version, &self.def.kind);
         Ok(value)
     }
 
@@ -100,13 +115,23 @@ impl Resource {
             Some(convert) => convert(value)?,
             None => value,
         };
-        knarr_meta::object::set_type(&mut value, &version.api_version, self.def.kind);
+        knarr_meta::object::set_type(&mut value, &version.api_version, &self.def.kind);
         Ok(value)
     }
 
     /// Whether its objects live in namespaces.
     pub fn namespaced(&self) -> bool {
-        self.def.scope == Scope::Namespaced
+        self.def.namespaced()
+    }
+
+    /// Something else (or nothing) is served under its name from now on: its watches end.
+    pub fn retire(&self) {
+        self.retired.cancel();
+    }
+
+    /// Ends when it is no longer what is served under its name.
+    pub fn retirement(&self) -> CancellationToken {
+        self.retired.clone()
     }
 
     /// The untyped hooks of its strategy.
@@ -135,7 +160,7 @@ impl Resource {
     pub fn proto_body(&self, version: &Version, obj: &Obj) -> Result<Bytes, Status> {
         self.cache.form(obj, version.form, || {
             let value = self.serve_from_hub(version, obj.stored.parse())?;
-            let body = knarr_api::proto::encode_body(&version.api_version, self.def.kind, &value);
+            let body = knarr_api::proto::encode_body(&version.api_version, &self.def.kind, &value);
             body.map(Bytes::from).map_err(Status::internal)
         })
     }

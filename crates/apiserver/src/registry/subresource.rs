@@ -9,7 +9,7 @@ use super::render::Answer;
 use super::write::{Modify, Part};
 use super::{Call, Registry};
 use crate::admission::Operation;
-use crate::def::{Handler, SubKind, SubRequest, Subresource};
+use crate::def::{Handler, Name, SubKind, SubRequest, Subresource};
 use crate::request::RequestCx;
 use http::Method;
 use knarr_meta::field::{self, ErrorList, Path};
@@ -20,14 +20,13 @@ use knarr_meta::status::Status;
 use serde_json::{Value, json};
 
 /// Where a kind keeps what Scale shows.
-#[derive(Clone, Copy)]
-struct ScalePaths {
-    spec: &'static [&'static str],
-    status: &'static [&'static str],
-    selector: &'static [&'static str],
+struct ScalePaths<'a> {
+    spec: Vec<&'a str>,
+    status: Vec<&'a str>,
+    selector: Vec<&'a str>,
 }
 
-impl ScalePaths {
+impl ScalePaths<'_> {
     /// The Scale of an object.
     fn view(&self, parent: &Value) -> Value {
         let number = |path: &[&str]| object::get_i64(parent, path).unwrap_or(0);
@@ -37,8 +36,9 @@ impl ScalePaths {
                 metadata.insert(name.to_owned(), value.clone());
             }
         }
-        let selector = object::get_path(parent, self.selector).map(selector_text).unwrap_or_default();
-        let mut status = json!({"replicas": number(self.status)});
+        let selector = object::get_path(parent, &self.selector).filter(|_| !self.selector.is_empty());
+        let selector = selector.map(selector_text).unwrap_or_default();
+        let mut status = json!({"replicas": number(&self.status)});
         if !selector.is_empty() {
             status["selector"] = selector.into();
         }
@@ -46,7 +46,7 @@ impl ScalePaths {
             "kind": "Scale",
             "apiVersion": "autoscaling/v1",
             "metadata": metadata,
-            "spec": {"replicas": number(self.spec)},
+            "spec": {"replicas": number(&self.spec)},
             "status": status,
         })
     }
@@ -69,7 +69,11 @@ fn selector_text(selector: &Value) -> String {
 
 impl Registry {
     /// Serves a request on a subresource.
-    pub(super) async fn subresource(&self, call: &Call<'_>, sub: &Subresource) -> Result<Answer, Status> {
+    pub(super) async fn subresource<'a>(
+        &self,
+        call: &Call<'_>,
+        sub: &'a Subresource,
+    ) -> Result<Answer, Status> {
         let verb = call.cx.info.verb.as_str();
         let method = &call.parts.method;
         let wanted = match *method {
@@ -89,15 +93,17 @@ impl Registry {
             (SubKind::Partial(prepare), &Method::PUT) => self.update(call, Part::Partial(*prepare)).await,
             (SubKind::Partial(prepare), &Method::PATCH) => self.patch(call, Part::Partial(*prepare)).await,
             (SubKind::Scale { spec, status, selector }, _) => {
-                let paths = ScalePaths { spec, status, selector };
+                let steps = |path: &'a [Name]| path.iter().map(|step| &**step).collect();
+                let paths =
+                    ScalePaths { spec: steps(spec), status: steps(status), selector: steps(selector) };
                 match *method {
                     Method::GET | Method::HEAD => {
                         let stored =
                             self.fetch(call.resource, &call.cx.info.namespace, &call.cx.info.name).await?;
                         Ok(Answer::Plain(200, paths.view(&stored.parse())))
                     }
-                    Method::PUT => self.update_scale(call, paths).await,
-                    Method::PATCH => self.patch_scale(call, paths).await,
+                    Method::PUT => self.update_scale(call, &paths).await,
+                    Method::PATCH => self.patch_scale(call, &paths).await,
                     _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
                 }
             }
@@ -128,7 +134,8 @@ impl Registry {
             _ => None,
         };
         if let Some(operation) = operation {
-            let chain = Chain::new(&self.plugins, cx, sub.kind.2, operation);
+            let chain =
+                Chain::new(&self.plugins, cx, sub.kind_in(&resource.def, &call.version.name).2, operation);
             let old = (operation == Operation::Update).then_some(&parent);
             if !chain.is_empty() {
                 chain.run(&mut body, old, &cx.info.name).await?;
@@ -139,7 +146,7 @@ impl Registry {
         Ok(reply(handler.handle(request).await?))
     }
 
-    async fn update_scale(&self, call: &Call<'_>, paths: ScalePaths) -> Result<Answer, Status> {
+    async fn update_scale(&self, call: &Call<'_>, paths: &ScalePaths<'_>) -> Result<Answer, Status> {
         let options = WriteOptions::read(call.cx, &call.parts.headers, WriteKind::Update)?;
         let ty = knarr_api::facts::root("autoscaling", "v1", "Scale");
         let wanted = scale_type(call, ty.as_ref());
@@ -147,7 +154,7 @@ impl Registry {
         self.write_scale(call, paths, &options, &|_, _| Ok(scale.clone())).await
     }
 
-    async fn patch_scale(&self, call: &Call<'_>, paths: ScalePaths) -> Result<Answer, Status> {
+    async fn patch_scale(&self, call: &Call<'_>, paths: &ScalePaths<'_>) -> Result<Answer, Status> {
         let cx = call.cx;
         let patch = Patch::read(cx, &call.parts.headers, &call.body, true)?;
         let ty = knarr_api::facts::root("autoscaling", "v1", "Scale");
@@ -163,7 +170,7 @@ impl Registry {
                 kind: "Scale",
                 api_version: "autoscaling/v1",
                 ty,
-                schema: call.resource.schema,
+                schema: &call.resource.schema,
                 time: &time,
             };
             patch.apply_live(Some(&live), &by)
@@ -174,7 +181,7 @@ impl Registry {
     async fn write_scale(
         &self,
         call: &Call<'_>,
-        paths: ScalePaths,
+        paths: &ScalePaths<'_>,
         options: &WriteOptions,
         make: &(dyn Fn(&RequestCx, Value) -> Result<Value, Status> + Send + Sync),
     ) -> Result<Answer, Status> {
@@ -186,7 +193,7 @@ impl Registry {
             check_scale(cx, &scale, old, resource)?;
             let replicas = object::get_i64(&scale, &["spec", "replicas"]).unwrap_or(0);
             let mut new = old.clone();
-            object::set_path(&mut new, paths.spec, replicas.into());
+            object::set_path(&mut new, &paths.spec, replicas.into());
             let given = object::resource_version(&scale);
             object::set_resource_version(
                 &mut new,
@@ -207,16 +214,16 @@ impl Registry {
 /// The body of a subresource with a kind of its own.
 pub(super) fn decode(call: &Call<'_>, sub: &Subresource) -> Result<Value, Status> {
     let options = WriteOptions::read(call.cx, &call.parts.headers, WriteKind::Create)?;
-    let (group, version, kind) = sub.kind;
+    let (group, version, kind) = sub.kind_in(&call.resource.def, &call.version.name);
     let api = api_version(group, version);
     let ty = knarr_api::facts::root(group, version, kind);
     let proto = knarr_api::proto::supports(&api, kind);
-    let wanted = Wanted { kind, api_version: &api, ty: ty.as_ref(), schema: call.resource.schema, proto };
+    let wanted = Wanted { kind, api_version: &api, ty: ty.as_ref(), schema: &call.resource.schema, proto };
     wanted.decode(call.cx, &call.parts.headers, &call.body, options.validation)
 }
 
 fn scale_type<'a>(call: &Call<'a>, ty: Option<&'a knarr_meta::schema::Type>) -> Wanted<'a> {
-    Wanted { kind: "Scale", api_version: "autoscaling/v1", ty, schema: call.resource.schema, proto: true }
+    Wanted { kind: "Scale", api_version: "autoscaling/v1", ty, schema: &call.resource.schema, proto: true }
 }
 
 fn check_scale(

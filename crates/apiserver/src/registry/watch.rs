@@ -19,8 +19,10 @@ use knarr_client::Body;
 use knarr_client::body::BodyError;
 use knarr_meta::status::Status;
 use serde_json::{Value, json};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// A watch without a limit of its own ends after this long to twice as long, as upstream.
 const MIN_LIMIT: Duration = Duration::from_secs(1800);
@@ -120,7 +122,7 @@ impl Frames {
             out.put_slice(b"{\"type\":\"");
             out.put_slice(name.as_bytes());
             out.put_slice(b"\",\"object\":");
-            stored.put_full(&mut out, &self.version().api_version, self.resource.def.kind);
+            stored.put_full(&mut out, &self.version().api_version, &self.resource.def.kind);
             out.put_slice(b"}\n");
             return Ok(out.freeze());
         }
@@ -129,7 +131,7 @@ impl Frames {
             let moved = (matched.obj().revision() != revision).then(|| matched.obj().at(revision));
             let obj = moved.as_ref().unwrap_or(matched.obj());
             let body = self.resource.proto_body(self.version(), obj)?;
-            let object = proto::wrap(&self.version().api_version, self.resource.def.kind, &body);
+            let object = proto::wrap(&self.version().api_version, &self.resource.def.kind, &body);
             return Ok(proto::watch_frame(name, &object).into());
         }
         if let (Media::Json, Some((Transform::Partial | Transform::PartialList, version))) =
@@ -202,7 +204,7 @@ impl Frames {
         if ends_initial {
             metadata["annotations"] = json!({INITIAL_END: "true"});
         }
-        let (api_version, kind) = (self.version().api_version.clone(), self.resource.def.kind);
+        let (api_version, kind) = (self.version().api_version.clone(), &self.resource.def.kind);
         let mut object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
         match self.transform {
             None => {}
@@ -233,6 +235,8 @@ struct Running {
     end: BoxFuture<'static, ()>,
     /// When to say where the watch stands, if it was asked to.
     bookmark: Option<BoxFuture<'static, ()>>,
+    /// The resource is no longer served as it was.
+    retired: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Whether the initial events are still to be closed by a bookmark.
     end_mark: bool,
     initial_done: bool,
@@ -257,6 +261,7 @@ fn stream(
         last_bookmark: 0,
         over: false,
         ctx: ctx.clone(),
+        retired: Box::pin(frames.resource.retirement().cancelled_owned()),
         watch,
         frames,
     };
@@ -305,6 +310,7 @@ impl Running {
                 biased;
                 event = self.watch.recv() => Some(event?),
                 () = &mut self.end => return None,
+                () = &mut self.retired => return None,
                 () = async { match &mut self.bookmark { Some(due) => due.await, None => std::future::pending().await } } => None,
             };
             let Some(event) = event else {

@@ -114,7 +114,7 @@ impl Registry {
         let (more, warnings) = resource.def.strategy.validate(cx, &stored.value)?;
         errors.extend(more);
         if !errors.is_empty() {
-            return Err(Status::invalid(resource.def.group, resource.def.kind, &name, errors));
+            return Err(Status::invalid(&resource.def.group, &resource.def.kind, &name, errors));
         }
         warnings.into_iter().for_each(|warning| cx.warn(warning));
         chain.validate(&mut hub, None, &name).await?;
@@ -267,7 +267,7 @@ impl Registry {
         self.authorize_create(cx)?;
         ensure_namespace(resource, cx, &mut hub)?;
         check_name(cx, &hub)?;
-        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Create);
+        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
         chain.mutate(&mut hub, None, name).await?;
         dedup_owners(cx, &mut hub, true);
         object::set_resource_version(&mut hub, "");
@@ -295,7 +295,7 @@ impl Registry {
         let mut new = change(Some(&old))?;
         ensure_namespace(resource, cx, &mut new)?;
         check_name(cx, &new)?;
-        let chain = Chain::new(&self.plugins, cx, resource.def.kind, Operation::Update);
+        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Update);
         if !chain.is_empty() {
             match what.view {
                 None => chain.mutate(&mut new, Some(&old), name).await?,
@@ -399,7 +399,7 @@ impl Registry {
             }
         };
         if !errors.is_empty() {
-            return Err(Status::invalid(resource.def.group, resource.def.kind, &cx.info.name, errors));
+            return Err(Status::invalid(&resource.def.group, &resource.def.kind, &cx.info.name, errors));
         }
         warnings.into_iter().for_each(|warning| cx.warn(warning));
         Ok(())
@@ -433,7 +433,7 @@ impl Registry {
                 let path = Path::new("metadata").child("resourceVersion");
                 let mut errors = ErrorList::new();
                 errors.push(field::invalid(&path, 0, "must be specified for an update"));
-                Err(Status::invalid(resource.def.group, resource.def.resource, name, errors))
+                Err(Status::invalid(&resource.def.group, &resource.def.resource, name, errors))
             }
             given if given == current => Ok(()),
             given if given.parse::<u64>().is_err() => {
@@ -465,12 +465,12 @@ impl Registry {
         };
         let Some(ty) = &version.ty else { return Ok(()) };
         if version.identical {
-            managed::update(resource.schema, ty, old, new, &manager);
+            managed::update(&resource.schema, ty, old, new, &manager);
             return Ok(());
         }
         let old = old.map(|old| resource.serve_from_hub(version, old.clone())).transpose()?;
         let mut served = resource.serve_from_hub(version, new.clone())?;
-        managed::update(resource.schema, ty, old.as_ref(), &mut served, &manager);
+        managed::update(&resource.schema, ty, old.as_ref(), &mut served, &manager);
         object::set_managed_fields(new, object::managed_fields(&served).to_vec());
         Ok(())
     }

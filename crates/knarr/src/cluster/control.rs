@@ -80,7 +80,7 @@ impl ControlPlane {
             client(&server, ctx, UserInfo::new("system:apiserver", &["system:masters"]), "kube-apiserver");
         let initial = bootstrap_config(config, node_ip, &server)?;
         let defs = server.registry().defs();
-        bootstrap::run(ctx, &own, defs, &initial).await.context("cannot write the initial objects")?;
+        bootstrap::run(ctx, &own, &defs, &initial).await.context("cannot write the initial objects")?;
         let at = bound.first().map(ToString::to_string).unwrap_or_default();
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
@@ -159,11 +159,11 @@ fn deletable(server: &ApiServer) -> (Vec<(ResourcePath, bool)>, Vec<String>) {
     let rows = rows.filter(|def| def.resource != "events");
     rows.map(|def| {
         let path = ResourcePath {
-            group: def.group.to_owned(),
-            version: def.versions.first().map(|v| v.version.to_owned()).unwrap_or_default(),
-            resource: def.resource.to_owned(),
+            group: def.group.to_string(),
+            version: def.preferred().to_owned(),
+            resource: def.resource.to_string(),
         };
-        ((path, def.scope == knarr_apiserver::def::Scope::Namespaced), def.kind.to_owned())
+        ((path, def.scope == knarr_apiserver::def::Scope::Namespaced), def.kind.to_string())
     })
     .unzip()
 }

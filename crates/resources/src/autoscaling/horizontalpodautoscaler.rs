@@ -221,8 +221,8 @@ pub fn def() -> ResourceDef {
         .cells(cells)
         .fixture(include_str!("testdata/horizontalpodautoscaler.yaml"));
     let versions = vec![
-        ServedVersion { version: "v2", to_hub: None, from_hub: None },
-        ServedVersion { version: "v1", to_hub: Some(v1::to_hub), from_hub: Some(v1::from_hub) },
+        ServedVersion::hub("v2"),
+        ServedVersion { version: "v1".into(), to_hub: Some(v1::to_hub), from_hub: Some(v1::from_hub) },
     ];
     ResourceDef { versions, ..def }
 }

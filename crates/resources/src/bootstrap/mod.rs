@@ -40,25 +40,25 @@ pub async fn run(
     defs: &[Arc<ResourceDef>],
     config: &BootstrapConfig,
 ) -> Result<(), Error> {
-    let served: BTreeMap<(String, &str), &Arc<ResourceDef>> = defs
+    let served: BTreeMap<(String, String), &Arc<ResourceDef>> = defs
         .iter()
         .flat_map(|def| {
-            def.versions
-                .iter()
-                .map(move |v| ((knarr_meta::gvk::api_version(def.group, v.version), def.kind), def))
+            def.versions.iter().map(move |v| {
+                ((knarr_meta::gvk::api_version(&def.group, &v.version), def.kind.to_string()), def)
+            })
         })
         .collect();
     let mut stages: [Vec<(ResourcePath, bool, Value)>; 2] = Default::default();
     for object in objects(config) {
         let key = (
             object["apiVersion"].as_str().unwrap_or_default().to_owned(),
-            object["kind"].as_str().unwrap_or_default(),
+            object["kind"].as_str().unwrap_or_default().to_owned(),
         );
         let Some(def) = served.get(&key) else { continue };
         let version = key.0.rsplit('/').next().unwrap_or_default().to_owned();
-        let path = ResourcePath { group: def.group.to_owned(), version, resource: def.resource.to_owned() };
+        let path = ResourcePath { group: def.group.to_string(), version, resource: def.resource.to_string() };
         // Other objects are refused while their namespace or range is not there.
-        let first = matches!(def.resource, "namespaces" | "servicecidrs");
+        let first = matches!(&*def.resource, "namespaces" | "servicecidrs");
         stages[usize::from(!first)].push((path, def.scope == Scope::Namespaced, object));
     }
     for stage in stages {

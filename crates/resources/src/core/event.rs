@@ -278,8 +278,8 @@ pub fn newer_def() -> ResourceDef {
         .cells(cells)
         .selectable(NEWER_SELECTABLE)
         .fixture(include_str!("testdata/event-newer.yaml"));
-    let version = ServedVersion { version: "v1", to_hub: Some(to_core), from_hub: Some(from_core) };
-    ResourceDef { strategy: Box::new(Events), versions: vec![version], storage_group: "", ..def }
+    let version = ServedVersion { version: "v1".into(), to_hub: Some(to_core), from_hub: Some(from_core) };
+    ResourceDef { strategy: Box::new(Events), versions: vec![version], storage_group: "".into(), ..def }
 }
 
 #[cfg(test)]

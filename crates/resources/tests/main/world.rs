@@ -81,7 +81,7 @@ impl World {
             client_ca: "ca".into(),
             front_proxy_ca: "ca".into(),
         };
-        bootstrap::run(&ctx, &client, server.registry().defs(), &initial).await.unwrap();
+        bootstrap::run(&ctx, &client, &server.registry().defs(), &initial).await.unwrap();
         let admin = server.transport(UserInfo::new("admin", &["system:masters"]));
         let world = Self { server, store, admin, _dir: dir };
         for namespace in ["default", "kube-system"] {
@@ -155,7 +155,7 @@ pub fn yaml(text: &str) -> Value {
 
 /// The URL of a kind's collection in the namespace `default`.
 pub fn collection(def: &ResourceDef) -> String {
-    let version = def.versions[0].version;
+    let version = def.preferred();
     let base = if def.group.is_empty() {
         format!("/api/{version}")
     } else {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod delete;
+mod dynamic;
 mod forms;
 mod read;
 mod watch;
@@ -131,9 +132,12 @@ fn defs() -> Vec<ResourceDef> {
     );
     let events = ResourceDef::new(Events);
     let mut new_events = ResourceDef::new(Events);
-    new_events.group = "events.k8s.io";
-    new_events.versions =
-        vec![ServedVersion { version: "v1", to_hub: Some(events_to_hub), from_hub: Some(events_from_hub) }];
+    new_events.group = "events.k8s.io".into();
+    new_events.versions = vec![ServedVersion {
+        version: "v1".into(),
+        to_hub: Some(events_to_hub),
+        from_hub: Some(events_from_hub),
+    }];
     vec![ResourceDef::new(ConfigMaps), pods, deployments, ResourceDef::new(Leases), events, new_events]
 }
 
