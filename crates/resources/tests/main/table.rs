@@ -38,7 +38,7 @@ fn every_file_of_a_kind_is_in_the_table() {
 fn no_resource_is_declared_twice() {
     let mut seen = std::collections::BTreeSet::new();
     for def in knarr_resources::all() {
-        assert!(seen.insert((def.group, def.resource)), "{}/{}", def.group, def.resource);
+        assert!(seen.insert((def.group.clone(), def.resource.clone())), "{}/{}", def.group, def.resource);
     }
 }
 
