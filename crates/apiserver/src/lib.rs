@@ -13,6 +13,7 @@ pub mod registry;
 pub mod request;
 pub mod server;
 pub mod testing;
+pub mod webhook;
 
 pub use front::authn::Tokens;
 pub use front::authz::escalation;

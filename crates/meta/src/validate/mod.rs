@@ -6,7 +6,9 @@
 mod formats;
 mod meta;
 mod options;
+mod webhook;
 
 pub use formats::*;
 pub use meta::*;
 pub use options::*;
+pub use webhook::*;
