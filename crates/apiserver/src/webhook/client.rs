@@ -256,7 +256,8 @@ impl Client {
         }
         let own = serde_json::from_slice(&body).ok().and_then(|value| Status::from_json(&value));
         let status = own.filter(|status| !status.is_success()).unwrap_or_else(|| {
-            let shown = if is_text { String::from_utf8_lossy(&body).trim().to_owned() } else { "unknown".into() };
+            let shown =
+                if is_text { String::from_utf8_lossy(&body).trim().to_owned() } else { "unknown".into() };
             Status::generic_server_response(code, "post", &GroupResource::new("", ""), "", &shown)
         });
         Err(CallError::Status(Box::new(status)))

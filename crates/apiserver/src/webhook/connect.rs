@@ -154,7 +154,9 @@ fn handshake_text(error: &std::io::Error, server_name: &str) -> String {
             seconds_text(time.as_secs()),
             seconds_text(not_before.as_secs())
         ),
-        CertificateError::NotValidForName => format!("certificate is not valid for any names, but wanted to match {server_name}"),
+        CertificateError::NotValidForName => {
+            format!("certificate is not valid for any names, but wanted to match {server_name}")
+        }
         CertificateError::NotValidForNameContext { presented, .. } => name_text(presented, server_name),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate specifies an incompatible key usage".to_owned()

@@ -62,7 +62,8 @@ async fn services_are_resolved_and_verified_by_name() {
     let webhook = TestWebhook::start(&["hook.ns.svc"], |path, _| Some((200, path.to_owned()))).await;
     let there = To(Ok((webhook.address.ip().to_string(), webhook.address.port())));
     let manager = ClientManager::new();
-    let answer = call(&manager, &there, &by_service(&webhook, 443), Duration::from_millis(1500)).await.unwrap();
+    let answer =
+        call(&manager, &there, &by_service(&webhook, 443), Duration::from_millis(1500)).await.unwrap();
     assert_eq!(answer, "/a/b?timeout=2s");
 
     let missing = call(&manager, &nowhere(), &by_service(&webhook, 8443), LIMIT).await.unwrap_err();

@@ -40,7 +40,13 @@ pub fn webhook_url(url: &str, path: &Path) -> ErrorList {
 
 /// Errors of a webhook's service reference. Upstream's caller for admission webhooks hands name and namespace over
 /// in the wrong order; `first` and `second` are checked as the fields `namespace` and `name`.
-pub fn webhook_service(first: &str, second: &str, url_path: Option<&str>, port: i64, path: &Path) -> ErrorList {
+pub fn webhook_service(
+    first: &str,
+    second: &str,
+    url_path: Option<&str>,
+    port: i64,
+    path: &Path,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     if second.is_empty() {
         errors.push(field::required(&path.child("name"), ""));
@@ -148,7 +154,9 @@ fn check_host(host: &str) -> Result<(), String> {
             None => return Err("missing ']' in host".to_owned()),
         },
         None => {
-            let bad = host.chars().find(|c| c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._~!$&'()*+,;=:[]<>\"%".contains(*c));
+            let bad = host.chars().find(|c| {
+                c.is_ascii() && !c.is_ascii_alphanumeric() && !"-._~!$&'()*+,;=:[]<>\"%".contains(*c)
+            });
             if let Some(bad) = bad {
                 return Err(format!("invalid character {} in host name", go::quote(&bad.to_string())));
             }
@@ -208,10 +216,13 @@ mod tests {
             (Some("/"), vec![]),
             (Some("/a/b/"), vec![]),
             (Some("//"), vec!["s.path: Invalid value: \"//\": segment[0] may not be empty"]),
-            (Some("a"), vec![
-                "s.path: Invalid value: \"a\": must start with a '/'",
-                "s.path: Invalid value: \"a\": segment[0] may not be empty",
-            ]),
+            (
+                Some("a"),
+                vec![
+                    "s.path: Invalid value: \"a\": must start with a '/'",
+                    "s.path: Invalid value: \"a\": segment[0] may not be empty",
+                ],
+            ),
             (Some("/a//b"), vec!["s.path: Invalid value: \"/a//b\": segment[1] may not be empty"]),
         ] {
             assert_eq!(texts(&webhook_service("ns", "n", path, 443, &Path::new("s"))), wanted, "{path:?}");
