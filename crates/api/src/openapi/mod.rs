@@ -143,6 +143,12 @@ pub fn v2_proto(document: &Value) -> Vec<u8> {
     gnostic::document(document)
 }
 
+/// The description of a type (`field` empty), or of one of its fields by its JSON name. Each call reads the whole
+/// table: keep what is needed often.
+pub fn description(definition: &str, field: &str) -> Option<String> {
+    descriptions::Descriptions::load().find(definition, field)
+}
+
 fn document(served: &[Served], own: &[&Served], flavor: Flavor) -> (Value, Value) {
     let library = schemas::Library::new(served, flavor);
     let operations = operations::all(own);
