@@ -11,7 +11,13 @@ use std::sync::LazyLock;
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 /// The types of a custom resource, and the type of the resource itself.
-pub(crate) fn schema(group: &str, version: &str, kind: &str, schema: Option<&Schema>, preserve: bool) -> (Types, Type) {
+pub(crate) fn schema(
+    group: &str,
+    version: &str,
+    kind: &str,
+    schema: Option<&Schema>,
+    preserve: bool,
+) -> (Types, Type) {
     let mut builder = Builder { types: OBJECT_META.clone(), metadata: Type::Any };
     builder.metadata = builder.types.type_named(&format!("{META}.ObjectMeta")).unwrap_or(Type::Any);
     let name = crate::openapi::definition_name(group, version, kind);
@@ -88,9 +94,10 @@ impl Builder {
         match schema.type_.as_str() {
             "object" => self.object(schema, name, preserve, schema.embedded_resource),
             "array" => {
-                let elem = schema.items.as_deref().map_or(Type::Any, |items| {
-                    self.value(items, &format!("{name}.items"), preserve)
-                });
+                let elem = schema
+                    .items
+                    .as_deref()
+                    .map_or(Type::Any, |items| self.value(items, &format!("{name}.items"), preserve));
                 let kind = match schema.list_type.as_deref() {
                     Some("set") => ListKind::Set,
                     Some("map") => ListKind::Map { keys: schema.list_map_keys.clone() },
@@ -130,7 +137,11 @@ impl Builder {
             }
             let ty = self.value(schema, &format!("{name}.{field}"), preserve);
             let atomic = schema.map_type.as_deref() == Some("atomic");
-            fields.push(Field { atomic, default: schema.default.clone(), ..Field::new(field.clone(), ty, 0) });
+            fields.push(Field {
+                atomic,
+                default: schema.default.clone(),
+                ..Field::new(field.clone(), ty, 0)
+            });
         }
         let mut new = StructType::new(name, fields);
         new.atomic = atomic;
@@ -166,8 +177,13 @@ mod tests {
         let Type::Struct(spec) = root.field("spec").unwrap().ty else { panic!() };
         let spec = types.get(spec);
         assert_eq!(spec.field("n").unwrap().ty, Type::Any);
-        assert_eq!((&spec.field("any").unwrap().ty, &spec.field("free").unwrap().ty), (&Type::Any, &Type::Any));
-        assert!(matches!(&spec.field("map").unwrap().ty, Type::Map(elem) if matches!(**elem, Type::Struct(_))));
+        assert_eq!(
+            (&spec.field("any").unwrap().ty, &spec.field("free").unwrap().ty),
+            (&Type::Any, &Type::Any)
+        );
+        assert!(
+            matches!(&spec.field("map").unwrap().ty, Type::Map(elem) if matches!(**elem, Type::Struct(_)))
+        );
         assert!(spec.field("whole").unwrap().atomic);
         let Type::List(ports) = &spec.field("ports").unwrap().ty else { panic!() };
         assert_eq!(ports.kind, ListKind::Map { keys: vec!["p".into()] });

@@ -12,8 +12,9 @@ use std::time::SystemTime;
 
 /// What upstream says about the two columns that are not the definition's. The table of descriptions is read anew at
 /// each look, and definitions are compiled often.
-static DESCRIPTIONS: LazyLock<[String; 2]> =
-    LazyLock::new(|| ["name", "creationTimestamp"].map(|field| description(OBJECT_META, field).unwrap_or_default()));
+static DESCRIPTIONS: LazyLock<[String; 2]> = LazyLock::new(|| {
+    ["name", "creationTimestamp"].map(|field| description(OBJECT_META, field).unwrap_or_default())
+});
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -114,7 +115,18 @@ mod tests {
         let now = time::parse("2026-01-01T00:05:00Z").unwrap();
         assert_eq!(
             columns.cells(&object, now),
-            [json!("n"), json!("x"), json!("{\"a\":1}"), json!("3"), json!(3), json!(2), json!("5m"), json!(null), json!(null), json!("<invalid>")]
+            [
+                json!("n"),
+                json!("x"),
+                json!("{\"a\":1}"),
+                json!("3"),
+                json!(3),
+                json!(2),
+                json!("5m"),
+                json!(null),
+                json!(null),
+                json!("<invalid>")
+            ]
         );
         let header = &columns.definitions()[4];
         assert_eq!((&*header.name, header.priority), ("I", 1));

@@ -89,15 +89,23 @@ fn prune_defaults_below(schema: &mut Schema, root: &Schema, path: &mut Vec<Step>
 
 /// The default as it comes out of an object of nothing else; none if it does not come out at all.
 fn pruned(default: Value, root: &Schema, path: &[Step]) -> Option<Value> {
-    let mut object = surround(default, path.iter().map(|step| match step {
-        Step::Field(name) => Some(name.as_str()),
-        Step::Item => None,
-    }));
+    let mut object = surround(
+        default,
+        path.iter().map(|step| match step {
+            Step::Field(name) => Some(name.as_str()),
+            Step::Item => None,
+        }),
+    );
     if !object.is_object() {
         return Some(object);
     }
     // Dropping what is malformed cannot fail.
-    let _ = objectmeta::coerce(&mut object, Some(root), true, objectmeta::Options { drop_invalid: true, track: false });
+    let _ = objectmeta::coerce(
+        &mut object,
+        Some(root),
+        true,
+        objectmeta::Options { drop_invalid: true, track: false },
+    );
     prune(&mut object, Some(root), true, false);
     path.iter().try_fold(object, |value, step| match (value, step) {
         (Value::Object(mut map), Step::Field(name)) => map.remove(name),

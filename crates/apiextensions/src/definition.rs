@@ -201,7 +201,10 @@ impl Definition {
 
     /// The version in which objects are stored.
     pub fn storage(&self) -> &Version {
-        self.versions.iter().find(|version| version.storage).expect("a compiled definition has a storage version")
+        self.versions
+            .iter()
+            .find(|version| version.storage)
+            .expect("a compiled definition has a storage version")
     }
 
     fn has(&self, condition: &str) -> bool {
@@ -238,7 +241,8 @@ fn version(
         None
     } else {
         let version = || name.clone();
-        let schema = Schema::parse(given).map_err(|source| CompileError::Schema { version: version(), source })?;
+        let schema =
+            Schema::parse(given).map_err(|source| CompileError::Schema { version: version(), source })?;
         if !preserve_unknown_fields && let Err(reason) = structural::convertible(&schema) {
             return Err(CompileError::Structure { version: version(), reason });
         }
@@ -250,10 +254,11 @@ fn version(
     }
     let subresources = &json["subresources"];
     let kind = names.kind.clone();
-    let deprecation_warning = (json["deprecated"] == true).then(|| match json["deprecationWarning"].as_str() {
-        Some(text) => text.to_owned(),
-        None => deprecation_warning(&name, all, group, &kind),
-    });
+    let deprecation_warning =
+        (json["deprecated"] == true).then(|| match json["deprecationWarning"].as_str() {
+            Some(text) => text.to_owned(),
+            None => deprecation_warning(&name, all, group, &kind),
+        });
     let apply = apply::schema(group, &name, &kind, schema.as_ref(), preserve_unknown_fields);
     Ok(Version {
         group: group.to_owned(),
@@ -321,14 +326,14 @@ mod tests {
         assert_eq!((warning("v2").as_deref(), warning("v1")), (Some("no"), None));
         let v1 = definition.version("v1").unwrap();
         assert!(v1.status && v1.scale.is_some() && !definition.storage().status);
-        assert!(matches!(&definition.conversion, Conversion::Webhook { review_versions, .. } if review_versions == &["v1"]));
+        assert!(
+            matches!(&definition.conversion, Conversion::Webhook { review_versions, .. } if review_versions == &["v1"])
+        );
     }
 
     #[test]
     fn what_cannot_be_served_is_told() {
-        let with = |schema: Value| {
-            json!({"spec": {"versions": [{"name": "v1", "storage": true, "schema": {"openAPIV3Schema": schema}}]}})
-        };
+        let with = |schema: Value| json!({"spec": {"versions": [{"name": "v1", "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
         for (crd, want) in [
             (json!({}), "the definition has no storage version"),
             (with(json!({"type": 1})), "read the schema of version v1: schema field type is no string"),

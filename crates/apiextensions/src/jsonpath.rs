@@ -203,7 +203,10 @@ impl<'p> Parser<'p> {
             nodes.push(Node::Union(parts.collect::<Result<_, _>>()?));
             return Ok(());
         }
-        let quoted = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).filter(|key| !key.contains('\''));
+        let quoted = text
+            .strip_prefix('\'')
+            .and_then(|text| text.strip_suffix('\''))
+            .filter(|key| !key.contains('\''));
         if let Some(key) = quoted {
             let dotted = format!(".{key}");
             nodes.extend(Parser { rest: &dotted }.nodes()?);
@@ -298,7 +301,8 @@ fn walk_all<'a>(values: Values<'a>, nodes: &[Node]) -> Result<Values<'a>, FindEr
 }
 
 fn walk<'a>(values: Values<'a>, node: &Node) -> Result<Values<'a>, FindError> {
-    let constant = |values: &Values<'a>, value: Value| values.iter().map(|_| Cow::Owned(value.clone())).collect();
+    let constant =
+        |values: &Values<'a>, value: Value| values.iter().map(|_| Cow::Owned(value.clone())).collect();
     Ok(match node {
         Node::Field(name) => values.into_iter().filter_map(|value| field(value, name)).collect(),
         Node::Wildcard => values.into_iter().flat_map(children).collect(),
@@ -479,9 +483,10 @@ mod tests {
 
     fn find(path: &str, value: &Value) -> Vec<String> {
         let path = JsonPath::parse(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        path.find(value).map_or_else(|error| vec![format!("error: {error}")], |found| {
-            found.iter().map(|value| printed(value)).collect()
-        })
+        path.find(value).map_or_else(
+            |error| vec![format!("error: {error}")],
+            |found| found.iter().map(|value| printed(value)).collect(),
+        )
     }
 
     #[test]

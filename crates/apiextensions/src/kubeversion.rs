@@ -40,7 +40,8 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_upstream_does() {
-        let mut versions = ["foo1", "v1", "v10", "v2", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo10"];
+        let mut versions =
+            ["foo1", "v1", "v10", "v2", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo10"];
         versions.sort_by(|a, b| compare(b, a));
         assert_eq!(
             versions,

@@ -60,7 +60,8 @@ fn map(list: &[Value], schema: &Schema, path: &Path, errors: &mut ErrorList) {
         return;
     }
     if let [key] = schema.list_map_keys.as_slice() {
-        let elements: Vec<Key<'_>> = list.iter().map(|value| value.get(key).map_or(Key::None, Key::Value)).collect();
+        let elements: Vec<Key<'_>> =
+            list.iter().map(|value| value.get(key).map_or(Key::None, Key::Value)).collect();
         for index in duplicates(&elements) {
             let shown: Map<String, Value> =
                 list[index].get(key).map(|value| (key.clone(), value.clone())).into_iter().collect();

@@ -79,16 +79,28 @@ mod tests {
 
     #[test]
     fn doubles_print_as_in_go() {
-        for (float, want) in
-            [(0.5, "0.5"), (1e6, "1000000"), (1e20, "100000000000000000000"), (1e21, "1e+21"), (1e-5, "1e-05"), (0.0, "0")]
-        {
+        for (float, want) in [
+            (0.5, "0.5"),
+            (1e6, "1000000"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (1e-5, "1e-05"),
+            (0.0, "0"),
+        ] {
             assert_eq!(percent_v(float), want);
         }
     }
 
     #[test]
     fn whole_doubles_are_integers() {
-        for (float, want) in [(1.0, true), (1.5, false), (1e16, false), (0.0, true), (1e-12, false), (2.000_000_000_000_1, true)] {
+        for (float, want) in [
+            (1.0, true),
+            (1.5, false),
+            (1e16, false),
+            (0.0, true),
+            (1e-12, false),
+            (2.000_000_000_000_1, true),
+        ] {
             assert_eq!(is_json_integer(float), want, "{float}");
         }
     }

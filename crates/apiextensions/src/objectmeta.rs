@@ -195,10 +195,22 @@ fn validate_value(value: &Value, schema: &Schema, embedded: bool, path: &Path, e
             for (name, value) in map {
                 match (schema.properties.get(name), schema.additional()) {
                     (Some(field), _) => {
-                        validate_value(value, field, field.embedded_resource, &path.child(name.clone()), errors);
+                        validate_value(
+                            value,
+                            field,
+                            field.embedded_resource,
+                            &path.child(name.clone()),
+                            errors,
+                        );
                     }
                     (None, Some(other)) => {
-                        validate_value(value, other, other.embedded_resource, &path.key(name.clone()), errors);
+                        validate_value(
+                            value,
+                            other,
+                            other.embedded_resource,
+                            &path.key(name.clone()),
+                            errors,
+                        );
                     }
                     (None, None) => {}
                 }
@@ -242,7 +254,8 @@ fn validate_object(map: &Map<String, Value>, path: &Path, errors: &mut ErrorList
         Some(Value::String(text)) => {
             let problems = validate::dns1035_label(&text.to_lowercase());
             if !problems.is_empty() {
-                let detail = format!("may have mixed case, but should otherwise match: {}", problems.join(","));
+                let detail =
+                    format!("may have mixed case, but should otherwise match: {}", problems.join(","));
                 errors.push(field::invalid(&kind_path, text, detail));
             }
         }
@@ -257,8 +270,14 @@ fn validate_object(map: &Map<String, Value>, path: &Path, errors: &mut ErrorList
                 if metadata["name"].as_str().unwrap_or_default().is_empty() {
                     metadata["name"] = "fakename".into();
                 }
-                let namespaced = metadata["namespace"].as_str().is_some_and(|namespace| !namespace.is_empty());
-                errors.extend(validate::validate_object_meta(&metadata, namespaced, validate::path_segment_name, &path));
+                let namespaced =
+                    metadata["namespace"].as_str().is_some_and(|namespace| !namespace.is_empty());
+                errors.extend(validate::validate_object_meta(
+                    &metadata,
+                    namespaced,
+                    validate::path_segment_name,
+                    &path,
+                ));
             }
         }
     }
@@ -270,7 +289,11 @@ pub fn root_fields(object: &Value) -> Result<(), String> {
         if let Some(value) = object.get(name)
             && !value.is_string()
         {
-            return Err(format!(".{name} accessor error: {} is of the type {}, expected string", shown(value), go_type(value)));
+            return Err(format!(
+                ".{name} accessor error: {} is of the type {}, expected string",
+                shown(value),
+                go_type(value)
+            ));
         }
     }
     let api_version = object["apiVersion"].as_str().unwrap_or_default();

@@ -33,11 +33,7 @@ pub fn definitions(definition: &Definition, version: &Version, flavor: Flavor) -
     let publisher = Publisher {
         flavor,
         texts: Texts::load(),
-        selectable: version
-            .selectable_fields
-            .iter()
-            .map(|field| json!({"fieldPath": field.name}))
-            .collect(),
+        selectable: version.selectable_fields.iter().map(|field| json!({"fieldPath": field.name})).collect(),
     };
     let name = definition_name(&definition.group, &version.name, &names.kind);
     let gvk = |kind: &str| json!([{"group": definition.group, "version": version.name, "kind": kind}]);
@@ -79,7 +75,9 @@ impl Publisher {
         match self.flavor {
             Flavor::V2 => json!({"$ref": format!("#/definitions/{name}"), "description": text}),
             // Nothing may stand beside a reference there.
-            Flavor::V3 => json!({"allOf": [{"$ref": format!("#/components/schemas/{name}")}], "description": text}),
+            Flavor::V3 => {
+                json!({"allOf": [{"$ref": format!("#/components/schemas/{name}")}], "description": text})
+            }
         }
     }
 
@@ -102,7 +100,8 @@ impl Publisher {
             structural::convertible(schema).is_ok()
                 && structural::validate(schema, &knarr_meta::field::Path::nil()).is_empty()
         });
-        let free = self.flavor == Flavor::V2 && usable.is_some_and(|schema| schema.preserves_unknown() || preserve);
+        let free =
+            self.flavor == Flavor::V2 && usable.is_some_and(|schema| schema.preserves_unknown() || preserve);
         let schema = match usable {
             Some(schema) if !free => {
                 let mut schema = schema.clone();
@@ -112,7 +111,10 @@ impl Publisher {
                 }
                 let mut json = self.structure(&schema);
                 let properties = object_entry(&mut json, "properties");
-                properties.insert("metadata".into(), self.reference(&format!("{META}.ObjectMeta"), &self.texts.metadata));
+                properties.insert(
+                    "metadata".into(),
+                    self.reference(&format!("{META}.ObjectMeta"), &self.texts.metadata),
+                );
                 self.type_meta(properties);
                 json
             }
@@ -129,7 +131,10 @@ impl Publisher {
             json!({"type": "array", "items": {"$ref": format!("{place}{name}")},
                 "description": format!("List of {plural}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md")}),
         );
-        properties.insert("metadata".into(), self.reference(&format!("{META}.ListMeta"), &self.texts.list_metadata));
+        properties.insert(
+            "metadata".into(),
+            self.reference(&format!("{META}.ListMeta"), &self.texts.list_metadata),
+        );
         self.type_meta(&mut properties);
         let schema = json!({"type": "object", "description": format!("{list_kind} is a list of {kind}"),
             "required": ["items"], "properties": properties});
@@ -159,12 +164,21 @@ impl Publisher {
         if s.embedded_resource && !(self.flavor == Flavor::V2 && s.preserves_unknown()) {
             let properties = object_entry(&mut json, "properties");
             for (name, text) in [
-                ("apiVersion", "apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"),
-                ("kind", "kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"),
+                (
+                    "apiVersion",
+                    "apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+                ),
+                (
+                    "kind",
+                    "kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+                ),
             ] {
                 properties.insert(name.into(), json!({"type": "string", "description": text}));
             }
-            properties.insert("metadata".into(), self.reference(&format!("{META}.ObjectMeta"), &self.texts.metadata));
+            properties.insert(
+                "metadata".into(),
+                self.reference(&format!("{META}.ObjectMeta"), &self.texts.metadata),
+            );
             let mut required = s.required.clone();
             for name in ["kind", "apiVersion"] {
                 if !required.iter().any(|known| known == name) {
@@ -189,7 +203,8 @@ fn spell_int_or_string(schema: &mut Schema) {
     if !schema.int_or_string || structural::spells_int_or_string(schema) {
         return;
     }
-    let types = || ["integer", "string"].map(|name| Schema { type_: name.into(), ..Schema::default() }).to_vec();
+    let types =
+        || ["integer", "string"].map(|name| Schema { type_: name.into(), ..Schema::default() }).to_vec();
     if schema.any_of.is_empty() {
         schema.any_of = types();
     } else {
@@ -219,7 +234,8 @@ fn for_v2(schema: &mut Schema) {
     if schema.items.is_none() && schema.type_ == "array" {
         schema.type_.clear();
     }
-    let nullable: Vec<&String> = schema.properties.iter().filter(|(_, s)| s.nullable).map(|(name, _)| name).collect();
+    let nullable: Vec<&String> =
+        schema.properties.iter().filter(|(_, s)| s.nullable).map(|(name, _)| name).collect();
     schema.required.retain(|name| !nullable.contains(&name));
     if schema.additional().is_some_and(|other| other.nullable) {
         schema.required.clear();
@@ -260,10 +276,14 @@ fn plain(s: &Schema) -> Map<String, Value> {
     put("description", text(&s.description));
     put("title", text(&s.title));
     put("default", s.default.clone());
-    put("externalDocs", s.external_docs.as_ref().map(|(about, url)| {
-        let entries = [("description", about), ("url", url)].into_iter().filter(|(_, text)| !text.is_empty());
-        Value::Object(entries.map(|(name, text)| (name.to_owned(), text.as_str().into())).collect())
-    }));
+    put(
+        "externalDocs",
+        s.external_docs.as_ref().map(|(about, url)| {
+            let entries =
+                [("description", about), ("url", url)].into_iter().filter(|(_, text)| !text.is_empty());
+            Value::Object(entries.map(|(name, text)| (name.to_owned(), text.as_str().into())).collect())
+        }),
+    );
     put("example", s.example.clone());
     put("format", text(&s.format));
     put("maximum", s.maximum.map(number));
@@ -291,7 +311,10 @@ fn plain(s: &Schema) -> Map<String, Value> {
     put("x-kubernetes-list-map-keys", (!s.list_map_keys.is_empty()).then(|| s.list_map_keys.clone().into()));
     put("x-kubernetes-list-type", s.list_type.as_deref().map(Value::from));
     put("x-kubernetes-map-type", s.map_type.as_deref().map(Value::from));
-    put("x-kubernetes-validations", (!s.validations.is_empty()).then(|| s.validations.iter().map(rule).collect()));
+    put(
+        "x-kubernetes-validations",
+        (!s.validations.is_empty()).then(|| s.validations.iter().map(rule).collect()),
+    );
     json
 }
 
@@ -341,7 +364,10 @@ mod tests {
         let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["com.example.v1.Tab", "com.example.v1.TabList"]);
         let tab = &all[0].1;
-        assert_eq!(tab["x-kubernetes-group-version-kind"], json!([{"group": "example.com", "version": "v1", "kind": "Tab"}]));
+        assert_eq!(
+            tab["x-kubernetes-group-version-kind"],
+            json!([{"group": "example.com", "version": "v1", "kind": "Tab"}])
+        );
         assert_eq!(tab["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.a"}]));
         assert_eq!(tab["description"], "a tab");
         assert_eq!(
@@ -352,11 +378,20 @@ mod tests {
         let spec = &tab["properties"]["spec"]["properties"];
         assert_eq!(spec["a"], json!({"type": "string", "pattern": "x", "maxLength": 3, "default": "x"}));
         assert_eq!(spec["n"]["nullable"], true);
-        assert_eq!(spec["i"], json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}));
+        assert_eq!(
+            spec["i"],
+            json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]})
+        );
         assert_eq!(spec["e"]["required"], json!(["kind", "apiVersion"]));
-        assert_eq!(spec["o"], json!({"type": "number", "minimum": 0.5, "oneOf": [{"minimum": 1}, {"maximum": 2}]}));
+        assert_eq!(
+            spec["o"],
+            json!({"type": "number", "minimum": 0.5, "oneOf": [{"minimum": 1}, {"maximum": 2}]})
+        );
         let list = &all[1].1;
-        assert_eq!(list["properties"]["items"]["items"], json!({"$ref": "#/components/schemas/com.example.v1.Tab"}));
+        assert_eq!(
+            list["properties"]["items"]["items"],
+            json!({"$ref": "#/components/schemas/com.example.v1.Tab"})
+        );
         assert_eq!(list["description"], "TabList is a list of Tab");
         assert_eq!(list["required"], json!(["items"]));
     }

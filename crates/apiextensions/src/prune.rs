@@ -203,9 +203,10 @@ mod tests {
 
     #[test]
     fn nulls_go_where_nothing_can_replace_them() {
-        let schema = Schema::parse(&json!({"properties": {"a": {}, "b": {"nullable": true}, "c": {"default": 1},
+        let schema =
+            Schema::parse(&json!({"properties": {"a": {}, "b": {"nullable": true}, "c": {"default": 1},
             "l": {"items": {"properties": {"x": {}}}}}, "additionalProperties": {"properties": {"y": {}}}}))
-        .unwrap();
+            .unwrap();
         let mut value = json!({"a": null, "b": null, "c": null, "other": {"y": null, "z": null}, "l": [null, {"x": null}]});
         prune_nulls(&mut value, Some(&schema));
         assert_eq!(value, json!({"b": null, "c": null, "other": {"z": null}, "l": [null, {}]}));

@@ -115,7 +115,11 @@ fn replicas(map: &Map<String, Value>, path: &str, errors: &mut ErrorList) {
 
 fn wrong_type(path: &str, value: &Value, expected: &str) -> String {
     let path = path.strip_prefix('.').unwrap_or(path);
-    format!(".{path} accessor error: {} is of the type {}, expected {expected}", go::percent_v(value), go_type(value))
+    format!(
+        ".{path} accessor error: {} is of the type {}, expected {expected}",
+        go::percent_v(value),
+        go_type(value)
+    )
 }
 
 fn integer(map: &Map<String, Value>, path: &str) -> Result<Option<i64>, String> {
@@ -138,7 +142,9 @@ mod tests {
     use super::*;
 
     fn scale() -> Scale {
-        Scale::parse(&json!({"specReplicasPath": ".spec.a.n", "statusReplicasPath": ".status.n", "labelSelectorPath": ".status.sel"}))
+        Scale::parse(
+            &json!({"specReplicasPath": ".spec.a.n", "statusReplicasPath": ".status.n", "labelSelectorPath": ".status.sel"}),
+        )
     }
 
     #[test]
@@ -159,7 +165,10 @@ mod tests {
         scale().write(&mut empty, 1).unwrap();
         assert_eq!(empty, json!({"spec": {"a": {"n": 1}}}));
         let wrong = json!({"spec": {"a": {"n": "x"}}});
-        assert_eq!(scale().read(&wrong).unwrap_err(), ".spec.a.n accessor error: x is of the type string, expected int64");
+        assert_eq!(
+            scale().read(&wrong).unwrap_err(),
+            ".spec.a.n accessor error: x is of the type string, expected int64"
+        );
     }
 
     #[test]

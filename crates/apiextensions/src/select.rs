@@ -33,9 +33,14 @@ mod tests {
     #[test]
     fn values_print_as_in_go() {
         let object = json!({"spec": {"t": "x", "n": 3, "b": true, "f": 1.5, "z": null}});
-        for (path, want) in
-            [(".spec.t", "x"), (".spec.n", "3"), (".spec.b", "true"), (".spec.f", "1.5"), (".spec.z", ""), (".spec.q", "")]
-        {
+        for (path, want) in [
+            (".spec.t", "x"),
+            (".spec.n", "3"),
+            (".spec.b", "true"),
+            (".spec.f", "1.5"),
+            (".spec.z", ""),
+            (".spec.q", ""),
+        ] {
             let field = SelectableField::new(path);
             assert_eq!((field.name.as_str(), field.value(&object).as_str()), (&path[1..], want));
         }

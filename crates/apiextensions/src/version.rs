@@ -94,15 +94,21 @@ impl Version {
                 unknown.extend(dropped.into_iter().map(|name| format!("metadata.{name}")));
             }
         }
-        let own_group = object::api_version(object).strip_prefix(&self.group).is_some_and(|rest| rest.starts_with('/'));
+        let own_group =
+            object::api_version(object).strip_prefix(&self.group).is_some_and(|rest| rest.starts_with('/'));
         if own_group && object::kind(object) == self.kind {
             if !self.preserve_unknown_fields {
                 unknown.extend(self.prune(object, options.track));
                 self.prune_nulls(object);
             }
-            let paths = self.coerce_embedded(object, options.drop_invalid, options.track).map_err(|e| e.to_string())?;
+            let paths = self
+                .coerce_embedded(object, options.drop_invalid, options.track)
+                .map_err(|e| e.to_string())?;
             unknown.extend(paths);
-            if options.repair_generation && object::generation(object) == 0 && object.get("metadata").is_some() {
+            if options.repair_generation
+                && object::generation(object) == 0
+                && object.get("metadata").is_some()
+            {
                 object::set_generation(object, 1);
             }
         }
@@ -226,7 +232,9 @@ impl Version {
         {
             let path = Path::new("status");
             errors.extend(match Correlation::new(old, schema).key("status") {
-                Some(correlation) => validate::validate_update(status, part, Use::Status, &path, &correlation),
+                Some(correlation) => {
+                    validate::validate_update(status, part, Use::Status, &path, &correlation)
+                }
                 None => validate::validate(status, part, Use::Status, &path),
             });
         }

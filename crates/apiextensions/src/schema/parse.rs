@@ -53,12 +53,10 @@ fn parse(json: &Value, depth: usize) -> Result<Schema, ParseError> {
         title: fields.text("title")?,
         default: fields.json("default"),
         nullable: fields.flag("nullable")?,
-        external_docs: fields
-            .get("externalDocs")
-            .map(|docs| {
-                let text = |name: &str| docs[name].as_str().unwrap_or_default().to_owned();
-                (text("description"), text("url"))
-            }),
+        external_docs: fields.get("externalDocs").map(|docs| {
+            let text = |name: &str| docs[name].as_str().unwrap_or_default().to_owned();
+            (text("description"), text("url"))
+        }),
         example: fields.json("example"),
         known_format: Format::named(&format),
         format,
@@ -178,7 +176,8 @@ impl<'a> Fields<'a> {
     }
 
     fn texts(&self, name: &str) -> Result<Vec<String>, ParseError> {
-        let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| wrong(name, "list of strings"));
+        let text =
+            |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| wrong(name, "list of strings"));
         self.list(name)?.iter().map(text).collect()
     }
 

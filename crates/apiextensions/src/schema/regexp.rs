@@ -31,7 +31,8 @@ impl Pattern {
 
 /// Compiles an expression; the error is the text of Go's `regexp.Compile`.
 pub fn compile(pattern: &str) -> Result<Regex, String> {
-    let mut translator = Translator { pattern, rest: pattern, out: String::with_capacity(pattern.len() + 16), groups: 0 };
+    let mut translator =
+        Translator { pattern, rest: pattern, out: String::with_capacity(pattern.len() + 16), groups: 0 };
     translator.run()?;
     Regex::new(&translator.out).map_err(|_| error("expression too large", pattern))
 }
@@ -43,8 +44,8 @@ fn error(code: &str, at: &str) -> String {
 
 /// The names in `[[:alpha:]]`.
 const POSIX_CLASSES: [&str; 14] = [
-    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "word",
-    "xdigit",
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
+    "upper", "word", "xdigit",
 ];
 
 /// Go's bound on counted repetition.
@@ -310,7 +311,8 @@ impl<'p> Translator<'p> {
             return Ok(Some(all.to_owned()));
         }
         let class = format!("\\{}{{{name}}}", if negated { 'P' } else { 'p' });
-        let known = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && Regex::new(&class).is_ok();
+        let known =
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && Regex::new(&class).is_ok();
         if known { Ok(Some(class)) } else { Err(error("invalid character class range", self.since(from))) }
     }
 
@@ -488,7 +490,11 @@ mod tests {
             ("(?i", "invalid or unsupported Perl syntax: `(?i`"),
             ("(?P<a", "invalid named capture: `(?P<a`"),
         ] {
-            assert_eq!(compile(pattern).map(|_| ()).unwrap_err(), format!("error parsing regexp: {want}"), "{pattern}");
+            assert_eq!(
+                compile(pattern).map(|_| ()).unwrap_err(),
+                format!("error parsing regexp: {want}"),
+                "{pattern}"
+            );
         }
     }
 }

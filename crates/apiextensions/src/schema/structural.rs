@@ -160,7 +160,13 @@ fn invariants(s: &Schema, level: Level, path: &Path, errors: &mut ErrorList) {
         }
     }
     if let Some(metadata) = s.properties.get("metadata") {
-        metadata_invariants(metadata, check_metadata, level, &path.child("properties").key("metadata"), errors);
+        metadata_invariants(
+            metadata,
+            check_metadata,
+            level,
+            &path.child("properties").key("metadata"),
+            errors,
+        );
     }
     if s.embedded_resource && !s.preserves_unknown() && s.properties.is_empty() {
         let detail = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
@@ -224,8 +230,11 @@ fn nested(s: &Schema, skip_any_of: bool, path: &Path, errors: &mut ErrorList) {
             errors.push(field::forbidden(&path.child(name), detail));
         }
     };
-    let (empty, undefined, false_) =
-        ("must be empty to be structural", "must be undefined to be structural", "must be false to be structural");
+    let (empty, undefined, false_) = (
+        "must be empty to be structural",
+        "must be undefined to be structural",
+        "must be false to be structural",
+    );
     forbid(!s.type_.is_empty(), "type", empty);
     let additional = !matches!(s.additional_properties, None | Some(SchemaOrBool::Bool(false)));
     forbid(additional, "additionalProperties", undefined);

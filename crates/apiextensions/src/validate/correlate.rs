@@ -57,7 +57,9 @@ impl<'a> Correlation<'a> {
             }
             (Value::Object(old), Value::Object(map)) => {
                 old.len() == map.len()
-                    && map.iter().all(|(name, value)| self.key(name).is_some_and(|child| child.is_equal(value)))
+                    && map
+                        .iter()
+                        .all(|(name, value)| self.key(name).is_some_and(|child| child.is_equal(value)))
             }
             (old, new) => old == new,
         }

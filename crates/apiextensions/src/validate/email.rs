@@ -117,7 +117,10 @@ impl Parser<'_> {
     /// An atom, with dots inside if `dot`; anywhere if `permissive`.
     fn atom(&mut self, dot: bool, permissive: bool) -> Option<()> {
         let is_text = |c: char| {
-            c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || !c.is_ascii() || (dot && c == '.')
+            c.is_ascii_alphanumeric()
+                || "!#$%&'*+-/=?^_`{|}~".contains(c)
+                || !c.is_ascii()
+                || (dot && c == '.')
         };
         let end = self.rest.find(|c: char| !is_text(c)).unwrap_or(self.rest.len());
         let atom = &self.rest[..end];

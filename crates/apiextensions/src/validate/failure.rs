@@ -23,20 +23,51 @@ pub(super) struct Failure {
 
 /// What is wrong.
 pub(super) enum Detail {
-    Type { expected: String, actual: String },
+    Type {
+        expected: String,
+        actual: String,
+    },
     Required,
-    Enum { value: Value, allowed: Vec<Value> },
-    TooLong { max: i64 },
-    TooShort { min: i64, value: String },
-    Pattern { pattern: String, value: String },
-    TooManyItems { max: i64, size: i64 },
-    TooFewItems { min: i64, size: i64 },
+    Enum {
+        value: Value,
+        allowed: Vec<Value>,
+    },
+    TooLong {
+        max: i64,
+    },
+    TooShort {
+        min: i64,
+        value: String,
+    },
+    Pattern {
+        pattern: String,
+        value: String,
+    },
+    TooManyItems {
+        max: i64,
+        size: i64,
+    },
+    TooFewItems {
+        min: i64,
+        size: i64,
+    },
     Duplicates,
-    TooManyProperties { max: i64, size: i64 },
-    TooFewProperties { min: i64, size: i64 },
-    Forbidden { name: String },
+    TooManyProperties {
+        max: i64,
+        size: i64,
+    },
+    TooFewProperties {
+        min: i64,
+        size: i64,
+    },
+    Forbidden {
+        name: String,
+    },
     /// Bounds and multiples of numbers: the value, and what follows `x in body `.
-    Number { value: Value, text: String },
+    Number {
+        value: Value,
+        text: String,
+    },
     /// What the validator says without a place.
     General,
 }
@@ -132,8 +163,12 @@ impl Detail {
             Self::TooManyItems { max, .. } => format!("{name} in body should have at most {max} items"),
             Self::TooFewItems { min, .. } => format!("{name} in body should have at least {min} items"),
             Self::Duplicates => format!("{name} in body shouldn't contain duplicates"),
-            Self::TooManyProperties { max, .. } => format!("{name} in body should have at most {max} properties"),
-            Self::TooFewProperties { min, .. } => format!("{name} in body should have at least {min} properties"),
+            Self::TooManyProperties { max, .. } => {
+                format!("{name} in body should have at most {max} properties")
+            }
+            Self::TooFewProperties { min, .. } => {
+                format!("{name} in body should have at least {min} properties")
+            }
             Self::Forbidden { name: field } => format!("{name}.{field} in body is a forbidden property"),
             Self::Number { text, .. } => text.replace("{name}", name),
             Self::General => String::new(),

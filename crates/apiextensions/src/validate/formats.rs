@@ -183,7 +183,8 @@ fn is_mac(text: &str) -> bool {
         });
         well_formed.then_some(count)
     };
-    matches!(groups(':', 2).or_else(|| groups('-', 2)), Some(6 | 8 | 20)) || matches!(groups('.', 4), Some(3 | 4 | 10))
+    matches!(groups(':', 2).or_else(|| groups('-', 2)), Some(6 | 8 | 20))
+        || matches!(groups('.', 4), Some(3 | 4 | 10))
 }
 
 /// Hexadecimal digits with optional dashes; versions 4 and 5 also fix the variant.
@@ -198,7 +199,9 @@ fn is_uuid(text: &str, version: Option<u8>) -> bool {
             let Some(byte) = bytes.get(at).filter(|b| b.is_ascii_hexdigit()) else { return false };
             let version_wrong = digits == 12 && place == 0 && version.is_some_and(|version| version != *byte);
             let variant = matches!(byte.to_ascii_lowercase(), b'8' | b'9' | b'a' | b'b');
-            if version_wrong || (digits == 16 && place == 0 && matches!(version, Some(b'4' | b'5')) && !variant) {
+            if version_wrong
+                || (digits == 16 && place == 0 && matches!(version, Some(b'4' | b'5')) && !variant)
+            {
                 return false;
             }
             at += 1;
@@ -218,7 +221,8 @@ fn without_spaces_and_dashes(text: &str) -> Vec<u8> {
 fn is_isbn10(text: &str) -> bool {
     let digits = without_spaces_and_dashes(text);
     let [first @ .., last] = digits.as_slice() else { return false };
-    if first.len() != 9 || !first.iter().all(u8::is_ascii_digit) || !(last.is_ascii_digit() || *last == b'X') {
+    if first.len() != 9 || !first.iter().all(u8::is_ascii_digit) || !(last.is_ascii_digit() || *last == b'X')
+    {
         return false;
     }
     let value = |digit: u8| if digit == b'X' { 10 } else { u32::from(digit - b'0') };
@@ -232,7 +236,8 @@ fn is_isbn13(text: &str) -> bool {
         return false;
     }
     let weights = [1, 3].into_iter().cycle();
-    let sum: u32 = digits[..12].iter().zip(weights).map(|(digit, weight)| weight * u32::from(digit - b'0')).sum();
+    let sum: u32 =
+        digits[..12].iter().zip(weights).map(|(digit, weight)| weight * u32::from(digit - b'0')).sum();
     u32::from(digits[12] - b'0') == (10 - sum % 10) % 10
 }
 
@@ -321,7 +326,10 @@ fn is_date_time(text: &str) -> bool {
         let digits = after.as_str().trim_start_matches(|c: char| c.is_ascii_digit());
         digits.len() < after.as_str().len() && zone(digits)
     };
-    (zone(rest) || fraction) && hours <= b"23".as_slice() && minutes <= b"59".as_slice() && seconds <= b"59".as_slice()
+    (zone(rest) || fraction)
+        && hours <= b"23".as_slice()
+        && minutes <= b"59".as_slice()
+        && seconds <= b"59".as_slice()
 }
 
 /// Go's durations, and numbers with units in words: one that is understood is enough.
@@ -401,7 +409,11 @@ mod tests {
     #[test]
     fn formats_take_what_upstream_takes() {
         for (name, good, bad) in [
-            ("bsonobjectid", vec!["507f1f77bcf86cd799439011"], vec!["", "507f1f77bcf86cd79943901", "z07f1f77bcf86cd799439011"]),
+            (
+                "bsonobjectid",
+                vec!["507f1f77bcf86cd799439011"],
+                vec!["", "507f1f77bcf86cd79943901", "z07f1f77bcf86cd799439011"],
+            ),
             (
                 "uri",
                 vec!["http://a.b/c?d#e", "/path", "mailto:x@y", "*", "http://[::1]:80/", "http://u:p@a"],
@@ -412,7 +424,11 @@ mod tests {
                 vec!["a@b", "A B <a@b.c>", "\"x y\"@b.c", "<a@b>", "a.b+c@d-e.f", "a@[127.0.0.1]"],
                 vec!["", "a", "a@", "@b", "a b@c", "a@b, c@d", "a..b@c", "<a@b"],
             ),
-            ("hostname", vec!["a", "a.example.com", "a-b.example", "ünï.example"], vec!["", "a_b", "-a", "a.b.c-", "a..b", "a.1"]),
+            (
+                "hostname",
+                vec!["a", "a.example.com", "a-b.example", "ünï.example"],
+                vec!["", "a_b", "-a", "a.b.c-", "a..b", "a.1"],
+            ),
             ("ipv4", vec!["1.2.3.4", "01.2.3.4"], vec!["", "1.2.3", "::1", "1.2.3.256"]),
             ("ipv6", vec!["::1", "fe80::1", "::ffff:1.2.3.4"], vec!["", "1.2.3.4", "fe80::1%eth0", ":::"]),
             ("cidr", vec!["10.0.0.0/8", "10.1.2.3/8", "::/0"], vec!["", "10.0.0.0", "10.0.0.0/33"]),
@@ -426,23 +442,54 @@ mod tests {
                 vec!["123e4567-e89b-12d3-a456-426614174000", "123E4567E89B12D3A456426614174000"],
                 vec!["", "123e4567-e89b-12d3-a456-42661417400", "g23e4567-e89b-12d3-a456-426614174000"],
             ),
-            ("uuid3", vec!["123e4567-e89b-32d3-0456-426614174000"], vec!["123e4567-e89b-12d3-a456-426614174000"]),
-            ("uuid4", vec!["123e4567-e89b-42d3-a456-426614174000"], vec!["123e4567-e89b-42d3-0456-426614174000"]),
-            ("uuid5", vec!["123e4567-e89b-52d3-B456-426614174000"], vec!["123e4567-e89b-42d3-a456-426614174000"]),
+            (
+                "uuid3",
+                vec!["123e4567-e89b-32d3-0456-426614174000"],
+                vec!["123e4567-e89b-12d3-a456-426614174000"],
+            ),
+            (
+                "uuid4",
+                vec!["123e4567-e89b-42d3-a456-426614174000"],
+                vec!["123e4567-e89b-42d3-0456-426614174000"],
+            ),
+            (
+                "uuid5",
+                vec!["123e4567-e89b-52d3-B456-426614174000"],
+                vec!["123e4567-e89b-42d3-a456-426614174000"],
+            ),
             ("isbn", vec!["0321751043", "978-0321751041"], vec!["", "0321751044", "978-0321751042"]),
             ("isbn10", vec!["0321751043", "080442957X"], vec!["978-0321751041"]),
             ("isbn13", vec!["978 0321751041"], vec!["0321751043"]),
-            ("creditcard", vec!["4111-1111-1111-1111", "378282246310005"], vec!["", "4111-1111-1111-1112", "1234"]),
+            (
+                "creditcard",
+                vec!["4111-1111-1111-1111", "378282246310005"],
+                vec!["", "4111-1111-1111-1112", "1234"],
+            ),
             ("ssn", vec!["123-45-6789", "123 45 6789"], vec!["", "123456789", "123-45-678a"]),
             ("hexcolor", vec!["#FFFFFF", "fff"], vec!["", "#ff", "ggg"]),
-            ("rgbcolor", vec!["rgb(0,100,255)", "rgb( 1 , 2 , 3 )"], vec!["", "rgb(256,0,0)", "rgb(1,2)", "rgb(300,0,0)"]),
+            (
+                "rgbcolor",
+                vec!["rgb(0,100,255)", "rgb( 1 , 2 , 3 )"],
+                vec!["", "rgb(256,0,0)", "rgb(1,2)", "rgb(300,0,0)"],
+            ),
             ("byte", vec!["YWJj", "YQ==", "YR=="], vec!["", "YWJ", "Y", "YQ=a", "===="]),
             ("password", vec!["", "x"], vec![]),
-            ("date", vec!["2024-02-29", "0000-01-01"], vec!["", "2023-02-29", "2024-13-01", "2024-1-1", "2024-04-31"]),
+            (
+                "date",
+                vec!["2024-02-29", "0000-01-01"],
+                vec!["", "2023-02-29", "2024-13-01", "2024-1-1", "2024-04-31"],
+            ),
             (
                 "date-time",
                 vec!["2024-01-01T00:00:00Z", "2024-01-01t23:59:59.123+01:00", "2024-01-01T00:00:00,5z"],
-                vec!["", "2024-01-01", "2024-01-01T24:00:00Z", "2024-01-01T00:00:00", "2024-01-01 00:00:00Z", "2024-01-01T00:00:60Z"],
+                vec![
+                    "",
+                    "2024-01-01",
+                    "2024-01-01T24:00:00Z",
+                    "2024-01-01T00:00:00",
+                    "2024-01-01 00:00:00Z",
+                    "2024-01-01T00:00:60Z",
+                ],
             ),
             (
                 "duration",

@@ -331,13 +331,16 @@ impl Validator {
             match (success, best) {
                 (Some(success), _) => outcome.merge(success),
                 (None, best) => {
-                    outcome.add(Failure::general(format!("\"{place}\" must validate at least one schema (anyOf)")));
+                    outcome.add(Failure::general(format!(
+                        "\"{place}\" must validate at least one schema (anyOf)"
+                    )));
                     outcome.merge(best.unwrap_or_default());
                 }
             }
         }
         if !schema.one_of.is_empty() {
-            let (mut best, mut success, mut valid): (Option<Outcome>, Option<Outcome>, usize) = (None, None, 0);
+            let (mut best, mut success, mut valid): (Option<Outcome>, Option<Outcome>, usize) =
+                (None, None, 0);
             for result in schema.one_of.iter().map(check) {
                 if result.is_valid() {
                     valid += 1;
@@ -368,7 +371,9 @@ impl Validator {
             }
             if valid != schema.all_of.len() {
                 let none = if valid == 0 { ". None validated" } else { "" };
-                outcome.add(Failure::general(format!("\"{place}\" must validate all the schemas (allOf){none}")));
+                outcome.add(Failure::general(format!(
+                    "\"{place}\" must validate all the schemas (allOf){none}"
+                )));
             }
         }
         if let Some(not) = &schema.not

@@ -1,15 +1,21 @@
 //! Bounds, multiples and ranges of numbers, with the validator's habits: a bound or factor is cut to an integer where
 //! the value is one.
 
-use super::failure::{Detail, Failure, Outcome};
 use super::Place;
+use super::failure::{Detail, Failure, Outcome};
 use crate::number::{is_json_integer, percent_v};
 use crate::schema::Schema;
 use serde_json::{Number, Value};
 use std::fmt::Display;
 
 /// Checks a number. `type_` is the one type of the schema, empty where it has none or several.
-pub(super) fn validate(number: &Number, schema: &Schema, type_: &str, format: &str, place: &Place<'_>) -> Outcome {
+pub(super) fn validate(
+    number: &Number,
+    schema: &Schema,
+    type_: &str,
+    format: &str,
+    place: &Place<'_>,
+) -> Outcome {
     let check = Check { number, type_, format, place };
     let mut outcome = Outcome::default();
     check.in_range(number, "Checked", &mut outcome);
@@ -64,7 +70,8 @@ impl Check<'_> {
                 "" => "(default format)".to_owned(),
                 format => format!("with format {format}"),
             };
-            outcome.add(Failure::general(format!("{prefix} value must be of type {type_} {format} in {place}")));
+            outcome
+                .add(Failure::general(format!("{prefix} value must be of type {type_} {format} in {place}")));
         }
         fits
     }

@@ -236,16 +236,8 @@ fn what_did_not_change_is_forgiven() {
         (json!({"a": "xx"}), json!({"a": "xx"}), vec![]),
         (json!({"a": "xx"}), json!({"a": "yy"}), vec!["a: Too long: may not be more than 1 bytes"]),
         (json!({}), json!({"a": "xx"}), vec!["a: Too long: may not be more than 1 bytes"]),
-        (
-            json!({"b": {"c": "x", "d": "1"}}),
-            json!({"b": {"c": "x", "d": "2"}}),
-            vec!["b.z: Required value"],
-        ),
-        (
-            json!({"l": [{"k": "a", "v": 5}]}),
-            json!({"l": [{"k": "b", "v": 1}, {"k": "a", "v": 5}]}),
-            vec![],
-        ),
+        (json!({"b": {"c": "x", "d": "1"}}), json!({"b": {"c": "x", "d": "2"}}), vec!["b.z: Required value"]),
+        (json!({"l": [{"k": "a", "v": 5}]}), json!({"l": [{"k": "b", "v": 1}, {"k": "a", "v": 5}]}), vec![]),
         (
             json!({"l": [{"k": "a", "v": 5}]}),
             json!({"l": [{"k": "b", "v": 5}]}),
@@ -260,7 +252,10 @@ fn what_did_not_change_is_forgiven() {
     ] {
         let correlation = Correlation::new(&old, &parsed);
         let errors = validate_update(&new, &parsed, Use::Resource, &Path::nil(), &correlation);
-        let texts: Vec<String> = errors.iter().map(|e| e.to_string().replace("1 byte", "1 bytes").replace("bytess", "bytes")).collect();
+        let texts: Vec<String> = errors
+            .iter()
+            .map(|e| e.to_string().replace("1 byte", "1 bytes").replace("bytess", "bytes"))
+            .collect();
         assert_eq!(texts, want, "{old} to {new}");
     }
 }

@@ -76,7 +76,8 @@ fn is_ipv6_literal(literal: &str) -> bool {
         Some((address, zone)) => (address, Some(zone)),
         None => (literal, None),
     };
-    address.parse::<std::net::Ipv6Addr>().is_ok() && zone.is_none_or(|zone| !zone.is_empty() && percent_is_well_formed(zone))
+    address.parse::<std::net::Ipv6Addr>().is_ok()
+        && zone.is_none_or(|zone| !zone.is_empty() && percent_is_well_formed(zone))
 }
 
 fn is_port(port: &str) -> bool {
@@ -97,7 +98,8 @@ fn host_characters(host: &str) -> bool {
             at += 3;
             continue;
         }
-        let fine = !byte.is_ascii() || byte.is_ascii_alphanumeric() || b"!$&'()*+,;=:[]<>\"-_.~".contains(byte);
+        let fine =
+            !byte.is_ascii() || byte.is_ascii_alphanumeric() || b"!$&'()*+,;=:[]<>\"-_.~".contains(byte);
         if !fine {
             return false;
         }
@@ -108,7 +110,9 @@ fn host_characters(host: &str) -> bool {
 
 fn percent_is_well_formed(text: &str) -> bool {
     let bytes = text.as_bytes();
-    bytes.iter().enumerate().filter(|(_, b)| **b == b'%').all(|(at, _)| {
-        bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
-    })
+    bytes
+        .iter()
+        .enumerate()
+        .filter(|(_, b)| **b == b'%')
+        .all(|(at, _)| bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit)))
 }

@@ -15,10 +15,12 @@ fn definition(version: Value) -> Definition {
 }
 
 fn with_status() -> Definition {
-    definition(json!({"subresources": {"status": {}}, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+    definition(
+        json!({"subresources": {"status": {}}, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
         "spec": {"type": "object", "properties": {"a": {"type": "string", "default": "A"}, "n": {"type": "integer"},
             "pod": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {}, "x-kubernetes-preserve-unknown-fields": true}}},
-        "status": {"type": "object", "properties": {"phase": {"type": "string", "enum": ["Up"]}}}}}}}))
+        "status": {"type": "object", "properties": {"phase": {"type": "string", "enum": ["Up"]}}}}}}}),
+    )
 }
 
 fn tab(rest: Value) -> Value {
@@ -40,14 +42,13 @@ fn requests_are_coerced() {
     version.default(&mut object);
     assert_eq!(
         object,
-        tab(json!({"metadata": {"name": "n"}, "spec": {"n": 2, "a": "A", "pod": {"kind": "Pod", "metadata": {}}}}))
+        tab(
+            json!({"metadata": {"name": "n"}, "spec": {"n": 2, "a": "A", "pod": {"kind": "Pod", "metadata": {}}}})
+        )
     );
     let mut object = tab(json!({"metadata": {"labels": {"a": 1}}}));
     let error = version.coerce(&mut object, Coerce::request(false)).unwrap_err();
-    assert_eq!(
-        error,
-        "json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string"
-    );
+    assert_eq!(error, "json: cannot unmarshal number into Go struct field ObjectMeta.labels of type string");
     version.coerce(&mut object, Coerce::stored()).unwrap();
     assert_eq!(object, tab(json!({"metadata": {"generation": 1}})));
 }
@@ -60,18 +61,24 @@ fn generations_follow_what_is_wanted() {
     version.prepare_for_create(&mut old);
     assert_eq!(old, tab(json!({"metadata": {"generation": 1}, "spec": {"n": 1}})));
     old["status"] = json!({"phase": "Up"});
-    let mut new = tab(json!({"metadata": {"generation": 1, "labels": {"a": "b"}}, "spec": {"n": 1}, "status": {"phase": "x"}}));
+    let mut new = tab(
+        json!({"metadata": {"generation": 1, "labels": {"a": "b"}}, "spec": {"n": 1}, "status": {"phase": "x"}}),
+    );
     version.prepare_for_update(&mut new, &old);
     assert_eq!(new["status"], json!({"phase": "Up"}));
     assert_eq!(new["metadata"]["generation"], 1);
     new["spec"]["n"] = 2.into();
     version.prepare_for_update(&mut new, &old);
     assert_eq!(new["metadata"]["generation"], 2);
-    let mut status = tab(json!({"metadata": {"labels": {"x": "y"}, "managedFields": [{"manager": "m"}]}, "spec": {"n": 9}, "status": {"phase": "New"}}));
+    let mut status = tab(
+        json!({"metadata": {"labels": {"x": "y"}, "managedFields": [{"manager": "m"}]}, "spec": {"n": 9}, "status": {"phase": "New"}}),
+    );
     version.prepare_for_status_update(&mut status, &old);
     assert_eq!(
         status,
-        tab(json!({"metadata": {"generation": 1, "managedFields": [{"manager": "m"}]}, "spec": {"n": 1}, "status": {"phase": "New"}}))
+        tab(
+            json!({"metadata": {"generation": 1, "managedFields": [{"manager": "m"}]}, "spec": {"n": 1}, "status": {"phase": "New"}})
+        )
     );
 }
 
