@@ -407,17 +407,15 @@ fn value_type(value: &Value, types: Types<'_>, format: &str, place: &Place<'_>) 
         && types.contains("integer");
     let int_float = type_ == "integer" && types.contains("number");
     let mut outcome = Outcome::default();
-    if !textual
-        && !format.is_empty()
-        && !(types.contains(type_) || value_format == format || float_int || int_float)
-    {
+    let fits = types.contains(type_) || float_int || int_float;
+    if !(textual || format.is_empty() || value_format == format || fits) {
         let detail = Detail::Type { expected: format.to_owned(), actual: value_format.to_owned() };
         outcome.add(Failure::at(place, detail));
         return outcome;
     }
     let numeric = types.contains("number") || types.contains("integer");
     let left_to_format = !numeric && !format.is_empty() && textual;
-    if !left_to_format && !(types.contains(type_) || float_int || int_float) {
+    if !(left_to_format || fits) {
         let detail = Detail::Type { expected: types.to_string(), actual: type_.to_owned() };
         outcome.add(Failure::at(place, detail));
         return outcome;
