@@ -45,6 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         },
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
         audiences: Vec::new(),
+        seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
     };
     let defs = vec![
         plain::<Namespace>().status(),

@@ -57,6 +57,23 @@ pub struct RequestInfo {
     pub rest: String,
 }
 
+/// What is held while a watch sends its initial events: it travels with the request's extensions, and whoever sends
+/// them takes it. If nobody does, it ends with the request.
+#[derive(Clone)]
+pub struct WhileInitializing(Arc<Mutex<Option<Box<dyn Send>>>>);
+
+impl WhileInitializing {
+    /// Holds `what` until it is taken.
+    pub fn new(what: Box<dyn Send>) -> Self {
+        Self(Arc::new(Mutex::new(Some(what))))
+    }
+
+    /// Hands it over to the first who asks.
+    pub fn take(&self) -> Option<Box<dyn Send>> {
+        self.0.lock().expect("nobody panics while taking").take()
+    }
+}
+
 /// A request with its surroundings, handed to strategies, admission plugins and subresource handlers.
 pub struct RequestCx {
     /// What is asked.

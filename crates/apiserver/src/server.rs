@@ -7,9 +7,10 @@ use crate::front::authn::tokens::BadSigningKey;
 use crate::front::authn::{Authenticator, Tokens};
 use crate::front::authz;
 use crate::front::authz::rbac::GROUP as RBAC;
-use crate::front::chain::{Chain, InProcess};
+use crate::front::chain::{Chain, InProcess, OWN_NAME};
 use crate::front::discovery::Discovery;
 use crate::front::documents::Documents;
+use crate::front::flowcontrol::{self, FlowControl};
 use crate::front::health::Health;
 use crate::front::metrics::RequestMetrics;
 use crate::front::openapi::OpenApi;
@@ -60,6 +61,8 @@ pub struct ServerConfig {
     pub issuer: String,
     /// The audiences of this server; the issuer when empty, as upstream.
     pub audiences: Vec<String>,
+    /// How many requests are served at once, besides those that are exempt (see [`flowcontrol::TOTAL_SEATS`]).
+    pub seats: u64,
 }
 
 /// Why a server cannot start.
@@ -128,7 +131,9 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Chain::new(reader.clone()));
         let _ = late.authorizer.set(authorizer.clone());
         registry.set_authorizer(authorizer.clone());
+        let flow = FlowControl::new(&ctx, registry.clone(), config.seats);
         let documents = Documents {
+            flow: flow.clone(),
             ctx: ctx.clone(),
             discovery: Discovery::new(registry.clone(), config.advertise.to_string()),
             openapi: OpenApi::new(registry.clone()),
@@ -138,6 +143,7 @@ impl ApiServer {
         };
         let chain = Arc::new(Chain {
             metrics: RequestMetrics::new(&ctx.metrics),
+            flow,
             ctx: ctx.clone(),
             registry,
             reader,
@@ -146,7 +152,7 @@ impl ApiServer {
             documents,
             loopback: OnceLock::new(),
         });
-        let own = UserInfo::new("system:apiserver", &["system:masters"]);
+        let own = UserInfo::new(OWN_NAME, &["system:masters"]);
         let loopback = Client::new(transport(&chain, own), "kube-apiserver", ctx.clone());
         let _ = chain.loopback.set(loopback);
 
@@ -187,6 +193,13 @@ impl ApiServer {
             registry.warm(&AUTHORIZATION_KINDS).await;
             gate.open();
         });
+        let loopback = self.chain.loopback.get().expect("the constructor sets the loopback client").clone();
+        let served = ["flowschemas", "prioritylevelconfigurations"].iter().all(|kind| {
+            let defs = self.chain.registry.defs();
+            defs.iter().any(|def| def.resource == *kind && def.group == flowcontrol::GROUP)
+        });
+        let flow = self.chain.flow.clone().run(loopback, served);
+        self.ctx.tasks.spawn_until_stopped("priority and fairness", flow);
         self.ctx.tasks.spawn_until_stopped("compaction", compact(self.ctx.clone(), self.store.clone()));
         let this = Arc::downgrade(self);
         let clock = self.ctx.clock.clone();

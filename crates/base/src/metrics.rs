@@ -14,6 +14,11 @@ impl Metrics {
         metric
     }
 
+    /// Registers what makes its metrics when they are read.
+    pub fn register_collector(&self, collector: Box<dyn prometheus_client::collector::Collector>) {
+        self.0.lock().expect("metrics lock is never poisoned").register_collector(collector);
+    }
+
     /// All metrics in the OpenMetrics text form.
     pub fn encode(&self) -> String {
         let mut text = String::new();

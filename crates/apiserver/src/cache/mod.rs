@@ -281,6 +281,11 @@ impl Cache {
         self.is_ready() && self.revision() >= self.written.load(Ordering::Acquire)
     }
 
+    /// How many objects there are and how many bytes they have together, once the cache is filled.
+    pub fn sizes(&self) -> Option<(usize, usize)> {
+        self.is_ready().then(|| self.state.read().expect("no holder of the cache lock panics").sizes())
+    }
+
     /// One object.
     pub fn get(&self, key: &[u8]) -> Option<Arc<Obj>> {
         self.state.read().expect("no holder of the cache lock panics").get(key).cloned()

@@ -17,6 +17,8 @@ type Index = HashMap<Box<str>, BTreeSet<Bytes>>;
 #[derive(Default)]
 pub(super) struct State {
     objs: BTreeMap<Bytes, Arc<Obj>>,
+    /// How many bytes they have together, as stored.
+    bytes: usize,
     /// By the field's place in the shape, once it has been asked for.
     indexes: BTreeMap<usize, Index>,
     /// Every change up to this revision is in here.
@@ -31,11 +33,17 @@ impl State {
         // Whoever watched an earlier filling has missed something and must list again.
         self.watchers.clear();
         self.window.reset(revision);
+        self.bytes = objs.values().map(|obj| obj.stored.value.len()).sum();
         self.objs = objs;
         self.revision = revision;
         for slot in std::mem::take(&mut self.indexes).into_keys() {
             self.index(slot);
         }
+    }
+
+    /// How many objects there are, and how many bytes they have together.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.objs.len(), self.bytes)
     }
 
     /// One object.
@@ -46,6 +54,8 @@ impl State {
     /// Stores an object; the one before is handed back.
     pub fn insert(&mut self, obj: Arc<Obj>) -> Option<Arc<Obj>> {
         let prev = self.objs.insert(obj.key.clone(), obj.clone());
+        self.bytes += obj.stored.value.len();
+        self.bytes -= prev.as_ref().map_or(0, |prev| prev.stored.value.len());
         for (slot, index) in &mut self.indexes {
             let before = prev.as_ref().map_or("", |prev| prev.field(*slot));
             if before != obj.field(*slot) {
@@ -59,6 +69,7 @@ impl State {
     /// Forgets an object.
     pub fn remove(&mut self, key: &[u8]) -> Option<Arc<Obj>> {
         let prev = self.objs.remove(key)?;
+        self.bytes -= prev.stored.value.len();
         for (slot, index) in &mut self.indexes {
             forget(index, prev.field(*slot), key);
         }

@@ -5,11 +5,12 @@
 use super::authn::{Authenticator, CertificateUser, impersonate, strip_credentials};
 use super::authz::{self, attributes, forbidden};
 use super::documents::Documents;
+use super::flowcontrol::{Admitted, FlowControl, Marks, Question, Refused};
 use super::metrics::RequestMetrics;
 use super::{info, respond, stream};
 use crate::authorize::{Authorizer, Decision};
 use crate::registry::Registry;
-use crate::request::{Reader, RequestCx, RequestInfo, UserInfo};
+use crate::request::{Reader, RequestCx, RequestInfo, UserInfo, WhileInitializing};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -28,7 +29,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest body, as upstream's.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
 
+const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// The server's own name, under which its nested calls are made.
+pub const OWN_NAME: &str = "system:apiserver";
 
 /// A request's body as it arrives.
 pub enum RequestBody {
@@ -56,6 +62,7 @@ pub struct Chain {
     pub(crate) authorizer: Arc<authz::Chain>,
     pub(crate) documents: Documents,
     pub(crate) metrics: RequestMetrics,
+    pub(crate) flow: Arc<FlowControl>,
     pub(crate) loopback: OnceLock<Client>,
 }
 
@@ -65,8 +72,8 @@ struct Call {
     info: RequestInfo,
     query: Vec<(String, String)>,
     identity: Identity,
-    /// There are too many requests under way.
-    excess: bool,
+    /// How long it may wait for its turn, if it waits at all.
+    wait_limit: Option<Duration>,
 }
 
 impl Chain {
@@ -100,12 +107,23 @@ impl Chain {
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
         let limit = time_limit(&query);
-        let call = Call { parts, body, info, query, identity, excess: inflight.excess };
-        let work = AssertUnwindSafe(self.filtered(call)).catch_unwind();
-        let outcome = match limit {
-            _ if long_running => Some(work.await),
-            Ok(limit) => timeout(&*self.ctx.clock, limit, work).await,
-            Err(status) => Some(Ok(Err(status))),
+        let watched = (info.verb == "watch").then(|| self.flow.count_watch(&info, &query)).flatten();
+        let wait_limit = match &identity {
+            // Streams are not held up, nor are the server's own calls: they may be nested in one that is counted.
+            _ if long_running && info.verb != "watch" => None,
+            Identity::Established(user) if user.name == OWN_NAME => None,
+            _ if long_running => Some(REQUEST_TIMEOUT / 4),
+            _ => limit.as_ref().ok().map(|limit| *limit / 4),
+        };
+        let call = Call { parts, body, info, query, identity, wait_limit };
+        let mut marks = None;
+        let outcome = {
+            let work = AssertUnwindSafe(self.filtered(call, &mut marks)).catch_unwind();
+            match limit {
+                _ if long_running => Some(work.await),
+                Ok(limit) => timeout(&*self.ctx.clock, limit, work).await,
+                Err(status) => Some(Ok(Err(status))),
+            }
         };
         let mut response = match outcome {
             Some(Ok(Ok(response))) => response,
@@ -129,6 +147,10 @@ impl Chain {
         self.metrics.answered(&labels, dry_run, response.status().as_u16(), took, long_running);
         if let Some(audit_id) = audit_id {
             response.headers_mut().insert(AUDIT_ID, audit_id);
+            if let Some(Marks { schema_uid, level_uid }) = marks {
+                response.headers_mut().insert(FLOW_SCHEMA_UID, schema_uid);
+                response.headers_mut().insert(PRIORITY_LEVEL_UID, level_uid);
+            }
         }
         if !response.headers().contains_key(header::CACHE_CONTROL) {
             response
@@ -136,17 +158,13 @@ impl Chain {
                 .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         }
         if long_running {
-            response = self.end_with_server(response, inflight);
+            response = self.end_with_server(response, (inflight, watched));
         }
         response
     }
 
     /// Streams end when the server drains; until then the request counts as running.
-    fn end_with_server(
-        &self,
-        response: Response<Body>,
-        inflight: super::metrics::Inflight,
-    ) -> Response<Body> {
+    fn end_with_server(&self, response: Response<Body>, inflight: impl Send + 'static) -> Response<Body> {
         let (parts, body) = response.into_parts();
         let body = match body {
             Body::Stream(stream) => {
@@ -167,14 +185,16 @@ impl Chain {
         HeaderValue::from_str(&self.ctx.rng.uuid()).expect("a UUID is valid in a header")
     }
 
-    async fn filtered(self: &Arc<Self>, mut call: Call) -> Result<Response<Body>, Status> {
+    async fn filtered(
+        self: &Arc<Self>,
+        mut call: Call,
+        marks: &mut Option<Marks>,
+    ) -> Result<Response<Body>, Status> {
         let user = self.identify(&mut call)?;
-        // Parts of this process are never held up (their calls may be nested in one that is counted), nor are
-        // administrators, who are to find out what is wrong.
-        if call.excess && matches!(call.identity, Identity::Connection(_)) && !user.in_group("system:masters")
-        {
-            return Ok(too_many_requests());
-        }
+        let _admitted = match self.wait(&mut call, &user, marks).await {
+            Ok(admitted) => admitted,
+            Err(Refused { retry_after }) => return Ok(too_many_requests(retry_after)),
+        };
         let question = attributes(&call.info, &call.query, user.clone());
         match self.authorizer.authorize(&question) {
             Decision::Allow(_) => self.metrics.authorized(true),
@@ -188,6 +208,26 @@ impl Chain {
             return Ok(self.documents.serve(&parts.method, &info.path, &query, &parts.headers).await);
         }
         self.dispatch(call, user).await
+    }
+
+    /// Waits for the request's turn. What is held by the result is given back when it is dropped; what a watch holds
+    /// travels with it.
+    async fn wait(
+        &self,
+        call: &mut Call,
+        user: &UserInfo,
+        marks: &mut Option<Marks>,
+    ) -> Result<Option<Admitted>, Refused> {
+        let Some(limit) = call.wait_limit else { return Ok(None) };
+        let (info, query) = (&call.info, call.query.as_slice());
+        let (found, admitted) = self.flow.admit(Question { info, user, query, limit }).await;
+        *marks = Some(found);
+        let admitted = admitted?;
+        if info.verb != "watch" {
+            return Ok(Some(admitted));
+        }
+        call.parts.extensions.insert(WhileInitializing::new(Box::new(admitted)));
+        Ok(None)
     }
 
     fn identify(&self, call: &mut Call) -> Result<Arc<UserInfo>, Status> {
@@ -237,10 +277,10 @@ impl Chain {
 }
 
 /// Upstream's answer of an overloaded server.
-fn too_many_requests() -> Response<Body> {
+fn too_many_requests(retry_after: u64) -> Response<Body> {
     let text = "Too many requests, please try again later.\n";
     let mut response = respond::text(StatusCode::TOO_MANY_REQUESTS, text);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
     response
 }
 

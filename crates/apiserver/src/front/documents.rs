@@ -3,6 +3,7 @@
 
 use super::authn::{Tokens, is_health_path};
 use super::discovery::Discovery;
+use super::flowcontrol::FlowControl;
 use super::health::Health;
 use super::openapi::OpenApi;
 use super::respond;
@@ -21,6 +22,7 @@ pub const GIT_VERSION: &str = concat!("v1.36.0+knarr.", env!("CARGO_PKG_VERSION"
 pub struct Documents {
     pub(crate) ctx: Ctx,
     pub(crate) discovery: Discovery,
+    pub(crate) flow: Arc<FlowControl>,
     pub(crate) openapi: OpenApi,
     pub(crate) health: Health,
     pub(crate) tokens: Arc<Tokens>,
@@ -74,7 +76,10 @@ impl Documents {
             other if other == "/openapi/v3" || other.starts_with("/openapi/v3/") => {
                 self.openapi.v3(other, query, headers).await
             }
-            other => self.discovery.serve(other, headers),
+            other => match other.strip_prefix("/debug/api_priority_and_fairness/") {
+                Some(table) => self.flow.dump(table).map(|text| respond::text(StatusCode::OK, text)),
+                None => self.discovery.serve(other, headers),
+            },
         }
     }
 

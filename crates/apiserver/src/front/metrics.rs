@@ -67,21 +67,12 @@ pub struct RequestMetrics {
 #[derive(Clone)]
 pub struct Labels(DurationLabels);
 
-/// Requests that only read, at once, as upstream's --max-requests-inflight.
-const MAX_READ_ONLY: i64 = 400;
-/// Requests that write, at once, as upstream's --max-mutating-requests-inflight.
-const MAX_MUTATING: i64 = 200;
-
 /// Counts a request as under way until it is dropped.
-pub struct Inflight {
-    gauge: Gauge,
-    /// Whether there were too many already.
-    pub excess: bool,
-}
+pub struct Inflight(Gauge);
 
 impl Drop for Inflight {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.0.dec();
     }
 }
 
@@ -157,17 +148,16 @@ impl RequestMetrics {
 
     /// Counts a request as under way.
     pub fn begin(&self, labels: &Labels, long_running: bool) -> Inflight {
-        let (gauge, most) = if long_running {
-            (self.longrunning.get_or_create_owned(&labels.0), i64::MAX)
+        let gauge = if long_running {
+            self.longrunning.get_or_create_owned(&labels.0)
         } else {
             let mutating =
                 matches!(labels.0.verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION");
-            let (request_kind, most) =
-                if mutating { ("mutating", MAX_MUTATING) } else { ("readOnly", MAX_READ_ONLY) };
-            (self.inflight.get_or_create_owned(&KindLabels { request_kind }), most)
+            let request_kind = if mutating { "mutating" } else { "readOnly" };
+            self.inflight.get_or_create_owned(&KindLabels { request_kind })
         };
-        let before = gauge.inc();
-        Inflight { gauge, excess: before >= most }
+        gauge.inc();
+        Inflight(gauge)
     }
 
     /// Counts an answered request.
@@ -239,18 +229,6 @@ mod tests {
     use super::*;
     use crate::front::info::resolve;
     use http::Method;
-
-    #[test]
-    fn requests_beyond_the_limit_are_in_excess_until_others_end() {
-        let metrics = RequestMetrics::new(&Metrics::default());
-        let labels = metrics.labels(&resolve(&Method::POST, "/api/v1/namespaces/x/configmaps", &[]), None);
-        let mut running: Vec<Inflight> = (0..MAX_MUTATING).map(|_| metrics.begin(&labels, false)).collect();
-        assert!(running.iter().all(|request| !request.excess));
-        assert!(metrics.begin(&labels, false).excess);
-        assert!(!metrics.begin(&labels, true).excess, "watches and streams are not limited");
-        running.pop();
-        assert!(!metrics.begin(&labels, false).excess);
-    }
 
     #[test]
     fn what_is_not_served_is_not_a_label() {

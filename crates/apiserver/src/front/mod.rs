@@ -6,6 +6,7 @@ pub mod authz;
 pub mod chain;
 pub mod discovery;
 pub mod documents;
+pub mod flowcontrol;
 pub mod health;
 pub mod info;
 pub mod metrics;

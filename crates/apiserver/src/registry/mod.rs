@@ -18,6 +18,7 @@ mod reader;
 mod render;
 mod resource;
 mod served;
+mod sizes;
 mod strict;
 mod subresource;
 mod table;
@@ -83,6 +84,12 @@ impl Call<'_> {
         let mut extensions = self.extensions.lock().expect("no holder of the extensions panics");
         *request.extensions_mut() = std::mem::take(&mut *extensions);
         request.into_parts().0
+    }
+
+    /// What is to be held until the initial events of a watch have been sent.
+    fn while_initializing(&self) -> Option<Box<dyn Send>> {
+        let mut extensions = self.extensions.lock().expect("no holder of the extensions panics");
+        extensions.remove::<crate::request::WhileInitializing>()?.take()
     }
 }
 

@@ -77,7 +77,9 @@ impl Registry {
         let body = match watch {
             Ok(watch) => {
                 let end_mark = initial && options.bookmarks;
-                Body::stream(stream(watch, maker, &cx.ctx, limit, options.bookmarks, end_mark))
+                let mut running = Running::new(watch, maker, &cx.ctx, limit, options.bookmarks, end_mark);
+                running.held = call.while_initializing();
+                Body::stream(running.stream())
             }
             Err(error) => Body::full(maker.error(&Status::expired(error.to_string()))),
         };
@@ -240,35 +242,10 @@ struct Running {
     /// Whether the initial events are still to be closed by a bookmark.
     end_mark: bool,
     initial_done: bool,
+    /// Dropped when the initial events have been handed on.
+    held: Option<Box<dyn Send>>,
     last_bookmark: u64,
     over: bool,
-}
-
-fn stream(
-    watch: Watch,
-    frames: Frames,
-    ctx: &Ctx,
-    limit: Duration,
-    bookmarks: bool,
-    end_mark: bool,
-) -> impl futures_util::Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
-    let running = Running {
-        deadline: ctx.clock.instant() + limit,
-        end: ctx.clock.sleep(limit),
-        bookmark: bookmarks.then(|| ctx.clock.sleep(next_bookmark(ctx, limit))),
-        end_mark,
-        initial_done: false,
-        last_bookmark: 0,
-        over: false,
-        ctx: ctx.clone(),
-        retired: Box::pin(frames.resource.retirement().cancelled_owned()),
-        watch,
-        frames,
-    };
-    stream::unfold(running, |mut running| async move {
-        let buffer = running.next().await?;
-        Some((Ok(buffer), running))
-    })
 }
 
 /// When the next bookmark is due for a watch with `left` to run.
@@ -281,6 +258,37 @@ fn next_bookmark(ctx: &Ctx, left: Duration) -> Duration {
 }
 
 impl Running {
+    fn new(
+        watch: Watch,
+        frames: Frames,
+        ctx: &Ctx,
+        limit: Duration,
+        bookmarks: bool,
+        end_mark: bool,
+    ) -> Self {
+        Self {
+            deadline: ctx.clock.instant() + limit,
+            end: ctx.clock.sleep(limit),
+            bookmark: bookmarks.then(|| ctx.clock.sleep(next_bookmark(ctx, limit))),
+            end_mark,
+            initial_done: false,
+            held: None,
+            last_bookmark: 0,
+            over: false,
+            ctx: ctx.clone(),
+            retired: Box::pin(frames.resource.retirement().cancelled_owned()),
+            watch,
+            frames,
+        }
+    }
+
+    fn stream(self) -> impl futures_util::Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+        stream::unfold(self, |mut running| async move {
+            let buffer = running.next().await?;
+            Some((Ok(buffer), running))
+        })
+    }
+
     async fn next(&mut self) -> Option<Bytes> {
         if self.over {
             return None;
@@ -290,6 +298,7 @@ impl Running {
             while out.len() < BATCH_BYTES {
                 let Some(event) = self.watch.next_initial() else {
                     self.initial_done = true;
+                    self.held = None;
                     if std::mem::take(&mut self.end_mark) {
                         self.last_bookmark = self.watch.started_at;
                         out.put_slice(&self.frames.bookmark(self.watch.started_at, true));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use knarr_api::Kind;
 use knarr_api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
+use knarr_api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use knarr_api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
 use knarr_client::Body;
 use knarr_client::https::Https;
@@ -44,6 +45,10 @@ fn pki_config(dir: &std::path::Path) -> PkiConfig {
 
 impl World {
     async fn new() -> Self {
+        Self::with_seats(flowcontrol::TOTAL_SEATS).await
+    }
+
+    async fn with_seats(seats: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ctx = Ctx::system();
         let config = ServerConfig {
@@ -52,6 +57,7 @@ impl World {
             pki: pki_config(dir.path()),
             issuer: "https://issuer.test".into(),
             audiences: Vec::new(),
+            seats,
         };
         let defs = vec![
             plain::<ConfigMap>(),
@@ -61,6 +67,8 @@ impl World {
             plain::<ClusterRole>(),
             plain::<ClusterRoleBinding>(),
             plain::<RoleBinding>(),
+            plain::<FlowSchema>().status(),
+            plain::<PriorityLevelConfiguration>().status(),
         ];
         let server = ApiServer::new(config, &ctx, MemoryStore::new(&ctx), defs, Vec::new()).unwrap();
         let port = server.start().await.unwrap()[0].port();
@@ -391,4 +399,122 @@ async fn the_end_waits_for_connections_and_tells_clients() {
     let (code, text) = get(&*within, "/readyz").await;
     assert!(code == 500 && text.contains("[-]shutdown failed"), "{text}");
     assert!(admin.send(Request::get("/version").body(Bytes::new()).unwrap()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_request_without_a_seat_is_refused_and_a_watch_gives_its_seat_back_once_it_has_begun() {
+    let world = World::with_seats(2).await;
+    let server = &world.server;
+    let binding = json!({"kind": "ClusterRoleBinding", "apiVersion": "rbac.authorization.k8s.io/v1",
+        "metadata": {"name": "all"}, "subjects": [{"kind": "User", "name": "alice"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"}});
+    let role = json!({"kind": "ClusterRole", "apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "all"},
+        "rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]});
+    let base = "/apis/rbac.authorization.k8s.io/v1/";
+    for (resource, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+        let request = Request::post(format!("{base}{resource}"));
+        assert_eq!(send(&world.admin(), request, object.to_string()).await.status(), 201);
+    }
+    let alice = world.client(Some(&world.issue("alice", None)), None);
+    let url = "/api/v1/namespaces/a/configmaps";
+    // Watches that have begun hold no seat.
+    let mut watches = Vec::new();
+    for _ in 0..3 {
+        let request = Request::get(format!(
+            "{url}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+        ));
+        let response = alice.send(request.body(Bytes::new()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(response.headers().contains_key("x-kubernetes-pf-flowschema-uid"));
+        let mut body = response.into_body();
+        assert!(body.next().await.unwrap().is_ok(), "the bookmark that ends the initial events");
+        watches.push(body);
+    }
+    // Two that go on take all there is. A request ends when its body has arrived.
+    let mut held = Vec::new();
+    let user = UserInfo::new("bob", &[]);
+    for _ in 0..2 {
+        let info = crate::front::info::resolve(&http::Method::GET, url, &[]);
+        let limit = Duration::from_secs(1);
+        let question = flowcontrol::Question { info: &info, user: &user, query: &[], limit };
+        held.push(server.chain.flow.admit(question).await.1.expect("there are two seats"));
+    }
+    let refused = send(&alice, Request::get(url), "").await;
+    let header = |name: &str| refused.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.body(), "Too many requests, please try again later.\n");
+    assert_eq!(header("retry-after").as_deref(), Some("1"));
+    assert_eq!(header("content-type").as_deref(), Some("text/plain; charset=utf-8"));
+    assert_eq!(header("x-kubernetes-pf-prioritylevel-uid").as_deref(), Some(""), "there is no object");
+    // Administrators, the server's own calls and streams are not held up.
+    assert_eq!(get(&world.admin(), url).await.0, 200);
+    let own = world.server.chain.loopback.get().unwrap();
+    assert!(own.call(http::Method::GET, url, &Value::Null).await.is_ok());
+    drop(held);
+    assert_eq!(get(&alice, url).await.0, 200);
+    let (_, table) = get(&world.admin(), "/debug/api_priority_and_fairness/dump_priority_levels").await;
+    let row = table.lines().find(|line| line.starts_with("catch-all,")).unwrap();
+    let cells: Vec<&str> = row.split(',').map(str::trim).collect();
+    assert_eq!(cells[..6], ["catch-all", "0", "true", "false", "0", "0"], "{table}");
+    assert_eq!(cells[7], "1", "one was refused: {table}");
+}
+
+/// Reads frames of a watch in JSON until one is as wanted.
+async fn until(body: &mut Body, buffered: &mut Vec<u8>, wanted: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        while let Some(end) = buffered.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = buffered.drain(..=end).collect();
+            let frame: Value = serde_json::from_slice(&line).unwrap();
+            if wanted(&frame["object"]) {
+                return frame["object"].clone();
+            }
+        }
+        buffered.extend_from_slice(&body.next().await.expect("the watch goes on").unwrap());
+    }
+}
+
+#[tokio::test]
+async fn flow_schemas_are_followed_and_say_whether_their_level_exists() {
+    let world = World::new().await;
+    let (admin, base) = (world.admin(), "/apis/flowcontrol.apiserver.k8s.io/v1");
+    let all = json!(["*"]);
+    let schema = json!({"kind": "FlowSchema", "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "metadata": {"name": "s"},
+        "spec": {"priorityLevelConfiguration": {"name": "one"}, "matchingPrecedence": 5, "rules": [{
+            "subjects": [{"kind": "User", "user": {"name": "alice"}}],
+            "nonResourceRules": [{"verbs": all, "nonResourceURLs": all}]}]}});
+    let level = json!({"kind": "PriorityLevelConfiguration", "apiVersion": "flowcontrol.apiserver.k8s.io/v1",
+        "metadata": {"name": "one"}, "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 5,
+            "limitResponse": {"type": "Queue", "queuing": {"queues": 4, "handSize": 2, "queueLengthLimit": 5}}}}});
+    let watch = Request::get(format!("{base}/flowschemas?watch=1")).body(Bytes::new()).unwrap();
+    let (mut frames, mut buffered) = (admin.send(watch).await.unwrap().into_body(), Vec::new());
+    assert_eq!(
+        send(&admin, Request::post(format!("{base}/flowschemas")), schema.to_string()).await.status(),
+        201
+    );
+    let dangling =
+        |status: &'static str| move |object: &Value| object["status"]["conditions"][0]["status"] == status;
+    let object = until(&mut frames, &mut buffered, dangling("True")).await;
+    let condition = &object["status"]["conditions"][0];
+    assert_eq!(
+        (&condition["type"], &condition["reason"], &condition["message"]),
+        (
+            &json!("Dangling"),
+            &json!("NotFound"),
+            &json!(
+                "This FlowSchema references the PriorityLevelConfiguration object named \"one\" but there is no such object"
+            )
+        )
+    );
+    let url = format!("{base}/prioritylevelconfigurations");
+    let created = send(&admin, Request::post(url), level.to_string()).await;
+    assert_eq!(created.status(), 201);
+    let level: Value = serde_json::from_slice(created.body()).unwrap();
+    let object = until(&mut frames, &mut buffered, dangling("False")).await;
+    let alice = world.client(Some(&world.issue("alice", None)), None);
+    let answer = send(&alice, Request::get("/livez"), "").await;
+    for (header, object) in
+        [("x-kubernetes-pf-flowschema-uid", &object), ("x-kubernetes-pf-prioritylevel-uid", &level)]
+    {
+        assert_eq!(answer.headers()[header].to_str().unwrap(), object["metadata"]["uid"], "{header}");
+    }
 }

@@ -71,6 +71,7 @@ impl ControlPlane {
             },
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
             audiences: Vec::new(),
+            seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
         };
         let server =
             ApiServer::new(server_config, ctx, store, knarr_resources::all(), knarr_resources::plugins())

@@ -10,14 +10,13 @@ use knarr_api::flowcontrol::v1::{
     PriorityLevelConfigurationSpec, QueuingConfiguration,
 };
 use knarr_apiserver::def::{ResourceDef, Strategy};
+use knarr_apiserver::front::flowcontrol::shuffle;
 use knarr_apiserver::request::RequestCx;
 use knarr_meta::field::{ErrorList, Path};
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
 const MAX_QUEUES: i32 = 10_000_000;
-/// Bits of the hash that deals requests to queues.
-const MAX_HASH_BITS: u32 = 60;
 
 struct PriorityLevels;
 
@@ -177,20 +176,15 @@ fn validate_queuing(errs: &mut ErrorList, queuing: &QueuingConfiguration, path: 
     } else if hand > queues {
         errs.add_invalid(&at, hand, format!("should not be greater than queues ({queues})"));
     } else {
-        let bits = entropy_bits(queues, hand);
-        if bits > MAX_HASH_BITS {
+        let bits = shuffle::entropy_bits(queues.unsigned_abs() as usize, hand.unsigned_abs() as usize);
+        if bits > shuffle::MAX_HASH_BITS {
             let detail = format!(
-                "required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {MAX_HASH_BITS}"
+                "required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {}",
+                shuffle::MAX_HASH_BITS
             );
             errs.add_invalid(&at, hand, detail);
         }
     }
-}
-
-/// Bits needed to deal a hand: the logarithm of the falling factorial.
-fn entropy_bits(deck: i32, hand: i32) -> u32 {
-    let bits: f64 = (0..hand).map(|dealt| f64::from(deck - dealt).log2()).sum();
-    bits.ceil() as u32
 }
 
 fn cells(obj: &Value, now: SystemTime) -> Vec<Value> {
@@ -215,15 +209,4 @@ pub fn def() -> ResourceDef {
         .status()
         .cells(cells)
         .fixture(include_str!("testdata/prioritylevelconfiguration.yaml"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_limits_hands() {
-        assert!(entropy_bits(64, 8) <= MAX_HASH_BITS);
-        assert!(entropy_bits(512, 8) > MAX_HASH_BITS);
-    }
 }

@@ -69,6 +69,7 @@ impl World {
             },
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             audiences: Vec::new(),
+            seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
         };
         let defs = knarr_resources::all();
         let server = ApiServer::new(config, &ctx, store.clone(), defs, knarr_resources::plugins()).unwrap();
