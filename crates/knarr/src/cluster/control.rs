@@ -86,12 +86,22 @@ impl ControlPlane {
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
         let this = Self { server, engine, ctx: ctx.clone(), components: ctx.child("components") };
-        this.start_components()?;
-        progress.done(clock.instant(), "control plane", "controllers and scheduler");
+        let mut started = Vec::new();
+        if config.controller_manager {
+            this.start_controllers()?;
+            started.push("controllers");
+        }
+        if config.scheduler {
+            this.start_scheduler();
+            started.push("scheduler");
+        }
+        if !started.is_empty() {
+            progress.done(clock.instant(), "control plane", &started.join(" and "));
+        }
         Ok(this)
     }
 
-    fn start_components(&self) -> Result<()> {
+    fn start_controllers(&self) -> Result<()> {
         let ctx = self.components.child("controllers");
         let shared = self.client_as("system:kube-controller-manager", &[], "kube-controller-manager", &ctx);
         let client_for = |account: &str| {
@@ -102,11 +112,13 @@ impl ControlPlane {
         let (deletable, kinds) = deletable(&self.server);
         let cluster_ca = self.server.pki().ca()?;
         manager::start(&ctx, shared, &client_for, manager::Config { cluster_ca, deletable, kinds });
+        Ok(())
+    }
 
+    fn start_scheduler(&self) {
         let ctx = self.components.child("scheduler");
         let client = self.client_as("system:kube-scheduler", &[], "kube-scheduler", &ctx);
         Scheduler::start(&ctx, client, SchedulerConfig::default());
-        Ok(())
     }
 
     /// A client of this control plane under an identity.
