@@ -1,12 +1,11 @@
 //! What tests share. [`Cluster`] is a whole API server with every built-in kind, over the store that forgets, in this
 //! process; it listens on a free port of the loopback interface, and its clients skip the socket.
 
-use knarr_apiserver::def::Scope;
 use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
 use knarr_base::Ctx;
-use knarr_client::{Client, ResourcePath};
+use knarr_client::Client;
 use knarr_resources::bootstrap::{self, BootstrapConfig};
 use knarr_store::memory::MemoryStore;
 use std::fmt::Debug;
@@ -81,23 +80,6 @@ impl Cluster {
     pub fn client_of(&self, account: &str) -> Client {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
         self.client_as(&format!("system:serviceaccount:kube-system:{account}"), &groups)
-    }
-
-    /// Every resource that can be deleted, listed and watched, with its kind and whether it is namespaced.
-    pub fn deletable(&self) -> Vec<(ResourcePath, bool, String)> {
-        let wanted = ["delete", "list", "watch"];
-        let defs = self.server.registry().defs();
-        let rows = defs.iter().filter(|def| wanted.iter().all(|verb| def.verbs.contains(verb)));
-        let rows = rows.filter(|def| def.resource != "events");
-        rows.map(|def| {
-            let path = ResourcePath {
-                group: def.group.to_string(),
-                version: def.preferred().to_owned(),
-                resource: def.resource.to_string(),
-            };
-            (path, def.scope == Scope::Namespaced, def.kind.to_string())
-        })
-        .collect()
     }
 
     /// Stops serving.

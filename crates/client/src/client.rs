@@ -153,6 +153,12 @@ impl Client {
         response.into_body().collect().await.map_err(|source| Error::Connect { server, source })
     }
 
+    /// The document at a path, in the form that `accept` asks for.
+    pub async fn get_as(&self, url: &str, accept: &str) -> Result<Bytes, Error> {
+        let response = self.request_as(Method::GET, url, accept, "", Bytes::new()).await?;
+        self.collect(response).await
+    }
+
     /// Sends a JSON body (`Null` for none) and reads the whole answer.
     pub async fn call(&self, method: Method, url: &str, body: &Value) -> Result<Bytes, Error> {
         let body = if body.is_null() { Bytes::new() } else { encode(body) };

@@ -10,6 +10,7 @@ use knarr_api::meta::v1::ObjectMeta;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
 
 /// What an informer can hold.
 pub trait Object: Send + Sync + 'static {
@@ -282,7 +283,13 @@ impl<T: Object> Sink for Informer<T> {
 #[derive(Clone)]
 pub struct Informers {
     client: Client,
-    made: Arc<Mutex<HashMap<Source, Box<dyn Any + Send + Sync>>>>,
+    made: Arc<Mutex<HashMap<Source, Made>>>,
+}
+
+/// An informer of some type, with what ends its task.
+struct Made {
+    informer: Box<dyn Any + Send + Sync>,
+    end: CancellationToken,
 }
 
 impl Informers {
@@ -319,25 +326,43 @@ impl Informers {
 
     /// The informer over the metadata of any resource.
     pub fn metadata(&self, path: ResourcePath) -> Informer<Metadata> {
-        self.open(Source {
+        self.open(Self::metadata_of(path))
+    }
+
+    fn metadata_of(path: ResourcePath) -> Source {
+        Source {
             path,
             namespace: String::new(),
             label_selector: String::new(),
             field_selector: String::new(),
             metadata_only: true,
-        })
+        }
+    }
+
+    /// Ends the informer over the metadata of a resource that is no longer served. Its copy stays what it was for
+    /// whoever still has it; the next who asks gets a new one.
+    pub fn forget_metadata(&self, path: &ResourcePath) {
+        let mut made = self.made.lock().expect("informer table is never poisoned");
+        let removed = made.remove(&Self::metadata_of(path.clone()));
+        removed.into_iter().for_each(|made| made.end.cancel());
     }
 
     fn open<T: Object>(&self, source: Source) -> Informer<T> {
         let mut made = self.made.lock().expect("informer table is never poisoned");
-        if let Some(informer) = made.get(&source).and_then(|any| any.downcast_ref::<Informer<T>>()) {
+        let known = made.get(&source).and_then(|made| made.informer.downcast_ref::<Informer<T>>());
+        if let Some(informer) = known {
             return informer.clone();
         }
-        let informer = Informer::<T>::empty();
-        made.insert(source.clone(), Box::new(informer.clone()));
+        let (informer, end) = (Informer::<T>::empty(), CancellationToken::new());
+        made.insert(source.clone(), Made { informer: Box::new(informer.clone()), end: end.clone() });
         let name = format!("informer/{}", source.path.resource);
         let run = reflector::run(self.client.clone(), source, Arc::new(informer.clone()));
-        self.client.ctx().tasks.spawn_until_stopped(&name, run);
+        self.client.ctx().tasks.spawn_until_stopped(&name, async move {
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = run => {}
+            }
+        });
         informer
     }
 }

@@ -2,8 +2,9 @@
 //! one set of informers, as upstream's kube-controller-manager runs with `--use-service-account-credentials`.
 
 use crate::framework::Start;
+use crate::framework::served::Served;
 use knarr_base::Ctx;
-use knarr_client::{Client, Informers, ResourcePath};
+use knarr_client::{Client, Informers};
 use std::sync::Arc;
 
 /// What all controllers are configured with.
@@ -11,19 +12,6 @@ use std::sync::Arc;
 pub struct Config {
     /// The cluster's CA certificate, PEM; published in every namespace.
     pub cluster_ca: String,
-    /// Every resource that can be listed, watched and deleted, with whether it is namespaced: what garbage
-    /// collection and namespace deletion look after. One version a resource.
-    pub deletable: Vec<(ResourcePath, bool)>,
-    /// The kinds of those resources, in the same order.
-    pub kinds: Vec<String>,
-}
-
-impl Config {
-    /// The resource of a kind, with whether it is namespaced.
-    pub fn deletable_kind(&self, group: &str, kind: &str) -> Option<(ResourcePath, bool)> {
-        let of_kind = self.deletable.iter().zip(&self.kinds);
-        of_kind.filter(|((path, _), k)| path.group == group && *k == kind).map(|(row, _)| row.clone()).next()
-    }
 }
 
 /// One controller.
@@ -106,10 +94,13 @@ pub const ALL: &[Descriptor] = &[
 /// Starts all controllers in the task scope of `ctx`. `shared` is the client that the informers read through
 /// (`system:kube-controller-manager`); `client_for` gives the client of a service account in kube-system.
 pub fn start(ctx: &Ctx, shared: Client, client_for: &dyn Fn(&str) -> Client, config: Config) {
+    let served = Served::new(shared.clone());
     let (informers, config) = (Informers::new(shared), Arc::new(config));
+    ctx.tasks.spawn_until_stopped("discovery", served.clone().follow(informers.clone()));
     for descriptor in ALL {
         let client = client_for(descriptor.account);
         let ctx = ctx.child(descriptor.name);
-        (descriptor.start)(Start { ctx, client, informers: informers.clone(), config: config.clone() });
+        let (informers, served, config) = (informers.clone(), served.clone(), config.clone());
+        (descriptor.start)(Start { ctx, client, informers, served, config });
     }
 }

@@ -109,7 +109,7 @@ impl Budgets {
                     set.map(|s| (owner.uid.clone(), s.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)))
                 }
                 (group, kind) => {
-                    let path = self.start.config.deletable_kind(group, kind).map(|(path, _)| path.resource);
+                    let path = self.start.served.of_kind(group, kind).map(|row| row.path.resource);
                     let resource = path.unwrap_or_else(|| kind.to_lowercase());
                     let dot = if group.is_empty() { "" } else { "." };
                     return Expected::Unknown(format!(

@@ -6,6 +6,7 @@ pub mod expectations;
 pub mod history;
 pub mod pod_control;
 pub mod pods;
+pub mod served;
 pub mod time;
 
 use knarr_base::Ctx;
@@ -24,6 +25,8 @@ pub struct Start {
     pub client: Client,
     /// Informers shared by all controllers.
     pub informers: Informers,
+    /// What is served.
+    pub served: Arc<served::Served>,
     /// What all controllers are configured with.
     pub config: Arc<crate::manager::Config>,
 }

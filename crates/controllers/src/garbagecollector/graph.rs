@@ -3,7 +3,7 @@
 use knarr_api::jiff::Timestamp;
 use knarr_api::meta::v1::{ObjectMeta, OwnerReference, Time};
 use knarr_client::ResourcePath;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// An object as the graph knows it.
@@ -56,7 +56,12 @@ impl Node {
 pub struct Graph {
     nodes: HashMap<String, Node>,
     dependents: HashMap<String, BTreeSet<String>>,
+    /// Objects with dependents that have been seen to go, the oldest first.
+    buried: VecDeque<String>,
 }
+
+/// How many objects that have gone are remembered, as upstream's cache of absent owners.
+const BURIED: usize = 500;
 
 impl Graph {
     /// One object.
@@ -90,6 +95,26 @@ impl Graph {
                 }
             }
         }
+    }
+
+    /// Forgets all objects of a resource that is no longer looked after; these depended on them.
+    pub fn forget(&mut self, path: &ResourcePath) -> Vec<String> {
+        let here: Vec<String> =
+            self.nodes.values().filter(|node| *node.path == *path).map(|node| node.uid.clone()).collect();
+        here.iter().flat_map(|uid| self.remove(uid)).collect()
+    }
+
+    /// Notes that an object has been seen to go.
+    pub fn bury(&mut self, uid: &str) {
+        if self.buried.len() >= BURIED {
+            self.buried.pop_front();
+        }
+        self.buried.push_back(uid.to_owned());
+    }
+
+    /// Whether an object has been seen to go not long ago.
+    pub fn is_buried(&self, uid: &str) -> bool {
+        self.buried.iter().any(|buried| buried == uid)
     }
 
     /// What depends on an object.

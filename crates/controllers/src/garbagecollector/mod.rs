@@ -4,18 +4,25 @@
 
 mod graph;
 
+use crate::framework::served::Row;
 use crate::framework::{Next, Reconcile, Start, run};
 use graph::{Graph, Node};
 use http::Method;
 use knarr_api::meta::v1::{ObjectMeta, OwnerReference};
 use knarr_base::clock::BoxFuture;
 use knarr_client::informer::{Key, Metadata};
-use knarr_client::{Change, DeleteOptions, Error, Patch, ResourcePath, WorkQueue};
+use knarr_client::{Change, DeleteOptions, Error, Informer, Patch, ResourcePath, WorkQueue};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Upstream's default of --concurrent-gc-syncs.
 const WORKERS: usize = 20;
+/// How long what has just come to be served is waited for.
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
+/// What waits for that is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Finalizer of an object that waits for its dependents.
 const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of an object whose dependents are to stay.
@@ -24,26 +31,89 @@ const ORPHAN: &str = "orphan";
 struct Collector {
     start: Start,
     graph: Arc<Mutex<Graph>>,
+    monitors: Arc<Mutex<Monitors>>,
 }
+
+/// The informers over what is looked after, with the time when each was opened.
+type Monitors = HashMap<ResourcePath, (Informer<Metadata>, Instant)>;
 
 /// Starts the controller. Keys of its queue are UIDs.
 pub fn start(start: Start) {
     let graph = Arc::new(Mutex::new(Graph::default()));
     let queue: WorkQueue<Key> = WorkQueue::new(start.ctx.clone());
-    let mut informers = Vec::new();
-    for (path, _) in &start.config.deletable {
-        let informer = start.informers.metadata(path.clone());
-        let (graph, queue, path) = (graph.clone(), queue.clone(), Arc::new(path.clone()));
-        informer.on_change(move |change| observe(change, &path, &graph, &queue));
-        informers.push(informer);
-    }
-    let ready = async move {
-        for informer in informers {
-            informer.synced().await;
+    let monitors = Arc::new(Mutex::new(Monitors::new()));
+    let ready = {
+        let (start, monitors, mut served) = (start.clone(), monitors.clone(), start.served.changes());
+        async move {
+            let _ = served.wait_for(|rows| !rows.is_empty()).await;
+            // One resource that cannot be read (its conversion fails) must not keep all others from being collected.
+            let synced = async {
+                loop {
+                    let opened: Vec<_> = lock(&monitors).values().map(|(informer, _)| informer.clone()).collect();
+                    if !opened.is_empty() {
+                        for informer in opened {
+                            informer.synced().await;
+                        }
+                        return;
+                    }
+                    start.ctx.clock.sleep(LOOK_AGAIN).await;
+                }
+            };
+            let _ = knarr_base::clock::timeout(&*start.ctx.clock, SYNC_LIMIT, synced).await;
         }
     };
-    let controller = Arc::new(Collector { start: start.clone(), graph });
+    let follow = follow(start.clone(), graph.clone(), queue.clone(), monitors.clone());
+    start.ctx.tasks.spawn_until_stopped("garbagecollector resources", follow);
+    let controller = Arc::new(Collector { start: start.clone(), graph, monitors });
     run(&start, "garbagecollector", WORKERS, queue, ready, controller);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no holder of the collector's locks panics")
+}
+
+/// Opens informers over what comes to be served, and closes those over what goes.
+async fn follow(
+    start: Start,
+    graph: Arc<Mutex<Graph>>,
+    queue: WorkQueue<Key>,
+    monitors: Arc<Mutex<Monitors>>,
+) {
+    let mut served = start.served.changes();
+    loop {
+        let rows = served.borrow_and_update().clone();
+        // Events own nothing, and nothing owns them.
+        let wanted: Vec<&ResourcePath> =
+            rows.iter().map(|row| &row.path).filter(|path| path.resource != "events").collect();
+        let gone: Vec<ResourcePath> =
+            lock(&monitors).keys().filter(|path| !wanted.contains(path)).cloned().collect();
+        for path in gone.iter().filter(|_| !rows.is_empty()) {
+            lock(&monitors).remove(path);
+            start.informers.forget_metadata(path);
+            let orphans = lock(&graph).forget(path);
+            orphans.iter().for_each(|uid| queue.add(by_uid(uid)));
+        }
+        for path in wanted {
+            if lock(&monitors).contains_key(path) {
+                continue;
+            }
+            let informer = start.informers.metadata(path.clone());
+            let now = start.ctx.clock.instant();
+            lock(&monitors).insert(path.clone(), (informer.clone(), now));
+            let (graph, queue, path) = (graph.clone(), queue.clone(), Arc::new(path.clone()));
+            let monitors = Arc::downgrade(&monitors);
+            informer.on_change(move |change| {
+                // What an informer says that is being closed counts no more.
+                let open = monitors.upgrade().is_some_and(|monitors| lock(&monitors).contains_key(&path));
+                if open {
+                    observe(change, &path, &graph, &queue);
+                }
+            });
+        }
+        if served.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn by_uid(uid: &str) -> Key {
@@ -60,6 +130,9 @@ fn observe(
     let uid = meta.uid.clone().unwrap_or_default();
     let mut graph = graph.lock().expect("graph lock is never poisoned");
     if change.new.is_none() {
+        if graph.has_dependents(&uid) {
+            graph.bury(&uid);
+        }
         let owners: Vec<String> = meta.owner_references.iter().flatten().map(|o| o.uid.clone()).collect();
         for dependent in graph.remove(&uid) {
             queue.add(by_uid(&dependent));
@@ -103,6 +176,15 @@ struct Owners<'a> {
 }
 
 impl Collector {
+    /// Whether all dependents there are can have been seen: what has just come to be served may hold some. A
+    /// resource that cannot be read is not waited for.
+    fn knows_all(&self) -> bool {
+        let now = self.start.ctx.clock.instant();
+        lock(&self.monitors)
+            .values()
+            .all(|(informer, opened)| informer.has_synced() || now.duration_since(*opened) > SYNC_LIMIT)
+    }
+
     async fn reconcile(&self, uid: &str) -> Result<Next, Error> {
         let Some(node) = self.graph().get(uid) else { return Ok(Next::Done) };
         let Some(live) = self.read(&node.path, &node.namespace, &node.name).await? else {
@@ -191,7 +273,10 @@ impl Collector {
         }
         // Not seen: perhaps not yet. Only the server knows.
         let (group, version) = reference.api_version.split_once('/').unwrap_or(("", &reference.api_version));
-        let Some((path, namespaced)) = self.start.config.deletable_kind(group, &reference.kind) else {
+        if self.graph().is_buried(&reference.uid) {
+            return Ok(None);
+        }
+        let Some(Row { path, namespaced, .. }) = self.start.served.of_kind(group, &reference.kind) else {
             tracing::debug!(
                 kind = reference.kind,
                 version,
@@ -227,6 +312,9 @@ impl Collector {
     }
 
     async fn delete_dependents(&self, node: &Node, live: &ObjectMeta) -> Result<Next, Error> {
+        if !self.knows_all() {
+            return Ok(Next::After(LOOK_AGAIN));
+        }
         let uid = live.uid.clone().unwrap_or_default();
         let blocking = self.graph().blocking_dependents(&uid);
         if blocking.is_empty() {
@@ -260,6 +348,9 @@ impl Collector {
     }
 
     async fn orphan_dependents(&self, node: &Node, live: &ObjectMeta) -> Result<Next, Error> {
+        if !self.knows_all() {
+            return Ok(Next::After(LOOK_AGAIN));
+        }
         let uid = live.uid.clone().unwrap_or_default();
         let dependents = self.graph().dependents(&uid);
         for dependent in dependents {

@@ -103,8 +103,14 @@ impl Namespaces {
 
     /// Deletes what there is, first the pods, with their grace period, then all else at once, and counts what is left.
     async fn delete_content(&self, namespace: &str) -> Left {
-        let namespaced =
-            self.start.config.deletable.iter().filter(|(_, namespaced)| *namespaced).map(|(path, _)| path);
+        // Asked each time: what was defined a moment ago may hold objects already.
+        let rows = match self.start.served.refresh().await {
+            Ok(rows) => rows,
+            Err(error) => return Left { failures: vec![error.to_string()], ..Left::default() },
+        };
+        // Events come under two groups; one is enough.
+        let twice = |path: &ResourcePath| path.resource == "events" && !path.group.is_empty();
+        let namespaced = rows.iter().filter(|row| row.namespaced && !twice(&row.path)).map(|row| &row.path);
         let (pods, others): (Vec<_>, Vec<_>) =
             namespaced.partition(|path| path.resource == "pods" && path.group.is_empty());
         // What confines pods must outlive them (KEP-5080).

@@ -37,14 +37,9 @@ impl Running {
     }
 
     async fn start_in(cluster: Cluster, ctx: Ctx) -> Self {
-        let (mut deletable, mut kinds) = (Vec::new(), Vec::new());
-        for (path, namespaced, kind) in cluster.deletable() {
-            deletable.push((path, namespaced));
-            kinds.push(kind);
-        }
         let cluster_ca = cluster.server.pki().ca().expect("there is a CA");
         let shared = cluster.client_as("system:kube-controller-manager", &[]);
-        let config = Config { cluster_ca, deletable, kinds };
+        let config = Config { cluster_ca };
         manager::start(&ctx.child("controllers"), shared, &|account| cluster.client_of(account), config);
         let client = cluster.admin();
         // Pods need the service account of their namespace.

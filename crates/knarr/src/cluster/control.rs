@@ -10,7 +10,7 @@ use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
 use knarr_base::Ctx;
-use knarr_client::{Client, ResourcePath};
+use knarr_client::Client;
 use knarr_controllers::manager;
 use knarr_resources::bootstrap;
 use knarr_scheduler::{Scheduler, SchedulerConfig};
@@ -86,22 +86,12 @@ impl ControlPlane {
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
         let this = Self { server, engine, ctx: ctx.clone(), components: ctx.child("components") };
-        let mut started = Vec::new();
-        if config.controller_manager {
-            this.start_controllers()?;
-            started.push("controllers");
-        }
-        if config.scheduler {
-            this.start_scheduler();
-            started.push("scheduler");
-        }
-        if !started.is_empty() {
-            progress.done(clock.instant(), "control plane", &started.join(" and "));
-        }
+        this.start_components()?;
+        progress.done(clock.instant(), "control plane", "controllers and scheduler");
         Ok(this)
     }
 
-    fn start_controllers(&self) -> Result<()> {
+    fn start_components(&self) -> Result<()> {
         let ctx = self.components.child("controllers");
         let shared = self.client_as("system:kube-controller-manager", &[], "kube-controller-manager", &ctx);
         let client_for = |account: &str| {
@@ -109,16 +99,13 @@ impl ControlPlane {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
             client(&self.server, &ctx, UserInfo::new(&name, &groups), account)
         };
-        let (deletable, kinds) = deletable(&self.server);
         let cluster_ca = self.server.pki().ca()?;
-        manager::start(&ctx, shared, &client_for, manager::Config { cluster_ca, deletable, kinds });
-        Ok(())
-    }
+        manager::start(&ctx, shared, &client_for, manager::Config { cluster_ca });
 
-    fn start_scheduler(&self) {
         let ctx = self.components.child("scheduler");
         let client = self.client_as("system:kube-scheduler", &[], "kube-scheduler", &ctx);
         Scheduler::start(&ctx, client, SchedulerConfig::default());
+        Ok(())
     }
 
     /// A client of this control plane under an identity.
@@ -161,24 +148,6 @@ impl ControlPlane {
 
 fn client(server: &ApiServer, ctx: &Ctx, user: UserInfo, agent: &str) -> Client {
     Client::new(server.transport(user), agent, ctx.clone())
-}
-
-/// What garbage collection and namespace deletion look after: every stored resource that can be deleted.
-fn deletable(server: &ApiServer) -> (Vec<(ResourcePath, bool)>, Vec<String>) {
-    let wanted = ["delete", "list", "watch"];
-    let defs = server.registry().defs();
-    let rows = defs.iter().filter(|def| wanted.iter().all(|verb| def.verbs.contains(verb)));
-    // Events come under two groups; one is enough, and they own nothing.
-    let rows = rows.filter(|def| def.resource != "events");
-    rows.map(|def| {
-        let path = ResourcePath {
-            group: def.group.to_string(),
-            version: def.preferred().to_owned(),
-            resource: def.resource.to_string(),
-        };
-        ((path, def.scope == knarr_apiserver::def::Scope::Namespaced), def.kind.to_string())
-    })
-    .unzip()
 }
 
 fn bootstrap_config(
