@@ -131,17 +131,59 @@ pub trait Reservation: Send {
 pub trait ErasedStrategy: Send + Sync {
     /// The untyped hooks.
     fn untyped(&self) -> &dyn UntypedHooks;
-    /// Validation of a create over the encoded object.
-    fn validate(&self, cx: &RequestCx, new: &[u8]) -> Result<(ErrorList, Vec<String>), Status>;
+    /// Validation of a create.
+    fn validate(&self, cx: &RequestCx, new: Encoded<'_>) -> Result<(ErrorList, Vec<String>), Status>;
     /// Validation of an update.
     fn validate_update(
         &self,
         cx: &RequestCx,
-        new: &[u8],
-        old: &[u8],
+        new: Encoded<'_>,
+        old: Encoded<'_>,
     ) -> Result<(ErrorList, Vec<String>), Status>;
     /// Validation of a status update.
-    fn validate_status_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<ErrorList, Status>;
+    fn validate_status_update(
+        &self,
+        cx: &RequestCx,
+        new: Encoded<'_>,
+        old: Encoded<'_>,
+    ) -> Result<ErrorList, Status>;
+    /// For kinds without types in the program: drops what the kind does not know from a decoded body, and tells it
+    /// if `report` is set; the error says why the body is none of the kind. `None` where the schema decides.
+    fn coerce(&self, _obj: &mut Value, _report: bool) -> Option<Result<Vec<String>, String>> {
+        None
+    }
+}
+
+/// An object as it is about to be stored, in the form that requests work on.
+#[derive(Clone, Copy)]
+pub struct Encoded<'a> {
+    /// The object.
+    pub value: &'a Value,
+    /// The same as JSON.
+    pub json: &'a [u8],
+}
+
+/// Brings objects of a kind that may be stored in any of several versions from and to the store. Requests work on
+/// one of the versions, the one that they ask for.
+pub trait Codec: Send + Sync {
+    /// Codecs of the same text make the same of the same stored objects.
+    fn fingerprint(&self) -> &str;
+    /// Brings objects as they are stored into the version that requests work on: all of them, or none.
+    fn decode(&self, stored: Vec<Value>) -> BoxFuture<'_, Result<Vec<Value>, Status>>;
+    /// Brings an object into the version that is stored.
+    fn encode(&self, object: Value) -> BoxFuture<'_, Result<Value, Status>>;
+    /// The version that is stored.
+    fn stored_version(&self) -> &str;
+    /// Brings an object into another version, by its `apiVersion`.
+    fn convert<'a>(&'a self, object: Value, version: &'a str) -> BoxFuture<'a, Result<Value, Status>>;
+}
+
+/// What a kind that the facts do not know brings into the OpenAPI documents.
+pub trait OwnOpenApi: Send + Sync {
+    /// The definitions of the kind and its list by name, for OpenAPI v2 or v3.
+    fn definitions(&self, v2: bool) -> Vec<(String, Value)>;
+    /// Changes whenever the definitions do.
+    fn identity(&self) -> &str;
 }
 
 macro_rules! untyped_hooks {
@@ -208,21 +250,26 @@ impl<S: Strategy> ErasedStrategy for S {
     fn untyped(&self) -> &dyn UntypedHooks {
         self
     }
-    fn validate(&self, cx: &RequestCx, new: &[u8]) -> Result<(ErrorList, Vec<String>), Status> {
-        let new = decode::<S::Object>(new)?;
+    fn validate(&self, cx: &RequestCx, new: Encoded<'_>) -> Result<(ErrorList, Vec<String>), Status> {
+        let new = decode::<S::Object>(new.json)?;
         Ok((Strategy::validate(self, cx, &new), Strategy::warnings(self, cx, &new, None)))
     }
     fn validate_update(
         &self,
         cx: &RequestCx,
-        new: &[u8],
-        old: &[u8],
+        new: Encoded<'_>,
+        old: Encoded<'_>,
     ) -> Result<(ErrorList, Vec<String>), Status> {
-        let (new, old) = (decode::<S::Object>(new)?, decode::<S::Object>(old)?);
+        let (new, old) = (decode::<S::Object>(new.json)?, decode::<S::Object>(old.json)?);
         Ok((Strategy::validate_update(self, cx, &new, &old), Strategy::warnings(self, cx, &new, Some(&old))))
     }
-    fn validate_status_update(&self, cx: &RequestCx, new: &[u8], old: &[u8]) -> Result<ErrorList, Status> {
-        let (new, old) = (decode::<S::Object>(new)?, decode::<S::Object>(old)?);
+    fn validate_status_update(
+        &self,
+        cx: &RequestCx,
+        new: Encoded<'_>,
+        old: Encoded<'_>,
+    ) -> Result<ErrorList, Status> {
+        let (new, old) = (decode::<S::Object>(new.json)?, decode::<S::Object>(old.json)?);
         Ok(Strategy::validate_status_update(self, cx, &new, &old))
     }
 }
@@ -353,8 +400,6 @@ pub struct Selectable {
     pub path: Vec<Name>,
     /// The value of an absent field (`false` for booleans).
     pub absent: Name,
-    /// The label of the field that stands in for this one where it is empty.
-    pub fallback: Option<Name>,
 }
 
 impl Selectable {
@@ -364,7 +409,6 @@ impl Selectable {
             label: (*label).into(),
             path: names(path),
             absent: (*absent).into(),
-            fallback: None,
         };
         fields.iter().map(one).collect()
     }
@@ -420,7 +464,7 @@ pub struct ResourceDef {
     /// in more than a conversion (those of custom resources: schema, strategy, subresources) are declarations of
     /// their own under the same name.
     pub versions: Vec<ServedVersion>,
-    /// The version objects are stored in.
+    /// The version objects are stored in; with a codec, the one that requests work on.
     pub storage_version: Name,
     /// Group whose apiVersion is written to the store, where it differs from `group` (events.k8s.io over core).
     pub storage_group: Name,
@@ -428,6 +472,8 @@ pub struct ResourceDef {
     pub storage_prefix: Name,
     /// Verbs.
     pub verbs: &'static [&'static str],
+    /// What discovery shows in their place.
+    pub discovery_verbs: Option<&'static [&'static str]>,
     /// Behaviour.
     pub strategy: Box<dyn ErasedStrategy>,
     /// Subresources.
@@ -442,6 +488,16 @@ pub struct ResourceDef {
     pub selectable: Vec<Selectable>,
     /// For kinds that are not stored (reviews): serves create.
     pub create_only: Option<Box<dyn Handler>>,
+    /// For kinds that may be stored in other versions than the one that requests work on.
+    pub codec: Option<Arc<dyn Codec>>,
+    /// What it brings into the OpenAPI documents, where the facts do not know it.
+    pub openapi: Option<Arc<dyn OwnOpenApi>>,
+    /// What every request for it is warned of.
+    pub deprecation: Option<Name>,
+    /// Why nothing can be created at the moment.
+    pub no_creates: Option<Name>,
+    /// A declaration that replaces one of the same incarnation leaves watches running; empty ones end them.
+    pub incarnation: Name,
     /// A minimal valid object as YAML, for the tests over every kind.
     pub fixture: &'static str,
 }
@@ -493,6 +549,12 @@ impl ResourceDef {
             types: None,
             selectable: Vec::new(),
             create_only: None,
+            discovery_verbs: None,
+            codec: None,
+            openapi: None,
+            deprecation: None,
+            no_creates: None,
+            incarnation: Name::default(),
             fixture: "",
         }
     }
@@ -534,14 +596,6 @@ impl ResourceDef {
         self
     }
 
-    /// Lets another selectable field stand in where `label`'s is empty.
-    pub fn selectable_fallback(mut self, label: &str, fallback: &'static str) -> Self {
-        for field in self.selectable.iter_mut().filter(|field| &*field.label == label) {
-            field.fallback = Some(fallback.into());
-        }
-        self
-    }
-
     /// Sets the selectable fields.
     pub fn selectable(
         mut self,
@@ -554,6 +608,11 @@ impl ResourceDef {
     /// Whether its objects live in namespaces.
     pub fn namespaced(&self) -> bool {
         self.scope == Scope::Namespaced
+    }
+
+    /// Whether it is a custom resource: any JSON that its definition lets through, in one of several versions.
+    pub fn is_custom(&self) -> bool {
+        self.codec.is_some()
     }
 
     /// The preferred version.

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod authorize;
 pub mod cache;
+pub mod custom;
 pub mod def;
 pub mod front;
 mod name;

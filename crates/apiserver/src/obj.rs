@@ -4,7 +4,7 @@
 //! after the commit), then the rest. Objects that upstream wrote, as JSON or as `k8s\0` protobuf, are brought
 //! into that form when they are read.
 
-use crate::def::{Name, Selectable};
+use crate::def::Selectable;
 use bytes::{BufMut, Bytes, BytesMut};
 use knarr_meta::gvk::api_version;
 use serde::Deserialize;
@@ -43,10 +43,8 @@ pub struct Shape {
     pub api_version: String,
     /// What every canonical value starts with.
     head: String,
-    /// The selectable fields beside name and namespace.
-    fields: Vec<Selectable>,
-    /// Fields, by index, that take the value of another where they are empty.
-    fallbacks: Vec<(usize, usize)>,
+    /// Labels and paths of the selectable fields beside name and namespace, with the value of an absent one.
+    fields: Vec<(String, String)>,
     paths: Node,
 }
 
@@ -84,15 +82,13 @@ impl Shape {
             let path: Vec<&str> = field.path.iter().map(|step| &**step).collect();
             paths.insert(&path, |node| node.slot = Some(slot));
         }
-        let fallback = |(slot, field): (usize, &Selectable)| {
-            let label = field.fallback.as_ref()?;
-            Some((slot, selectable.iter().position(|other| other.label == *label)?))
-        };
         Self {
             head: format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{"),
             kind: kind.to_owned(),
-            fields: selectable.to_vec(),
-            fallbacks: selectable.iter().enumerate().filter_map(fallback).collect(),
+            fields: selectable
+                .iter()
+                .map(|field| (field.label.to_string(), field.absent.to_string()))
+                .collect(),
             api_version,
             paths,
         }
@@ -100,12 +96,7 @@ impl Shape {
 
     /// The index of a selectable field beside name and namespace.
     pub fn field(&self, label: &str) -> Option<usize> {
-        self.fields.iter().position(|field| *field.label == *label)
-    }
-
-    /// The index of the selectable field that stands at a path.
-    pub fn field_at(&self, path: &[Name]) -> Option<usize> {
-        self.fields.iter().position(|field| field.path == path)
+        self.fields.iter().position(|(name, _)| name == label)
     }
 
     /// The canonical bytes of `value`, whose kind and apiVersion are replaced by the stored ones.
@@ -175,13 +166,23 @@ impl Stored {
     /// Writes the object with kind, apiVersion and resourceVersion: what a GET answers.
     pub fn put_full(&self, out: &mut BytesMut, api_version: &str, kind: &str) {
         out.reserve(self.value.len() + api_version.len() + 64);
+        self.put_head(out, api_version, kind);
+        out.put_slice(&self.value[self.tail..]);
+    }
+
+    /// Writes what precedes [`Stored::tail`] in an object of its own.
+    pub fn put_head(&self, out: &mut BytesMut, api_version: &str, kind: &str) {
         out.put_slice(b"{\"kind\":\"");
         out.put_slice(kind.as_bytes());
         out.put_slice(b"\",\"apiVersion\":\"");
         out.put_slice(api_version.as_bytes());
         out.put_slice(b"\",\"metadata\":{");
         self.put_revision(out);
-        out.put_slice(&self.value[self.tail..]);
+    }
+
+    /// The same value in a buffer that is shared already, if it holds exactly these bytes.
+    pub fn sharing(self, buffer: &Bytes) -> Self {
+        if self.value == *buffer { Self { value: buffer.clone(), ..self } } else { self }
     }
 
     /// Writes what precedes [`Stored::tail`] in a list of built-in kinds, whose items omit kind and apiVersion.
@@ -302,6 +303,11 @@ impl Obj {
         revision: u64,
     ) -> Result<Self, ObjError> {
         let stored = shape.adopt(&key, value, revision)?;
+        Self::of(shape, prefix, key, stored)
+    }
+
+    /// The same of an object that has been read already.
+    pub fn of(shape: &Shape, prefix: &[u8], key: Bytes, stored: Stored) -> Result<Self, ObjError> {
         let rest = key.get(prefix.len()..).unwrap_or_default();
         let slash = rest.iter().position(|b| *b == b'/');
         let start = key.len() - rest.len();
@@ -310,18 +316,13 @@ impl Obj {
             None => ((start, start), start),
         };
         let mut out = Extract {
-            fields: shape.fields.iter().map(|field| (*field.absent).into()).collect(),
+            fields: shape.fields.iter().map(|(_, absent)| absent.as_str().into()).collect(),
             ..Extract::default()
         };
         let mut json = serde_json::Deserializer::from_slice(&stored.value);
         Scan { node: &shape.paths, out: &mut out }
             .deserialize(&mut json)
             .map_err(|source| ObjError::Json { key: String::from_utf8_lossy(&key).into_owned(), source })?;
-        for (slot, other) in &shape.fallbacks {
-            if out.fields[*slot].is_empty() {
-                out.fields[*slot] = out.fields[*other].clone();
-            }
-        }
         Ok(Self {
             stored,
             namespace: (namespace.0 as u32, namespace.1 as u32),

@@ -2,6 +2,8 @@
 //! listens, and transports for the parts of this process, come out. Two of them in one process share nothing.
 
 use crate::admission::Plugin;
+use crate::custom::CustomResources;
+use crate::custom::outbound::Webhooks;
 use crate::def::ResourceDef;
 use crate::front::authn::tokens::BadSigningKey;
 use crate::front::authn::{Authenticator, Tokens};
@@ -21,6 +23,7 @@ use crate::front::stream::{self, Kubelets};
 use crate::front::tls::{self, ClientCertificates, ServingCertificate, TlsError};
 use crate::registry::Registry;
 use crate::request::UserInfo;
+use crate::webhook::ClientManager;
 use arc_swap::ArcSwap;
 use knarr_base::Ctx;
 use knarr_client::{Client, Transport};
@@ -131,10 +134,19 @@ impl ApiServer {
         let authorizer = Arc::new(authz::Chain::new(reader.clone()));
         let _ = late.authorizer.set(authorizer.clone());
         registry.set_authorizer(authorizer.clone());
+        let webhooks =
+            Webhooks { ctx: ctx.clone(), clients: Arc::new(ClientManager::new()), reader: reader.clone() };
+        let custom = CustomResources::new(&ctx, &registry, Arc::new(webhooks));
+        registry.set_custom_resources(custom.clone());
+        let gate = ctx.tasks.ready_gate("custom-resources");
+        ctx.tasks.spawn_until_stopped("custom resources", async move {
+            custom.run(move || gate.open()).await;
+        });
         let flow = FlowControl::new(&ctx, registry.clone(), config.seats);
         let documents = Documents {
             flow: flow.clone(),
             ctx: ctx.clone(),
+            registry: registry.clone(),
             discovery: Discovery::new(registry.clone(), config.advertise.to_string()),
             openapi: OpenApi::new(registry.clone()),
             health: Health::new(ctx.clone(), store.clone()),

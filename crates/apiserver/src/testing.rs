@@ -2,6 +2,8 @@
 //! administrator, over a store in memory.
 
 use crate::admission::Plugin;
+use crate::custom::CustomResources;
+use crate::custom::convert::Outbound;
 use crate::def::ResourceDef;
 use crate::front::info;
 use crate::registry::Registry;
@@ -87,6 +89,14 @@ impl Server {
     ) -> Self {
         let registry = Registry::new(&ctx, store.clone(), defs, plugins);
         Self { ctx, store, registry }
+    }
+
+    /// Serves custom resources, converted by way of `outbound`, from now on.
+    pub fn with_custom_resources(self, outbound: Arc<dyn Outbound>) -> Self {
+        let custom = CustomResources::new(&self.ctx, &self.registry, outbound);
+        self.registry.set_custom_resources(custom.clone());
+        self.ctx.tasks.spawn_until_stopped("custom resources", async move { custom.run(|| {}).await });
+        self
     }
 
     /// A client of this registry.

@@ -195,6 +195,8 @@ fn managed_fields_obey_their_laws() {
         operation,
         api_version: "apps/v1",
         subresource: "",
+        reset: managed::reset_fields(""),
+        custom: false,
         time: "2026-11-21T09:00:00Z",
     };
     for _ in 0..1_000 {

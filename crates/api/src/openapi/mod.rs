@@ -18,6 +18,9 @@ mod tests;
 use crate::facts::ResourceFact;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// The media type of the v2 document in protobuf form.
 pub const V2_PROTO_MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -44,7 +47,43 @@ pub struct Served {
     pub kind: String,
     /// `create`, `delete`, `deletecollection`, `get`, `list`, `patch`, `update`, `watch`.
     pub verbs: Vec<String>,
+    /// Whether it belongs to a custom resource, which knows neither strategic merge patches nor protobuf.
+    pub custom: bool,
+    /// The kind's definitions, where the facts do not have them.
+    pub own: Option<Own>,
 }
+
+/// What makes the definitions of a kind that the facts do not have, for v2 if the argument says so, else for v3.
+pub type MakeDefinitions = Arc<dyn Fn(bool) -> Vec<(String, Value)> + Send + Sync>;
+
+/// Definitions of a kind that the facts do not have.
+#[derive(Clone)]
+pub struct Own {
+    /// The definition of the kind.
+    pub kind: String,
+    /// The kind of its lists.
+    pub list_kind: String,
+    /// The definition of that.
+    pub list: String,
+    /// Changes whenever the definitions do.
+    pub identity: String,
+    /// Makes both, and whatever else they need that the facts do not have.
+    pub make: MakeDefinitions,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.kind, self.list, self.identity)
+    }
+}
+
+impl PartialEq for Own {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.kind, &self.list, &self.identity) == (&other.kind, &other.list, &other.identity)
+    }
+}
+
+impl Eq for Own {}
 
 impl From<&ResourceFact> for Served {
     fn from(fact: &ResourceFact) -> Self {
@@ -57,6 +96,8 @@ impl From<&ResourceFact> for Served {
             kind_version: fact.kind_version.to_owned(),
             kind: fact.kind.to_owned(),
             verbs: fact.verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+            custom: false,
+            own: None,
         }
     }
 }
@@ -82,31 +123,28 @@ enum Flavor {
 /// The index of the v3 documents. The hash in each address changes whenever the document does, so that
 /// clients may cache it for ever.
 pub fn v3_index(served: &[Served]) -> Value {
-    let mut paths = Map::new();
-    for one in served {
-        let path = one.group_version_path();
-        if !paths.contains_key(&path) {
-            let url = format!("/openapi/v3/{path}?hash={}", v3_hash(served, &path));
-            paths.insert(path, json!({ "serverRelativeURL": url }));
-        }
-    }
-    json!({ "paths": paths })
+    let address = |(path, hash): (String, String)| {
+        let url = format!("/openapi/v3/{path}?hash={hash}");
+        (path, json!({ "serverRelativeURL": url }))
+    };
+    json!({ "paths": v3_hashes(served).into_iter().map(address).collect::<Map<String, Value>>() })
 }
 
-/// The hash of a v3 document, without making the document: it depends on this program, the facts, and what is
-/// served.
-pub fn v3_hash(served: &[Served], group_version_path: &str) -> String {
-    let mut hash = Sha256::new();
-    hash.update(env!("CARGO_PKG_VERSION"));
-    hash.update(schemas::fingerprint());
+/// The hashes of all v3 documents by path, without making the documents: they depend on this program, the facts, and
+/// what is served.
+pub fn v3_hashes(served: &[Served]) -> BTreeMap<String, String> {
+    let mut common = Sha256::new();
+    common.update(env!("CARGO_PKG_VERSION"));
+    common.update(schemas::fingerprint());
+    let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
+    // What is served elsewhere shows too: DeleteOptions lists every built-in group and version.
+    served.iter().filter(|one| !one.custom).for_each(|one| common.update(one.group_version_path()));
     for one in served {
-        // What is served elsewhere shows too: DeleteOptions lists every group and version.
-        hash.update(one.group_version_path());
-        if one.group_version_path() == group_version_path {
-            hash.update(format!("{one:?}"));
-        }
+        let hash = hashes.entry(one.group_version_path()).or_insert_with(|| common.clone());
+        hash.update(format!("{one:?}"));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
+    let hex = |hash: Sha256| hash.finalize().iter().map(|byte| format!("{byte:02X}")).collect();
+    hashes.into_iter().map(|(path, hash)| (path, hex(hash))).collect()
 }
 
 /// The v3 document of `api/v1`, `apis/apps/v1`, ...; `None` where nothing of it is served.
@@ -150,7 +188,7 @@ pub fn description(definition: &str, field: &str) -> Option<String> {
 }
 
 fn document(served: &[Served], own: &[&Served], flavor: Flavor) -> (Value, Value) {
-    let library = schemas::Library::new(served, flavor);
+    let library = schemas::Library::new(served, own, flavor);
     let operations = operations::all(own);
     let mut roots: Vec<String> = operations.iter().flat_map(|op| op.roots(&library)).collect();
     roots.sort();

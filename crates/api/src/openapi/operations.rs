@@ -30,6 +30,8 @@ pub(super) struct Operation {
     pub body: Option<Body>,
     pub answer: Body,
     pub codes: &'static [&'static str],
+    /// Whether it is on a custom resource.
+    pub custom: bool,
 }
 
 const LIST: &[(&str, &str)] = &[
@@ -102,6 +104,7 @@ pub(super) fn all(served: &[&Served]) -> Vec<Operation> {
                 body: None,
                 answer: Body::Meta("APIResourceList"),
                 codes: &["200"],
+                custom: false,
             });
         }
         resource(one, &mut all);
@@ -116,7 +119,8 @@ fn resource(one: &Served, all: &mut Vec<Operation>) {
     let collection = format!("{base}{scope}/{resource}");
     let item = format!("{collection}/{{name}}");
     let own = Body::Kind(one.kind_group.clone(), one.kind_version.clone(), one.kind.clone());
-    let list = Body::Kind(one.kind_group.clone(), one.kind_version.clone(), format!("{}List", one.kind));
+    let list_kind = one.own.as_ref().map_or_else(|| format!("{}List", one.kind), |own| own.list_kind.clone());
+    let list = Body::Kind(one.kind_group.clone(), one.kind_version.clone(), list_kind);
     let connects = one.kind.ends_with("Options");
     let (group_version, scoped) = (group_version_id(one), if one.namespaced { "Namespaced" } else { "" });
     let noun = match subresource {
@@ -139,6 +143,7 @@ fn resource(one: &Served, all: &mut Vec<Operation>) {
             body,
             answer: answer.clone(),
             codes,
+            custom: one.custom,
         });
     };
     let target = if subresource.is_empty() { item.clone() } else { format!("{item}/{subresource}") };

@@ -14,6 +14,17 @@ const PATCH_TYPES: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 
+/// The forms of bodies and answers that an operation has.
+fn media_types(operation: &Operation) -> &'static [&'static str] {
+    if operation.custom { &MEDIA_TYPES[..2] } else { &MEDIA_TYPES }
+}
+
+/// The kinds of patch that an operation takes.
+fn patch_types(operation: &Operation) -> Vec<&'static str> {
+    let strategic = |media: &&&str| operation.custom && media.contains("strategic");
+    PATCH_TYPES.iter().filter(|media| !strategic(media)).copied().collect()
+}
+
 /// All path items.
 pub(super) fn paths(operations: &[Operation], library: &Library, flavor: Flavor) -> Value {
     let mut paths = Map::new();
@@ -92,11 +103,11 @@ fn v3_operation(operation: &Operation, library: &Library) -> Value {
         types.iter().map(|ty| ((*ty).to_owned(), json!({ "schema": schema }))).collect()
     };
     if let Some(body) = &operation.body {
-        let types: &[&str] = match body {
-            Body::Meta("Patch") => &PATCH_TYPES,
-            _ => &["*/*"],
+        let types = match body {
+            Body::Meta("Patch") => patch_types(operation),
+            _ => vec!["*/*"],
         };
-        rendered["requestBody"] = json!({ "content": content(types, schema(body, library)) });
+        rendered["requestBody"] = json!({ "content": content(&types, schema(body, library)) });
         if operation.action != "delete" && operation.action != "deletecollection" {
             rendered["requestBody"]["required"] = true.into();
         }
@@ -104,7 +115,7 @@ fn v3_operation(operation: &Operation, library: &Library) -> Value {
     let answer = match operation.answer {
         Body::Text if operation.action == "connect" => content(&["*/*"], schema(&operation.answer, library)),
         Body::Text => content(&["text/plain"], schema(&operation.answer, library)),
-        _ => content(&MEDIA_TYPES, schema(&operation.answer, library)),
+        _ => content(media_types(operation), schema(&operation.answer, library)),
     };
     let mut responses: Map<String, Value> = operation
         .codes
@@ -121,13 +132,13 @@ fn v2_operation(operation: &Operation, library: &Library) -> Value {
     let text = operation.answer == Body::Text;
     rendered["schemes"] = json!(["https"]);
     rendered["consumes"] = match &operation.body {
-        Some(Body::Meta("Patch")) => json!(PATCH_TYPES),
+        Some(Body::Meta("Patch")) => json!(patch_types(operation)),
         _ => json!(["*/*"]),
     };
     rendered["produces"] = match text {
         true if operation.action == "connect" => json!(["*/*"]),
         true => json!(["text/plain"]),
-        false => json!(MEDIA_TYPES),
+        false => json!(media_types(operation)),
     };
     if let Some(body) = &operation.body {
         let mut parameter = json!({ "name": "body", "in": "body", "schema": schema(body, library) });

@@ -28,25 +28,49 @@ pub(super) struct Library {
     descriptions: Descriptions,
     /// Group and version of everything served, for the kinds that are part of each.
     group_versions: Vec<(String, String)>,
+    /// Definitions that the facts do not have, by name.
+    own: HashMap<String, Value>,
+    /// The names of those of kinds: group, version and kind first.
+    own_kinds: HashMap<(String, String, String), String>,
 }
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
 impl Library {
-    pub(super) fn new(served: &[Served], flavor: Flavor) -> Self {
+    /// For documents about `about`, which are among all that is served.
+    pub(super) fn new(served: &[Served], about: &[&Served], flavor: Flavor) -> Self {
+        let (mut own, mut own_kinds) = (HashMap::new(), HashMap::new());
+        for one in about {
+            let Some(kinds) = &one.own else { continue };
+            if own.contains_key(&kinds.kind) {
+                continue;
+            }
+            own.extend((kinds.make)(flavor == Flavor::V2));
+            for (kind, name) in [(&one.kind, &kinds.kind), (&kinds.list_kind, &kinds.list)] {
+                let key = (one.kind_group.clone(), one.kind_version.clone(), kind.clone());
+                own_kinds.insert(key, name.clone());
+            }
+        }
         let messages = decl::messages();
         let by_name = messages.iter().enumerate().map(|(i, m)| ((m.package.alias, m.name), i)).collect();
         let mut group_versions: Vec<_> =
-            served.iter().map(|s| (s.group.clone(), s.version.clone())).collect();
+            served.iter().filter(|s| !s.custom).map(|s| (s.group.clone(), s.version.clone())).collect();
         group_versions.push((String::new(), "v1".to_owned()));
         group_versions.sort();
         group_versions.dedup();
         let packages = decl::packages(&messages);
-        Self { flavor, packages, messages, by_name, descriptions: Descriptions::load(), group_versions }
+        let descriptions = Descriptions::load();
+        Self { flavor, packages, messages, by_name, descriptions, group_versions, own, own_kinds }
     }
 
-    /// The definition name of a kind, if the facts have it.
+    /// The definition name of a kind, if there is one.
     pub(super) fn definition(&self, group: &str, version: &str, kind: &str) -> Option<String> {
+        if !self.own_kinds.is_empty() {
+            let key = (group.to_owned(), version.to_owned(), kind.to_owned());
+            if let Some(name) = self.own_kinds.get(&key) {
+                return Some(name.clone());
+            }
+        }
         let package = self.packages.iter().find(|p| p.group == group && p.version == version)?;
         let message = self.messages.iter().find(|m| m.package.alias == package.alias && m.name == kind)?;
         Some(format!("{}.{}", package.prefix, message.name))
@@ -80,6 +104,10 @@ impl Library {
     }
 
     fn schema(&self, name: &str, references: &mut Vec<String>) -> Option<Value> {
+        if let Some(own) = self.own.get(name) {
+            mentioned(own, references);
+            return Some(own.clone());
+        }
         let message = self.packages.iter().find_map(|package| {
             let kind = name.strip_prefix(package.prefix)?.strip_prefix('.')?;
             let index = self.by_name.get(&(package.alias, kind))?;
@@ -293,6 +321,20 @@ impl Library {
                 refer(format!("{}.{name}", package.expect("the facts define every package").prefix))
             }
         }
+    }
+}
+
+/// The definitions that a schema refers to.
+fn mentioned(schema: &Value, references: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(reference)) = map.get("$ref") {
+                references.extend(reference.rsplit('/').next().map(str::to_owned));
+            }
+            map.values().for_each(|value| mentioned(value, references));
+        }
+        Value::Array(list) => list.iter().for_each(|value| mentioned(value, references)),
+        _ => {}
     }
 }
 

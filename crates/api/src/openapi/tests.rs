@@ -116,8 +116,8 @@ fn types_and_fields_have_descriptions() {
 fn hashes_change_with_what_is_served() {
     let all = served();
     let fewer: Vec<Served> = all.iter().filter(|s| s.resource != "deployments/scale").cloned().collect();
-    assert_ne!(v3_hash(&all, "apis/apps/v1"), v3_hash(&fewer, "apis/apps/v1"));
-    assert_eq!(v3_hash(&all, "api/v1"), v3_hash(&all, "api/v1"));
+    assert_ne!(v3_hashes(&all)["apis/apps/v1"], v3_hashes(&fewer)["apis/apps/v1"]);
+    assert_eq!(v3_hashes(&all)["api/v1"], v3_hashes(&all)["api/v1"]);
 }
 
 #[test]
@@ -141,4 +141,81 @@ fn the_protobuf_form_has_every_path_and_definition() {
     assert_eq!(definitions.len(), document["definitions"].as_object().unwrap().len());
     let swagger = count(&bytes, 1).remove(0);
     assert_eq!(swagger, b"2.0");
+}
+
+#[test]
+fn kinds_of_their_own_are_published_with_what_they_bring() {
+    let own = Own {
+        kind: "com.example.v1.Tab".into(),
+        list_kind: "TabList".into(),
+        list: "com.example.v1.TabList".into(),
+        identity: "1".into(),
+        make: Arc::new(|v2| {
+            let place = if v2 { "#/definitions/" } else { "#/components/schemas/" };
+            let reference = |name: &str| json!({"$ref": format!("{place}{name}")});
+            let meta = |name: &str| reference(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}"));
+            let items = json!({"type": "array", "items": reference("com.example.v1.Tab")});
+            vec![
+                (
+                    "com.example.v1.Tab".into(),
+                    json!({"type": "object", "properties": {"metadata": meta("ObjectMeta")}}),
+                ),
+                (
+                    "com.example.v1.TabList".into(),
+                    json!({"properties": {"metadata": meta("ListMeta"), "items": items}}),
+                ),
+            ]
+        }),
+    };
+    let tabs = Served {
+        group: "example.com".into(),
+        version: "v1".into(),
+        resource: "tabs".into(),
+        namespaced: true,
+        kind_group: "example.com".into(),
+        kind_version: "v1".into(),
+        kind: "Tab".into(),
+        verbs: ["get", "list", "patch"].map(str::to_owned).to_vec(),
+        custom: true,
+        own: Some(own),
+    };
+    let mut all = served();
+    let before = v3_hashes(&all);
+    all.push(tabs.clone());
+    let after = v3_hashes(&all);
+    assert!(
+        before.iter().all(|(path, hash)| after[path] == *hash),
+        "documents of built-in kinds stay as they are"
+    );
+    let document = v3(&all, "apis/example.com/v1").unwrap();
+    let path = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/tabs"]["get"];
+    let answer = &path["responses"]["200"]["content"];
+    assert_eq!(
+        answer.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["application/json", "application/yaml"]
+    );
+    assert_eq!(answer["application/json"]["schema"]["$ref"], "#/components/schemas/com.example.v1.TabList");
+    let patches = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/tabs/{name}"]["patch"];
+    assert_eq!(
+        patches["requestBody"]["content"].as_object().map(Map::len),
+        Some(3),
+        "no strategic merge patch"
+    );
+    for (document, place) in [
+        (&document["components"]["schemas"], "#/components/schemas/"),
+        (&v2(&all)["definitions"], "#/definitions/"),
+    ] {
+        let mut found = Vec::new();
+        references(&document["com.example.v1.TabList"], &mut found);
+        assert_eq!(found.len(), 2);
+        for name in found {
+            assert!(document.get(name.strip_prefix(place).unwrap()).is_some(), "{name}");
+        }
+    }
+    // Another schema of the same kind is another document.
+    let mut changed = tabs;
+    changed.own.as_mut().unwrap().identity = "2".into();
+    all.pop();
+    all.push(changed);
+    assert_ne!(v3_hashes(&all)["apis/example.com/v1"], after["apis/example.com/v1"]);
 }

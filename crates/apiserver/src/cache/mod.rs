@@ -5,6 +5,7 @@
 
 pub mod event;
 pub mod filter;
+mod read;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,16 +15,20 @@ pub use event::{Event, FrameKey, Window};
 pub use filter::{Field, Filter, Requirement, Trigger, key};
 pub use watch::{Matched, Watch, WatchError, WatchStart, classify};
 
+use crate::def::Codec;
 use crate::obj::{Forms, Obj, Shape};
 use bytes::Bytes;
 use knarr_base::{Backoff, Ctx};
-use knarr_store::{Range, Store, StoreError, WatchBatch, prefix_end};
+use knarr_meta::status::Status;
+use knarr_store::{Range, Store, WatchBatch, prefix_end};
+use read::FillError;
 use serde_json::Value;
 use state::State;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a read waits for the cache to catch up before it fails, as upstream.
@@ -55,6 +60,9 @@ pub enum CacheError {
     /// The cache has not been filled, because the store does not answer.
     #[error("the watch cache is not ready")]
     NotReady,
+    /// The objects cannot be brought into the version that is asked for.
+    #[error("{}", .0.message)]
+    Unreadable(Box<Status>),
 }
 
 /// See the module's documentation.
@@ -80,6 +88,12 @@ pub struct Cache {
     formed: Mutex<Formed>,
     /// Ends its task with the last who holds it.
     unused: DropGuard,
+    /// For kinds that may be stored in several versions.
+    codec: Option<Arc<dyn Codec>>,
+    /// Why the objects could not be read when that was last tried.
+    failure: Mutex<Option<Status>>,
+    /// Has it tried again at once.
+    retry: Notify,
 }
 
 /// The answer to a list.
@@ -98,6 +112,17 @@ pub struct Listed {
 impl Cache {
     /// A cache of the keys under `prefix` (without closing slash). Nothing is read before it is needed.
     pub fn new(ctx: &Ctx, store: Arc<dyn Store>, shape: Shape, prefix: &str) -> Arc<Self> {
+        Self::coded(ctx, store, shape, prefix, None)
+    }
+
+    /// The same of objects that a codec brings into the form of `shape`.
+    pub fn coded(
+        ctx: &Ctx,
+        store: Arc<dyn Store>,
+        shape: Shape,
+        prefix: &str,
+        codec: Option<Arc<dyn Codec>>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|myself| Self {
             myself: myself.clone(),
             ctx: ctx.clone(),
@@ -113,6 +138,9 @@ impl Cache {
             parsed: Mutex::default(),
             formed: Mutex::default(),
             unused: CancellationToken::new().drop_guard(),
+            codec,
+            failure: Mutex::default(),
+            retry: Notify::new(),
         })
     }
 
@@ -150,8 +178,7 @@ impl Cache {
         let mut backoff = Backoff::new(Duration::from_millis(50), 2.0, Duration::from_secs(5));
         loop {
             let Some(this) = cache.upgrade() else { return };
-            let filled = this.fill().await;
-            match filled {
+            match this.fill().await {
                 Ok(mut stream) => {
                     drop(this);
                     backoff.reset();
@@ -162,30 +189,40 @@ impl Cache {
                             batch.revision = next.revision;
                         }
                         let Some(this) = cache.upgrade() else { return };
-                        this.apply(batch);
+                        if let Err(status) = this.apply(batch).await {
+                            this.fail(status);
+                            break;
+                        }
                     }
                 }
-                Err(error) => {
+                Err(FillError::Unreadable(status)) => this.fail(status),
+                Err(FillError::Store(error)) => {
                     tracing::warn!(prefix = %String::from_utf8_lossy(&this.prefix), %error, "watch cache cannot be filled");
                 }
             }
-            ctx.clock.sleep(backoff.step_jittered(&*ctx.rng, 0.5)).await;
+            let Some(this) = cache.upgrade() else { return };
+            tokio::select! {
+                () = this.retry.notified() => {}
+                () = ctx.clock.sleep(backoff.step_jittered(&*ctx.rng, 0.5)) => {}
+            }
         }
     }
 
     /// Reads everything and starts the watch after it.
-    async fn fill(&self) -> Result<knarr_store::WatchStream, StoreError> {
+    async fn fill(&self) -> Result<knarr_store::WatchStream, FillError> {
         let end = prefix_end(&self.prefix);
         let range = Range { start: self.prefix.clone(), end: end.clone(), ..Range::default() };
         let result = self.store.range(range).await?;
         let stream = self.store.watch(self.prefix.clone(), end, result.revision + 1).await?;
         let mut objs = BTreeMap::new();
         let mut changed = 0;
-        for kv in result.kvs {
+        for kv in &result.kvs {
             changed = changed.max(kv.mod_revision);
-            match Obj::new(&self.shape, &self.prefix, kv.key.clone(), kv.value, kv.mod_revision) {
+        }
+        for obj in self.read(result.kvs).await.map_err(FillError::Unreadable)? {
+            match obj {
                 Ok(obj) => {
-                    objs.insert(kv.key, Arc::new(obj));
+                    objs.insert(obj.key.clone(), Arc::new(obj));
                 }
                 Err(error) => tracing::error!(%error, "an object in the store is left out"),
             }
@@ -203,11 +240,23 @@ impl Cache {
         self.progress.send_replace(revision);
     }
 
-    fn apply(&self, batch: WatchBatch) {
+    async fn apply(&self, batch: WatchBatch) -> Result<(), Status> {
+        // What takes a conversion is read before the lock is taken.
+        let mut read = match &self.codec {
+            None => None,
+            Some(_) => {
+                let stored = batch.events.iter().filter(|change| !change.deleted);
+                Some(self.read(stored.map(|change| change.kv.clone()).collect()).await?.into_iter())
+            }
+        };
         let mut state = self.state.write().expect("no holder of the cache lock panics");
         let state = &mut *state;
         for change in batch.events {
             let revision = change.kv.mod_revision;
+            let obj = match &mut read {
+                Some(read) if !change.deleted => read.next(),
+                _ => None,
+            };
             if revision <= state.revision {
                 continue;
             }
@@ -216,7 +265,10 @@ impl Cache {
                 Event::new(Arc::new(prev.at(revision)), Some(prev), true)
             } else {
                 let key = change.kv.key.clone();
-                match Obj::new(&self.shape, &self.prefix, change.kv.key, change.kv.value, revision) {
+                let obj = obj.unwrap_or_else(|| {
+                    Obj::new(&self.shape, &self.prefix, change.kv.key, change.kv.value, revision)
+                });
+                match obj {
                     Ok(obj) => {
                         let obj = Arc::new(obj);
                         let prev = state.insert(obj.clone());
@@ -237,6 +289,19 @@ impl Cache {
         state.revision = batch.revision.max(state.revision);
         let revision = state.revision;
         self.reached(revision);
+        Ok(())
+    }
+
+    /// The objects cannot be read: nobody is answered out of the cache until they can.
+    fn fail(&self, status: Status) {
+        tracing::warn!(prefix = %String::from_utf8_lossy(&self.prefix), error = status.message, "objects cannot be read");
+        self.state.write().expect("no holder of the cache lock panics").watchers.clear();
+        *self.failure() = Some(status);
+        self.reached(0);
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<Status>> {
+        self.failure.lock().expect("no holder of the failure panics")
     }
 
     /// Waits until every change up to `revision` is here (0: until the cache is filled).
@@ -246,11 +311,19 @@ impl Cache {
         if self.seen.load(Ordering::Acquire) >= wanted {
             return Ok(());
         }
+        if self.failure().take().is_some() {
+            // It may be over: whoever asks has it looked at.
+            self.retry.notify_one();
+        }
         let mut progress = self.progress.subscribe();
-        let wait = progress.wait_for(|seen| *seen >= wanted);
-        let arrived = knarr_base::clock::timeout(&*self.ctx.clock, FRESH_LIMIT, wait).await;
+        let wait = progress.wait_for(|seen| *seen >= wanted || self.failure().is_some());
+        let arrived = knarr_base::clock::timeout(&*self.ctx.clock, FRESH_LIMIT, wait).await.map(|_| ());
         match (arrived, self.seen.load(Ordering::Acquire)) {
-            (Some(Ok(_)), _) => Ok(()),
+            (Some(()), seen) if seen >= wanted => Ok(()),
+            (Some(()), _) => match &*self.failure() {
+                Some(status) => Err(CacheError::Unreadable(Box::new(status.clone()))),
+                None => Err(CacheError::NotReady),
+            },
             (_, 0) => Err(CacheError::NotReady),
             (_, current) => Err(CacheError::TooLarge { asked: revision, current }),
         }

@@ -238,7 +238,7 @@ impl Cache {
             let Some(batch) = history.recv().await else { return Err(too_old(watch.started_at)) };
             reached = batch.revision;
             for change in batch.events.into_iter().filter(|c| c.kv.mod_revision <= watch.started_at) {
-                let Some(event) = self.event_of(change) else { continue };
+                let Some(event) = self.event_of(change).await else { continue };
                 if classify(&watch.filter, &event).is_some() {
                     events.push_back(Arc::new(event));
                 }
@@ -249,17 +249,21 @@ impl Cache {
     }
 
     /// A change of the store as an event, without the cache's own objects.
-    fn event_of(&self, change: knarr_store::WatchEvent) -> Option<Event> {
+    async fn event_of(&self, change: knarr_store::WatchEvent) -> Option<Event> {
         let revision = change.kv.mod_revision;
-        let read = |kv: knarr_store::KeyValue| {
-            Obj::new(&self.shape, &self.prefix, kv.key, kv.value, kv.mod_revision).ok().map(Arc::new)
+        let read = async |kv: knarr_store::KeyValue| {
+            let obj = self.read(vec![kv]).await.ok()?.pop()?.ok()?;
+            Some(Arc::new(obj))
         };
-        let prev = change.prev.and_then(read);
+        let prev = match change.prev {
+            Some(prev) => read(prev).await,
+            None => None,
+        };
         if change.deleted {
             let prev = prev?;
             return Some(Event::new(Arc::new(prev.at(revision)), Some(prev), true));
         }
-        Some(Event::new(read(change.kv)?, prev, false))
+        Some(Event::new(read(change.kv).await?, prev, false))
     }
 
     /// Starts a watch. The cache must be filled (see [`Cache::wait_for`]).

@@ -7,6 +7,7 @@ use super::flowcontrol::FlowControl;
 use super::health::Health;
 use super::openapi::OpenApi;
 use super::respond;
+use crate::registry::Registry;
 use http::header::HeaderMap;
 use http::{Method, Response, StatusCode};
 use knarr_base::Ctx;
@@ -21,6 +22,7 @@ pub const GIT_VERSION: &str = concat!("v1.36.0+knarr.", env!("CARGO_PKG_VERSION"
 /// The non-resource documents.
 pub struct Documents {
     pub(crate) ctx: Ctx,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) discovery: Discovery,
     pub(crate) flow: Arc<FlowControl>,
     pub(crate) openapi: OpenApi,
@@ -72,13 +74,20 @@ impl Documents {
                 let keys = serde_json::to_vec(&self.tokens.jwks()).expect("a JSON value always serializes");
                 Some(respond::bytes("application/jwk-set+json", keys))
             }
-            "/openapi/v2" => Some(self.openapi.v2(headers).await),
+            "/openapi/v2" => {
+                self.registry.settle().await;
+                Some(self.openapi.v2(headers).await)
+            }
             other if other == "/openapi/v3" || other.starts_with("/openapi/v3/") => {
+                self.registry.settle().await;
                 self.openapi.v3(other, query, headers).await
             }
             other => match other.strip_prefix("/debug/api_priority_and_fairness/") {
                 Some(table) => self.flow.dump(table).map(|text| respond::text(StatusCode::OK, text)),
-                None => self.discovery.serve(other, headers),
+                None => {
+                    self.registry.settle().await;
+                    self.discovery.serve(other, headers)
+                }
             },
         }
     }

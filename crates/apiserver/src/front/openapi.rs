@@ -9,10 +9,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Response;
 use http::header::{self, HeaderMap, HeaderValue};
-use knarr_api::openapi::{self, Served};
+use knarr_api::openapi::{self, Own, Served};
 use knarr_client::Body;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// A finished document.
@@ -50,6 +50,9 @@ pub struct OpenApi {
 struct Snapshot {
     generation: u64,
     served: Vec<Served>,
+    /// The hashes of the v3 documents, by path.
+    hashes: BTreeMap<String, String>,
+    index: OnceLock<Document>,
     v2: OnceLock<Document>,
     v2_proto: OnceLock<Document>,
     /// By path, with the hash of what they were made of.
@@ -71,8 +74,10 @@ impl OpenApi {
         let served: Vec<Served> = defs.iter().flat_map(|def| served(def)).collect();
         // What has not changed need not be made again.
         let mut v3 = known.v3.lock().expect("document lock is never poisoned").clone();
-        v3.retain(|path, (hash, _)| *hash == openapi::v3_hash(&served, path));
-        let current = Arc::new(Snapshot { generation, served, v3: Mutex::new(v3), ..Snapshot::default() });
+        let hashes = openapi::v3_hashes(&served);
+        v3.retain(|path, (hash, _)| hashes.get(path) == Some(hash));
+        let v3 = Mutex::new(v3);
+        let current = Arc::new(Snapshot { generation, served, hashes, v3, ..Snapshot::default() });
         self.snapshot.store(current.clone());
         current
     }
@@ -105,10 +110,11 @@ impl OpenApi {
         let this = self.current();
         let rest = path.trim_start_matches("/openapi/v3").trim_matches('/').to_owned();
         if rest.is_empty() {
-            return Some(Document::json(&openapi::v3_index(&this.served)).serve("application/json", headers));
+            let index = this.index.get_or_init(|| Document::json(&openapi::v3_index(&this.served)));
+            return Some(index.serve("application/json", headers));
         }
         let asked_hash = query.iter().find(|(key, _)| key == "hash").map(|(_, hash)| hash.as_str());
-        let hash = openapi::v3_hash(&this.served, &rest);
+        let hash = this.hashes.get(&rest)?.clone();
         let current = asked_hash.is_some_and(|asked| asked == hash);
         let document = blocking(move || {
             let known = this.v3.lock().expect("document lock is never poisoned").get(&rest).cloned();
@@ -143,14 +149,33 @@ fn served(def: &ResourceDef) -> Vec<Served> {
             kind_version: version_of.to_owned(),
             kind: kind.to_owned(),
             verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
+            custom: def.is_custom(),
+            own: None,
         };
-        all.push(one(def.resource.to_string(), (&def.group, &version.version, &def.kind), def.verbs));
+        let own = own(def, &version.version);
+        let main = one(def.resource.to_string(), (&def.group, &version.version, &def.kind), def.verbs);
+        all.push(Served { own: own.clone(), ..main });
         for sub in &def.subresources {
             let kind = sub.kind_in(def, &version.version);
-            all.push(one(format!("{}/{}", def.resource, sub.name), kind, sub.verbs));
+            let sub = one(format!("{}/{}", def.resource, sub.name), kind, sub.verbs);
+            let own = own.clone().filter(|_| sub.kind == def.kind);
+            all.push(Served { own, ..sub });
         }
     }
     all
+}
+
+/// The definitions of a kind that the facts do not have.
+fn own(def: &ResourceDef, version: &str) -> Option<Own> {
+    let source = def.openapi.clone()?;
+    let name = |kind: &str| knarr_apiextensions::openapi::definition_name(&def.group, version, kind);
+    Some(Own {
+        kind: name(&def.kind),
+        list_kind: def.list_kind.to_string(),
+        list: name(&def.list_kind),
+        identity: source.identity().to_owned(),
+        make: Arc::new(move |v2| source.definitions(v2)),
+    })
 }
 
 /// Runs work that takes milliseconds off the threads that serve.

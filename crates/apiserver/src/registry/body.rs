@@ -5,9 +5,11 @@ use super::negotiate::{Media, body_media};
 use super::options::FieldValidation;
 use super::parse::{self, Parsed};
 use super::strict::{self, Problems};
+use crate::def::ErasedStrategy;
 use crate::request::RequestCx;
 use bytes::Bytes;
 use http::HeaderMap;
+use knarr_meta::field::{self, ErrorList, Path};
 use knarr_meta::gvk::parse_api_version;
 use knarr_meta::object;
 use knarr_meta::schema::{self, CheckReport, Schema, Type};
@@ -27,6 +29,8 @@ pub struct Wanted<'a> {
     pub schema: &'a Schema,
     /// Whether it may come in protobuf.
     pub proto: bool,
+    /// Decides in place of the type, for custom resources.
+    pub custom: Option<&'a dyn ErasedStrategy>,
 }
 
 /// The scheme that upstream names in errors about kinds it does not know.
@@ -74,6 +78,18 @@ impl Wanted<'_> {
             return Err(self.unusable(&error));
         }
         let problems = match media {
+            _ if self.custom.is_some() => {
+                // These are decoded first, and held against their schema after that.
+                let mut problems = match media {
+                    Media::Yaml => strict::in_yaml(body, &[], &duplicates),
+                    _ => strict::in_json(body, &[], &duplicates),
+                };
+                for text in strict::unknown_texts(&report.unknown) {
+                    problems.warnings.push(text.clone());
+                    problems.errors.push(text);
+                }
+                problems
+            }
             Media::Yaml => strict::in_yaml(body, &report.unknown, &duplicates),
             _ => strict::in_json(body, &report.unknown, &duplicates),
         };
@@ -83,6 +99,13 @@ impl Wanted<'_> {
 
     /// Holds a value against the type.
     pub fn check(&self, value: &mut Value, validation: FieldValidation) -> CheckReport {
+        let report = validation != FieldValidation::Ignore;
+        if let Some(coerced) = self.custom.and_then(|strategy| strategy.coerce(value, report)) {
+            return match coerced {
+                Ok(unknown) => CheckReport { unknown, type_error: None },
+                Err(error) => CheckReport { unknown: Vec::new(), type_error: Some(error) },
+            };
+        }
         let mode = match validation {
             FieldValidation::Ignore => schema::Mode::Ignore,
             FieldValidation::Warn | FieldValidation::Strict => schema::Mode::Report,
@@ -122,8 +145,13 @@ impl Wanted<'_> {
         let kind = if kind.is_empty() { self.kind } else { kind };
         let api_version = if api_version.is_empty() { self.api_version } else { api_version };
         let (group, version) = parse_api_version(api_version);
+        if self.custom.is_some() && api_version == self.api_version && kind != self.kind {
+            let mut errors = ErrorList::new();
+            errors.push(field::invalid(&Path::new("kind"), kind, format!("must be {}", self.kind)));
+            return Err(Status::invalid(group, self.kind, object::name(value), errors));
+        }
         if kind != self.kind || api_version != self.api_version {
-            let known = knarr_api::facts::root(group, version, kind).is_some();
+            let known = self.custom.is_some() || knarr_api::facts::root(group, version, kind).is_some();
             if !known {
                 return Err(Status::bad_request(format!(
                     "{kind} in version {} cannot be handled as a {}: no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \"{SCHEME}\"",
@@ -131,7 +159,7 @@ impl Wanted<'_> {
                     self.kind
                 )));
             }
-            if kind != self.kind {
+            if kind != self.kind && self.custom.is_none() {
                 let (own_group, _) = parse_api_version(self.api_version);
                 let package =
                     own_group.split('.').next().filter(|p| !p.is_empty()).unwrap_or("core").to_owned();

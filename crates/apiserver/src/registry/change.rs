@@ -40,7 +40,7 @@ impl Registry {
             let key = resource.key(namespace, name);
             let kv = self.store.get(&key, None).await.map_err(|e| store_error(resource, "update", e))?;
             let kv = kv.ok_or_else(|| resource.not_found(name))?;
-            let stored = self.read(resource, &kv)?;
+            let stored = self.read(resource, &kv).await?;
             let mut parent = stored.parse();
             change(cx, &body, &mut parent)?;
             let encoded = resource.cache.shape().encode(&parent);

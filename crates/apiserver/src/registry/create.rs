@@ -13,6 +13,14 @@ use knarr_meta::object;
 use knarr_meta::status::Status;
 
 impl Resource {
+    /// Whether objects may be created at the moment.
+    pub(super) fn may_create(&self, name: &str) -> Result<(), Status> {
+        match &self.def.no_creates {
+            Some(reason) => Err(Status::forbidden(&self.gr, name, reason.as_str())),
+            None => Ok(()),
+        }
+    }
+
     /// What a body of a version must be.
     pub(super) fn wanted<'a>(&'a self, version: &'a Version) -> Wanted<'a> {
         Wanted {
@@ -21,6 +29,7 @@ impl Resource {
             ty: version.ty.as_ref(),
             schema: &self.schema,
             proto: version.proto,
+            custom: self.def.is_custom().then_some(&*self.def.strategy),
         }
     }
 }
@@ -46,6 +55,7 @@ impl Registry {
         if let Some(status) = status {
             hub["status"] = status;
         }
+        resource.may_create(object::name(&hub))?;
         let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
         if !chain.is_empty() {
             let name = object::name(&hub).to_owned();

@@ -75,7 +75,7 @@ impl Registry {
                     None => Err(resource.not_found(name)),
                 };
             };
-            let stored = self.read(resource, &kv)?;
+            let stored = self.read(resource, &kv).await?;
             let old = stored.parse();
             check_preconditions(resource, &old, &options)?;
             if !chain.is_empty() {
@@ -156,7 +156,8 @@ impl Registry {
             return Ok(Some(Answer::Stored(200, stored)));
         }
         let expect = Expect::Unchanged(kv.mod_revision);
-        let outcome = self.put(resource, kv.key, expect, encoded.value.clone(), kv.lease).await?;
+        let bytes = resource.to_store(new, &encoded).await?;
+        let outcome = self.put(resource, kv.key, expect, bytes, kv.lease).await?;
         match outcome {
             Outcome::Done(revision) => Ok(Some(Answer::Stored(200, encoded.at(revision)))),
             Outcome::Conflict(_) => Ok(None),

@@ -16,6 +16,14 @@ pub fn keep_other_parts(cx: &RequestCx, resource: &Resource, part: Part, new: &m
                 object::remove_path(new, &["status"]);
             }
         },
+        Part::Status if resource.def.is_custom() => {
+            // Not even metadata may be changed by way of the status; which version is meant still counts.
+            let revision = object::resource_version(new).to_owned();
+            let (api_version, kind) = (object::api_version(new).to_owned(), object::kind(new).to_owned());
+            resource.hooks().prepare_for_status_update(cx, new, old);
+            object::set_type(new, &api_version, &kind);
+            object::set_resource_version(new, &revision);
+        }
         Part::Status => {
             let (metadata, status) = (new["metadata"].take(), new.get_mut("status").map(Value::take));
             *new = old.clone();

@@ -33,6 +33,8 @@ pub use render::{ordered_json, pretty, status_response, to_yaml};
 
 use crate::admission::Plugin;
 use crate::authorize::{Attributes, Authorizer, Decision};
+use crate::cache::Cache;
+use crate::custom::CustomResources;
 use crate::def::ResourceDef;
 use crate::request::{Reader, RequestCx};
 use bytes::Bytes;
@@ -56,6 +58,7 @@ pub struct Registry {
     plugins: Vec<Arc<dyn Plugin>>,
     leases: leases::Leases,
     authorizer: OnceLock<Arc<dyn Authorizer>>,
+    custom: OnceLock<Arc<CustomResources>>,
     myself: Weak<Registry>,
 }
 
@@ -110,6 +113,7 @@ impl Registry {
             plugins,
             leases: leases::Leases::default(),
             authorizer: OnceLock::new(),
+            custom: OnceLock::new(),
             myself: myself.clone(),
         })
     }
@@ -155,6 +159,28 @@ impl Registry {
     /// or patch may.
     pub fn set_authorizer(&self, authorizer: Arc<dyn Authorizer>) {
         let _ = self.authorizer.set(authorizer);
+    }
+
+    /// Who serves custom resources. A request for something unknown waits for definitions that are being taken up.
+    pub fn set_custom_resources(&self, custom: Arc<CustomResources>) {
+        let _ = self.custom.set(custom);
+    }
+
+    /// Waits a moment for definitions of custom resources that this server has written and does not serve yet.
+    pub async fn settle(&self) {
+        if let Some(custom) = self.custom.get() {
+            custom.settle().await;
+        }
+    }
+
+    /// Whether a resource is served that is no custom one.
+    pub fn is_built_in(&self, group: &str, resource: &str) -> bool {
+        self.catalog.load().resource(group, resource).is_some_and(|resource| !resource.def.is_custom())
+    }
+
+    /// The cache of a resource.
+    pub(crate) fn cache_of(&self, group: &str, resource: &str) -> Option<Arc<Cache>> {
+        self.catalog.load().resource(group, resource).map(|resource| resource.cache.clone())
     }
 
     /// Fills the caches of these resources (group, resource), so that [`Registry::reader`] answers at once.
@@ -212,15 +238,25 @@ impl Registry {
             let accept = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok());
             status_response(status, accept)
         };
-        let found = self
-            .catalog
-            .load()
-            .version(&info.group, &info.resource, &info.version)
-            .map(|(resource, version)| (resource.clone(), version));
+        let find = || {
+            let found = self.catalog.load();
+            let found = found.version(&info.group, &info.resource, &info.version);
+            found.map(|(resource, version)| (resource.clone(), version))
+        };
+        let mut found = find();
+        if found.as_ref().is_none_or(|(resource, _)| resource.def.is_custom())
+            && let Some(custom) = self.custom.get()
+        {
+            custom.settle().await;
+            found = find();
+        }
         let Some((resource, version_index)) = found else {
             return refuse(&Status::no_such_path());
         };
         let resource = &resource;
+        if let Some(text) = &resource.def.deprecation {
+            cx.warn(text.as_str());
+        }
         let version = &resource.versions[version_index];
         let offers = Offers {
             proto: version.proto,
@@ -264,6 +300,9 @@ impl Registry {
     async fn route(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let (info, def) = (&call.cx.info, &call.resource.def);
         let namespaced = call.resource.namespaced();
+        if def.is_custom() && namespaced && info.namespace.is_empty() && !is_list(call.cx) {
+            return Err(Status::no_such_path());
+        }
         let outside = !namespaced && !info.namespace.is_empty() && def.resource != "namespaces";
         if outside || (namespaced && info.namespace.is_empty() && !info.name.is_empty() && !is_list(call.cx))
         {

@@ -154,11 +154,14 @@ fn choose(header: &str, offers: Offers) -> Option<Accept> {
         return Some(Accept::JSON);
     }
     clauses(header).iter().find_map(|clause| {
-        Media::ALL.iter().filter(|media| offers.proto || **media != Media::Proto).find_map(|media| {
+        Media::ALL.iter().find_map(|media| {
             let (kind, sub) = media.name().split_once('/')?;
             let fits = (clause.kind == kind && (clause.sub == sub || clause.sub == "*"))
                 || (clause.kind == "*" && clause.sub == "*");
-            if fits { with_params(*media, &clause.params, offers) } else { None }
+            // Metadata has a protobuf form whatever it is of.
+            let served =
+                |accept: &Accept| offers.proto || *media != Media::Proto || accept.transform.is_some();
+            if fits { with_params(*media, &clause.params, offers).filter(served) } else { None }
         })
     })
 }

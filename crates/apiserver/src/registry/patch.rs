@@ -158,7 +158,7 @@ impl Patch {
 
     /// Applies a server-side apply to the live object.
     pub fn apply_live(&self, live: Option<&Value>, by: &Applying<'_>) -> Result<Value, Status> {
-        let Applying { cx, kind, api_version, ty, schema, time } = by;
+        let Applying { cx, kind, api_version, ty, schema, time, .. } = by;
         let mut applied = self.parsed.value.clone();
         for (key, wanted) in [("kind", *kind), ("apiVersion", *api_version)] {
             let given = applied[key].as_str().unwrap_or_default();
@@ -219,6 +219,8 @@ impl Patch {
             operation: managed::Operation::Apply,
             api_version,
             subresource: &cx.info.subresource,
+            reset: by.reset,
+            custom: by.custom,
             time,
         };
         managed::apply(schema, ty, live, &applied, &manager, self.options.force).map_err(apply_error)
@@ -237,6 +239,10 @@ pub struct Applying<'a> {
     pub ty: &'a Type,
     /// Its schema.
     pub schema: &'a Schema,
+    /// What the write leaves as it was.
+    pub reset: &'a [&'a str],
+    /// Whether it is a custom resource.
+    pub custom: bool,
     /// Now.
     pub time: &'a str,
 }
@@ -263,7 +269,8 @@ impl Registry {
     /// Serves a patch of a part of an object.
     pub(super) async fn patch(&self, call: &Call<'_>, part: Part) -> Result<Answer, Status> {
         let (cx, resource, version) = (call.cx, call.resource, call.version);
-        let patch = Patch::read(cx, &call.parts.headers, &call.body, version.ty.is_some())?;
+        let typed = version.ty.is_some() && !resource.def.is_custom();
+        let patch = Patch::read(cx, &call.parts.headers, &call.body, typed)?;
         let options = &patch.options;
         let create = patch.kind == PatchType::Apply;
         let what = Modify { cx, resource, part, uid: "", create, view: None };
@@ -306,6 +313,8 @@ impl Registry {
             api_version: &version.api_version,
             ty,
             schema: &resource.schema,
+            reset: resource.reset_fields(&cx.info.subresource),
+            custom: resource.def.is_custom(),
             time: &time,
         };
         resource.to_hub(version, patch.apply_live(live.as_ref(), &by)?)

@@ -7,7 +7,6 @@ use super::resource::Resource;
 use super::write::store_error;
 use super::{Call, Registry};
 use crate::cache::{CacheError, Field, Filter, Listed, Requirement};
-use crate::obj::Obj;
 use crate::request::RequestCx;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -76,6 +75,7 @@ pub fn cache_error(error: &CacheError) -> Status {
                 ..Details::default()
             })
         }
+        CacheError::Unreadable(status) => Status::clone(status),
         CacheError::NotReady => Status::too_many_requests("storage is (re)initializing", 1),
     }
 }
@@ -95,8 +95,10 @@ pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
     if let Some(text) = cx.query("fieldSelector").filter(|text| !text.is_empty()) {
         let selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
         for requirement in selector.requirements() {
-            let (shape, selectable) = (resource.cache.shape(), &resource.def.selectable);
-            let field = Field::of_resource(shape, selectable, &requirement.field)
+            let field = Field::find(resource.cache.shape(), &requirement.field)
+                .filter(|field| {
+                    *field != Field::Namespace || resource.namespaced() || !resource.def.is_custom()
+                })
                 .ok_or_else(|| unsupported_field(resource, &requirement.field))?;
             filter.fields.push(Requirement {
                 field,
@@ -124,7 +126,7 @@ pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
 
 /// Upstream has two texts: kinds with selectable fields of their own say the short one.
 fn unsupported_field(resource: &Resource, label: &str) -> Status {
-    let text = if resource.def.selectable.is_empty() {
+    let text = if resource.def.selectable.is_empty() && !resource.def.is_custom() {
         format!(
             "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
             knarr_meta::go::quote(label)
@@ -260,19 +262,14 @@ impl Registry {
                 .await
                 .map_err(|e| self.range_error(resource, e, paging, start, scope))?;
             let (read, count) = (result.kvs.len(), result.count);
-            for (index, kv) in result.kvs.into_iter().enumerate() {
+            let keys: Vec<Bytes> = result.kvs.iter().map(|kv| kv.key.clone()).collect();
+            let objs = resource.cache.read(result.kvs).await?;
+            for (index, (key, obj)) in keys.into_iter().zip(objs).enumerate() {
                 if limit > 0 && listed.objs.len() == limit {
                     listed.more = true;
                     return Ok(self.finish(listed, filter, scope));
                 }
-                from = [&kv.key[..], b"\0"].concat().into();
-                let obj = Obj::new(
-                    resource.cache.shape(),
-                    resource.cache.prefix(),
-                    kv.key,
-                    kv.value,
-                    kv.mod_revision,
-                );
+                from = [&key[..], b"\0"].concat().into();
                 match obj {
                     Ok(obj) if !filter.is_selective() || filter.matches(&obj) => {
                         listed.objs.push(Arc::new(obj))

@@ -32,6 +32,10 @@ fn parsed(resource: &Resource, kv: KeyValue) -> Option<Arc<Value>> {
     if let Some(obj) = resource.cache.get(&kv.key).filter(|obj| obj.revision() == kv.mod_revision) {
         return Some(resource.cache.value(&obj));
     }
+    if resource.def.is_custom() {
+        // Other versions than the stored one take a conversion, which only the cache has the time for.
+        return resource.cache.get(&kv.key).map(|obj| resource.cache.value(&obj));
+    }
     let shape = resource.cache.shape();
     let obj = Obj::new(shape, resource.cache.prefix(), kv.key, kv.value, kv.mod_revision).ok()?;
     Some(obj.value().0)

@@ -300,8 +300,9 @@ impl Rendering<'_> {
             (None, Media::Proto) => self.proto_list(&list, &list_kind),
             (None, _) => {
                 let items = self.items(&list)?;
+                let custom = self.resource.def.is_custom();
                 let items = items.into_iter().map(|mut item| {
-                    if let Some(object) = item.as_object_mut() {
+                    if let Some(object) = item.as_object_mut().filter(|_| !custom) {
                         object.remove("kind");
                         object.remove("apiVersion");
                     }
@@ -358,7 +359,11 @@ impl Rendering<'_> {
             if index > 0 {
                 out.put_u8(b',');
             }
-            obj.stored.put_item_head(&mut out);
+            if self.resource.def.is_custom() {
+                obj.stored.put_head(&mut out, &self.version.api_version, &self.resource.def.kind);
+            } else {
+                obj.stored.put_item_head(&mut out);
+            }
             if obj.stored.tail_len() < SHARE_FROM {
                 out.put_slice(&obj.stored.tail());
             } else {

@@ -3,8 +3,8 @@
 
 use super::negotiate::{Media, Transform};
 use crate::cache::{Cache, key};
-use crate::def::{Name, ResourceDef, SchemaRef, ServedVersion, UntypedHooks};
-use crate::obj::Obj;
+use crate::def::{Encoded, Name, ResourceDef, SchemaRef, ServedVersion, UntypedHooks};
+use crate::obj::{Obj, Shape, Stored};
 use bytes::Bytes;
 use knarr_meta::gvk::{GroupResource, api_version};
 use knarr_meta::schema::Type;
@@ -27,6 +27,8 @@ pub struct Resource {
     pub hub_api_version: String,
     /// The served versions, in the declaration's order.
     pub versions: Vec<Version>,
+    /// How objects are laid out in the store, where that is another version than the one requests work on.
+    stored_shape: Option<Shape>,
     /// Cancelled once it is no longer what is served under its name.
     retired: CancellationToken,
 }
@@ -88,6 +90,11 @@ impl Resource {
                 None => SchemaRef::Facts(knarr_api::facts::schema()),
                 Some(own) => SchemaRef::Own(own.schema.clone()),
             },
+            stored_shape: def
+                .codec
+                .as_ref()
+                .filter(|codec| codec.stored_version() != &*def.storage_version)
+                .map(|codec| Shape::new(&def.storage_group, codec.stored_version(), &def.kind, &[])),
             retired: CancellationToken::new(),
             versions,
             cache,
@@ -124,6 +131,29 @@ impl Resource {
         self.def.namespaced()
     }
 
+    /// Whether `def` is this declaration to whoever watches.
+    pub fn is_same_incarnation(&self, def: &ResourceDef) -> bool {
+        let same = !def.incarnation.is_empty() && self.def.incarnation == def.incarnation;
+        same && self.def.storage_version == def.storage_version && self.def.resource == def.resource
+    }
+
+    /// Takes the place of another, whose watches go on.
+    pub fn succeed(&mut self, other: &Self) {
+        self.retired = other.retired.clone();
+    }
+
+    /// The bytes that are stored of an object: those that requests work on, or their form in another version.
+    pub async fn to_store(&self, object: &Value, encoded: &Stored) -> Result<Bytes, Status> {
+        match (&self.def.codec, &self.stored_shape) {
+            (Some(codec), Some(shape)) => {
+                let mut object = object.clone();
+                knarr_meta::object::set_type(&mut object, &self.hub_api_version, &self.def.kind);
+                Ok(shape.encode(&codec.encode(object).await?).value)
+            }
+            _ => Ok(encoded.value.clone()),
+        }
+    }
+
     /// Something else (or nothing) is served under its name from now on: its watches end.
     pub fn retire(&self) {
         self.retired.cancel();
@@ -149,6 +179,18 @@ impl Resource {
         self.def.subresources.iter().any(|sub| matches!(sub.serve, crate::def::SubKind::Status))
     }
 
+    /// The top-level fields that a write to the object or one of its subresources leaves as they were, so that
+    /// nobody comes to own anything there (upstream's reset fields).
+    pub fn reset_fields(&self, subresource: &str) -> &'static [&'static str] {
+        match (subresource, self.def.is_custom()) {
+            ("", false) => &["status"],
+            ("", true) if self.has_status() => &["status"],
+            ("status", false) => &["spec"],
+            ("status", true) => &["metadata", "spec"],
+            _ => &[],
+        }
+    }
+
     /// 404 for an object.
     pub fn not_found(&self, name: &str) -> Status {
         Status::not_found(&self.gr, name)
@@ -164,6 +206,11 @@ impl Resource {
             body.map(Bytes::from).map_err(Status::internal)
         })
     }
+}
+
+/// An object with its bytes, for a strategy.
+pub fn encoded<'a>(value: &'a Value, stored: &'a Stored) -> Encoded<'a> {
+    Encoded { value, json: &stored.value }
 }
 
 impl Version {

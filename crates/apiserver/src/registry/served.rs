@@ -49,10 +49,12 @@ impl Served {
 }
 
 /// What tells two caches of objects apart: the keys, and the form the objects are held in.
-type CacheKey = (Name, Name, Name);
+type CacheKey = (Name, Name, Name, String);
 
 fn cache_key(def: &ResourceDef) -> CacheKey {
-    (def.storage_prefix.clone(), def.storage_group.clone(), def.storage_version.clone())
+    let codec = def.codec.as_ref().map(|codec| codec.fingerprint().to_owned());
+    let (prefix, group) = (def.storage_prefix.clone(), def.storage_group.clone());
+    (prefix, group, def.storage_version.clone(), codec.unwrap_or_default())
 }
 
 #[derive(Default)]
@@ -133,10 +135,15 @@ impl Catalog {
                 .or_insert_with(|| {
                     let shape =
                         Shape::new(&def.storage_group, &def.storage_version, &def.kind, &def.selectable);
-                    Cache::new(&self.ctx, self.store.clone(), shape, &def.storage_prefix)
+                    let (store, codec) = (self.store.clone(), def.codec.clone());
+                    Cache::coded(&self.ctx, store, shape, &def.storage_prefix, codec)
                 })
                 .clone();
-            let resource = Resource::new(def.clone(), cache, &mut writer.forms);
+            let mut resource = Resource::new(def.clone(), cache, &mut writer.forms);
+            // What is the same to clients goes on as if nothing had happened.
+            if let Some(at) = gone.iter().position(|old| old.is_same_incarnation(&def)) {
+                resource.succeed(&gone.swap_remove(at));
+            }
             resources.entry(def.resource.clone()).or_default().push(Arc::new(resource));
             defs.push(def);
         }

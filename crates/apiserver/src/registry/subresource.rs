@@ -16,7 +16,7 @@ use knarr_meta::field::{self, ErrorList, Path};
 use knarr_meta::gvk::api_version;
 use knarr_meta::object;
 use knarr_meta::selector::LabelSelector;
-use knarr_meta::status::Status;
+use knarr_meta::status::{Reason, Status};
 use serde_json::{Value, json};
 
 /// Where a kind keeps what Scale shows.
@@ -24,12 +24,37 @@ struct ScalePaths<'a> {
     spec: Vec<&'a str>,
     status: Vec<&'a str>,
     selector: Vec<&'a str>,
+    /// Of a custom resource, where anything may stand at these paths.
+    custom: bool,
 }
 
+/// What a Scale says that is made of an object without replicas: whoever patches it must say how many.
+const UNSET: i64 = i32::MIN as i64;
+
 impl ScalePaths<'_> {
+    /// The number at a path of an object.
+    fn number(&self, parent: &Value, path: &[&str]) -> Result<Option<i64>, Status> {
+        match object::get_path(parent, path) {
+            Some(value) if self.custom => value.as_i64().map(Some).ok_or_else(|| {
+                let shown = knarr_meta::go::percent_v(value);
+                let ty = crate::custom::convert::go_type(value);
+                let path = path.join(".");
+                let text = format!(".{path} accessor error: {shown} is of the type {ty}, expected int64");
+                Status::new(500, Reason::Unknown, text)
+            }),
+            found => Ok(found.and_then(Value::as_i64)),
+        }
+    }
+
+    /// How the wanted replicas are called.
+    fn spec_text(&self) -> String {
+        format!(".{}", self.spec.join("."))
+    }
+
     /// The Scale of an object.
-    fn view(&self, parent: &Value) -> Value {
-        let number = |path: &[&str]| object::get_i64(parent, path).unwrap_or(0);
+    fn view(&self, parent: &Value) -> Result<Value, Status> {
+        let wanted = self.number(parent, &self.spec)?.unwrap_or(0);
+        let observed = self.number(parent, &self.status)?.unwrap_or(0);
         let mut metadata = serde_json::Map::new();
         for name in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
             if let Some(value) = parent["metadata"].get(name) {
@@ -38,17 +63,26 @@ impl ScalePaths<'_> {
         }
         let selector = object::get_path(parent, &self.selector).filter(|_| !self.selector.is_empty());
         let selector = selector.map(selector_text).unwrap_or_default();
-        let mut status = json!({"replicas": number(&self.status)});
+        let mut status = json!({"replicas": observed});
         if !selector.is_empty() {
             status["selector"] = selector.into();
         }
-        json!({
+        Ok(json!({
             "kind": "Scale",
             "apiVersion": "autoscaling/v1",
             "metadata": metadata,
-            "spec": {"replicas": number(&self.spec)},
+            "spec": {"replicas": wanted},
             "status": status,
-        })
+        }))
+    }
+
+    /// The Scale that a change starts from.
+    fn base(&self, parent: &Value) -> Result<Value, Status> {
+        let mut scale = self.view(parent)?;
+        if self.custom && object::get_path(parent, &self.spec).is_none() {
+            scale["spec"]["replicas"] = UNSET.into();
+        }
+        Ok(scale)
     }
 }
 
@@ -94,13 +128,23 @@ impl Registry {
             (SubKind::Partial(prepare), &Method::PATCH) => self.patch(call, Part::Partial(*prepare)).await,
             (SubKind::Scale { spec, status, selector }, _) => {
                 let steps = |path: &'a [Name]| path.iter().map(|step| &**step).collect();
-                let paths =
-                    ScalePaths { spec: steps(spec), status: steps(status), selector: steps(selector) };
+                let paths = ScalePaths {
+                    spec: steps(spec),
+                    status: steps(status),
+                    selector: steps(selector),
+                    custom: call.resource.def.is_custom(),
+                };
                 match *method {
                     Method::GET | Method::HEAD => {
                         let stored =
                             self.fetch(call.resource, &call.cx.info.namespace, &call.cx.info.name).await?;
-                        Ok(Answer::Plain(200, paths.view(&stored.parse())))
+                        let parent = stored.parse();
+                        if paths.custom && object::get_path(&parent, &paths.spec).is_none() {
+                            let path = knarr_meta::go::quote(&paths.spec_text());
+                            let text = format!("the spec replicas field {path} does not exist");
+                            return Err(Status::internal(text));
+                        }
+                        Ok(Answer::Plain(200, paths.view(&parent)?))
                     }
                     Method::PUT => self.update_scale(call, &paths).await,
                     Method::PATCH => self.patch_scale(call, &paths).await,
@@ -170,7 +214,9 @@ impl Registry {
                 kind: "Scale",
                 api_version: "autoscaling/v1",
                 ty,
-                schema: &call.resource.schema,
+                schema: knarr_api::facts::schema(),
+                reset: &[],
+                custom: false,
                 time: &time,
             };
             patch.apply_live(Some(&live), &by)
@@ -186,12 +232,17 @@ impl Registry {
         make: &(dyn Fn(&RequestCx, Value) -> Result<Value, Status> + Send + Sync),
     ) -> Result<Answer, Status> {
         let (cx, resource) = (call.cx, call.resource);
-        let view = move |parent: &Value| paths.view(parent);
+        let view = move |parent: &Value| paths.view(parent).unwrap_or_default();
         let change = |old: Option<&Value>| {
             let old = old.ok_or_else(|| resource.not_found(&cx.info.name))?;
-            let scale = make(cx, paths.view(old))?;
-            check_scale(cx, &scale, old, resource)?;
+            let scale = make(cx, paths.base(old)?)?;
             let replicas = object::get_i64(&scale, &["spec", "replicas"]).unwrap_or(0);
+            if paths.custom && replicas == UNSET {
+                let path = knarr_meta::go::quote(&paths.spec_text());
+                let text = format!("the spec replicas field {path} cannot be empty");
+                return Err(Status::bad_request(text));
+            }
+            check_scale(cx, &scale, old, resource)?;
             let mut new = old.clone();
             object::set_path(&mut new, &paths.spec, replicas.into());
             let given = object::resource_version(&scale);
@@ -204,8 +255,8 @@ impl Registry {
         };
         let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, view: Some(&view) };
         Ok(match self.modify(what, &change).await? {
-            Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())),
-            Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)),
+            Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())?),
+            Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)?),
             answer => answer,
         })
     }
@@ -218,12 +269,26 @@ pub(super) fn decode(call: &Call<'_>, sub: &Subresource) -> Result<Value, Status
     let api = api_version(group, version);
     let ty = knarr_api::facts::root(group, version, kind);
     let proto = knarr_api::proto::supports(&api, kind);
-    let wanted = Wanted { kind, api_version: &api, ty: ty.as_ref(), schema: &call.resource.schema, proto };
+    let wanted = Wanted {
+        kind,
+        api_version: &api,
+        ty: ty.as_ref(),
+        schema: knarr_api::facts::schema(),
+        proto,
+        custom: None,
+    };
     wanted.decode(call.cx, &call.parts.headers, &call.body, options.validation)
 }
 
 fn scale_type<'a>(call: &Call<'a>, ty: Option<&'a knarr_meta::schema::Type>) -> Wanted<'a> {
-    Wanted { kind: "Scale", api_version: "autoscaling/v1", ty, schema: &call.resource.schema, proto: true }
+    Wanted {
+        kind: "Scale",
+        api_version: "autoscaling/v1",
+        ty,
+        schema: knarr_api::facts::schema(),
+        proto: true,
+        custom: None,
+    }
 }
 
 fn check_scale(

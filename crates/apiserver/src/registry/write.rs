@@ -7,7 +7,7 @@ use super::admit::{Chain, dedup_owners, ensure_namespace};
 use super::keep::{keep_system_fields, keep_times, spec_changed, wipe_system_fields};
 use super::options::WriteOptions;
 use super::render::Answer;
-use super::resource::{Resource, Version};
+use super::resource::{Resource, Version, encoded as with_bytes};
 use crate::admission::Operation;
 use crate::def::Reservation;
 use crate::obj::Stored;
@@ -111,7 +111,7 @@ impl Registry {
         let stored = resource.cache.shape().encode(&hub);
         let name = object::name(&hub).to_owned();
         let mut errors = self.check_meta(resource, &hub);
-        let (more, warnings) = resource.def.strategy.validate(cx, &stored.value)?;
+        let (more, warnings) = resource.def.strategy.validate(cx, with_bytes(&hub, &stored))?;
         errors.extend(more);
         if !errors.is_empty() {
             return Err(Status::invalid(&resource.def.group, &resource.def.kind, &name, errors));
@@ -128,22 +128,25 @@ impl Registry {
             if let Some(existing) =
                 self.store.get(&key, None).await.map_err(|e| store_error(resource, "create", e))?
             {
-                return Err(self.exists(resource, &name, generated, Some(&existing)));
+                return Err(self.exists(resource, &name, generated, Some(&existing)).await);
             }
             return Ok(Answer::Hub(201, hub));
         }
         let lease = self.lease_for(resource, &hub).await?;
-        let outcome = self.put(resource, key, Expect::Absent, stored.value.clone(), lease).await?;
+        let bytes = resource.to_store(&hub, &stored).await?;
+        let outcome = self.put(resource, key, Expect::Absent, bytes, lease).await?;
         match outcome {
             Outcome::Done(revision) => {
                 commit(reservation).await;
                 Ok(Answer::Stored(201, stored.at(revision)))
             }
-            Outcome::Conflict(existing) => Err(self.exists(resource, &name, generated, existing.as_ref())),
+            Outcome::Conflict(existing) => {
+                Err(self.exists(resource, &name, generated, existing.as_ref()).await)
+            }
         }
     }
 
-    fn exists(
+    async fn exists(
         &self,
         resource: &Resource,
         name: &str,
@@ -155,7 +158,10 @@ impl Registry {
         } else {
             Status::already_exists(&resource.gr, name)
         };
-        let deleting = existing.and_then(|kv| self.read(resource, kv).ok());
+        let deleting = match existing {
+            Some(kv) => self.read(resource, kv).await.ok(),
+            None => None,
+        };
         if deleting.is_some_and(|stored| object::is_deleting(&stored.parse())) {
             status.message = format!("object is being deleted: {}", status.message);
         }
@@ -204,8 +210,8 @@ impl Registry {
     }
 
     /// What a key holds, in the canonical form.
-    pub(super) fn read(&self, resource: &Resource, kv: &KeyValue) -> Result<Stored, Status> {
-        resource.cache.shape().adopt(&kv.key, kv.value.clone(), kv.mod_revision).map_err(Status::internal)
+    pub(super) async fn read(&self, resource: &Resource, kv: &KeyValue) -> Result<Stored, Status> {
+        resource.cache.read_one(kv).await
     }
 
     /// The current object, or 404.
@@ -217,7 +223,7 @@ impl Registry {
     ) -> Result<Stored, Status> {
         let key = resource.key(namespace, name);
         let kv = self.store.get(&key, None).await.map_err(|e| store_error(resource, "get", e))?;
-        self.read(resource, &kv.ok_or_else(|| resource.not_found(name))?)
+        self.read(resource, &kv.ok_or_else(|| resource.not_found(name))?).await
     }
 
     /// Changes an object, starting over while others are faster and the change does not insist on a version.
@@ -265,6 +271,7 @@ impl Registry {
             ));
         }
         self.authorize_create(cx)?;
+        resource.may_create(name)?;
         ensure_namespace(resource, cx, &mut hub)?;
         check_name(cx, &hub)?;
         let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
@@ -283,7 +290,7 @@ impl Registry {
     ) -> Result<Option<Answer>, Status> {
         let (cx, resource) = (what.cx, what.resource);
         let (hooks, name) = (resource.hooks(), cx.info.name.as_str());
-        let stored = self.read(resource, &kv)?;
+        let stored = self.read(resource, &kv).await?;
         let old = stored.parse();
         if !what.uid.is_empty() && what.uid != object::uid(&old) {
             return Err(Status::conflict(
@@ -335,7 +342,8 @@ impl Registry {
         {
             return self.delete_now(what, new, kv).await;
         }
-        if encoded.value == stored.value {
+        let unchanged = encoded.value == stored.value;
+        if unchanged && !resource.def.is_custom() {
             commit(reservation).await;
             return Ok(Some(Answer::Stored(200, stored)));
         }
@@ -343,12 +351,18 @@ impl Registry {
         if cx.dry_run {
             return Ok(Some(Answer::Hub(200, new)));
         }
+        let bytes = resource.to_store(&new, &encoded).await?;
+        // What is stored in an older version is written anew even where nothing else changes: that is how all
+        // objects are brought into the storage version.
+        if unchanged && bytes == kv.value {
+            return Ok(Some(Answer::Stored(200, stored)));
+        }
         let lease = match hooks.ttl_seconds(&new) {
             None => kv.lease,
             Some(_) => self.lease_for(resource, &new).await?,
         };
         let expect = Expect::Unchanged(kv.mod_revision);
-        let outcome = self.put(resource, kv.key, expect, encoded.value.clone(), lease).await?;
+        let outcome = self.put(resource, kv.key, expect, bytes, lease).await?;
         match outcome {
             Outcome::Done(revision) => {
                 commit(reservation).await;
@@ -389,12 +403,17 @@ impl Registry {
         let strategy = &resource.def.strategy;
         let warnings = match what.part {
             Part::Main | Part::Partial(_) => {
-                let (more, warnings) = strategy.validate_update(cx, &encoded.value, &stored.value)?;
+                let (more, warnings) =
+                    strategy.validate_update(cx, with_bytes(new, encoded), with_bytes(old, stored))?;
                 errors.extend(more);
                 warnings
             }
             Part::Status => {
-                errors.extend(strategy.validate_status_update(cx, &encoded.value, &stored.value)?);
+                errors.extend(strategy.validate_status_update(
+                    cx,
+                    with_bytes(new, encoded),
+                    with_bytes(old, stored),
+                )?);
                 Vec::new()
             }
         };
@@ -461,6 +480,8 @@ impl Registry {
             operation: managed::Operation::Update,
             api_version: &version.api_version,
             subresource: &cx.info.subresource,
+            reset: resource.reset_fields(&cx.info.subresource),
+            custom: resource.def.is_custom(),
             time: &time,
         };
         let Some(ty) = &version.ty else { return Ok(()) };

@@ -54,6 +54,12 @@ pub struct Manager<'a> {
     pub api_version: &'a str,
     /// The subresource written to; empty for the object itself.
     pub subresource: &'a str,
+    /// The top-level fields that such a write leaves as they were: nobody comes to own anything there by it
+    /// (upstream's reset fields). See [`reset_fields`] for those of built-in kinds.
+    pub reset: &'a [&'a str],
+    /// Whether the object has no form but the one it is given in (custom resources): nothing of it is dropped for
+    /// being empty.
+    pub custom: bool,
     /// When, as [`crate::time::rfc3339`] prints it.
     pub time: &'a str,
 }
@@ -109,13 +115,12 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
-/// The part of an object that a write to the object itself, or to its status, leaves as it was: nobody comes to
-/// own anything there by such a write. (Upstream's strategies declare it as reset fields.)
-fn reset_field(subresource: &str) -> Option<&'static str> {
+/// What a write to a built-in kind, or to its status, leaves as it was.
+pub fn reset_fields(subresource: &str) -> &'static [&'static str] {
     match subresource {
-        "" => Some("f:status"),
-        "status" => Some("f:spec"),
-        _ => None,
+        "" => &["status"],
+        "status" => &["spec"],
+        _ => &[],
     }
 }
 
@@ -156,7 +161,7 @@ fn is_reset(entries: &[Value]) -> bool {
 pub fn update(schema: &Schema, ty: &Type, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
     let given = take_managed_fields(new);
     let Some(old) = old else {
-        if let Some(set) = new_fields(schema, ty, new, manager.subresource) {
+        if let Some(set) = new_fields(schema, ty, new, manager.reset) {
             let time = Some(manager.time.to_owned());
             let entry = Entry { time, ..Entry::new(manager, set) };
             object::set_managed_fields(new, managers::encode(vec![entry]));
@@ -174,7 +179,7 @@ pub fn update(schema: &Schema, ty: &Type, old: Option<&Value>, new: &mut Value, 
     };
     let is_given = given.is_some();
     let mut difference = compare(schema, ty, old, new);
-    ignore_reset(&mut difference, manager.subresource);
+    ignore_reset(&mut difference, manager.reset);
     // Nothing of what managers own has changed: the entries stay as they are.
     let mut changed = difference.modified;
     changed.add(&difference.added);
@@ -215,20 +220,20 @@ fn lose(entry: &mut Entry, fields: &FieldSet) {
     }
 }
 
-fn ignore_reset(difference: &mut Difference, subresource: &str) {
-    if let Some(reset) = reset_field(subresource) {
+fn ignore_reset(difference: &mut Difference, reset: &[&str]) {
+    for reset in reset.iter().map(|name| format!("f:{name}")) {
         for set in [&mut difference.removed, &mut difference.modified, &mut difference.added] {
-            set.0.remove(reset);
+            set.0.remove(&reset);
         }
     }
 }
 
 /// All fields of an object that nobody has written before, built in one pass: creates are the hot path.
-fn new_fields(schema: &Schema, ty: &Type, object: &Value, subresource: &str) -> Option<FieldSet> {
+fn new_fields(schema: &Schema, ty: &Type, object: &Value, reset: &[&str]) -> Option<FieldSet> {
     let mut set = FieldSet(added(schema, ty, false, object, true)?);
     strip(&mut set);
-    if let Some(reset) = reset_field(subresource) {
-        set.0.remove(reset);
+    for reset in reset {
+        set.0.remove(&format!("f:{reset}"));
     }
     (!set.is_empty()).then_some(set)
 }
@@ -259,7 +264,7 @@ pub fn apply(
         .map_err(|error| ApplyError::Invalid(format!("failed to decode managed fields: {error}")))?;
     if entries.is_empty() && live.is_some() {
         let before = Manager { name: "before-first-apply", operation: Operation::Update, ..*manager };
-        if let Some(set) = new_fields(schema, ty, &old, manager.subresource) {
+        if let Some(set) = new_fields(schema, ty, &old, manager.reset) {
             let time = Some(manager.time.to_owned());
             entries.push(Entry { time, ..Entry::new(&before, set) });
         }
@@ -286,7 +291,9 @@ pub fn apply(
         Failure::Conflicts(conflicts) => describe(conflicts),
         Failure::Other(message) => ApplyError::Invalid(message),
     })?;
-    check(schema, ty, &mut result, Mode::Ignore);
+    if !manager.custom {
+        check(schema, ty, &mut result, Mode::Ignore);
+    }
     if manager.name == "kubectl"
         && object::annotation(&result, LAST_APPLIED).is_some_and(|text| !text.is_empty())
     {
@@ -348,8 +355,8 @@ fn apply_once(
     let merged = merge::merge(schema, ty, old, applied)
         .map_err(|error| Failure::Other(format!("failed to merge config: {error}")))?;
     let mut set = FieldSet::of(schema, ty, applied);
-    if let Some(reset) = reset_field(manager.subresource) {
-        set.0.remove(reset);
+    for reset in manager.reset {
+        set.0.remove(&format!("f:{reset}"));
     }
     let mut entry = Entry::new(manager, set);
     let mine = entries.iter().position(|other| other.is_same_manager(&entry));
@@ -357,7 +364,7 @@ fn apply_once(
     entry.time = last.as_ref().and_then(|last| last.time.clone());
     let new = prune(schema, ty, merged, &entry, &entries, last.as_ref());
     let mut difference = compare(schema, ty, old, &new);
-    ignore_reset(&mut difference, manager.subresource);
+    ignore_reset(&mut difference, manager.reset);
     let mut changed = difference.modified;
     changed.add(&difference.added);
     let conflicts: Vec<(Entry, FieldSet)> = entries

@@ -22,7 +22,8 @@ impl Story {
     }
 
     fn manager<'a>(name: &'a str, operation: Operation, subresource: &'a str, time: &'a str) -> Manager<'a> {
-        Manager { name, operation, api_version: "apps/v1", subresource, time }
+        let reset = reset_fields(subresource);
+        Manager { name, operation, api_version: "apps/v1", subresource, reset, custom: false, time }
     }
 
     fn normal(&self, mut value: Value) -> Value {

@@ -169,7 +169,7 @@ fn legacy_resource(def: &ResourceDef) -> Value {
         "singularName": def.singular,
         "namespaced": def.namespaced(),
         "kind": def.kind,
-        "verbs": def.verbs,
+        "verbs": def.discovery_verbs.unwrap_or(def.verbs),
     });
     if !def.short.is_empty() {
         resource["shortNames"] = json!(def.short);
@@ -178,8 +178,11 @@ fn legacy_resource(def: &ResourceDef) -> Value {
         resource["categories"] = json!(def.categories);
     }
     if def.create_only.is_none() && !def.storage_prefix.is_empty() {
-        resource["storageVersionHash"] =
-            json!(storage_version_hash(&def.storage_group, &def.storage_version, &def.kind));
+        resource["storageVersionHash"] = json!(storage_version_hash(
+            &def.storage_group,
+            def.codec.as_ref().map_or(&def.storage_version, |codec| codec.stored_version()),
+            &def.kind
+        ));
     }
     resource
 }
@@ -223,7 +226,7 @@ fn aggregated_resource(def: &ResourceDef, group: &str, version: &str) -> Value {
         "responseKind": {"group": group, "version": version, "kind": def.kind},
         "scope": if def.namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": def.singular,
-        "verbs": def.verbs,
+        "verbs": def.discovery_verbs.unwrap_or(def.verbs),
     });
     if !def.short.is_empty() {
         resource["shortNames"] = json!(def.short);
