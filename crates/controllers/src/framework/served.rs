@@ -133,7 +133,8 @@ fn read(document: &Value, before: &[Row], rows: &mut Vec<Row>) {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let version_name = text(&version["version"]);
             if version["freshness"] == "Stale" {
-                let known = before.iter().filter(|row| row.path.group == name && row.path.version == version_name);
+                let known =
+                    before.iter().filter(|row| row.path.group == name && row.path.version == version_name);
                 here.extend(known.cloned());
                 continue;
             }
@@ -141,7 +142,9 @@ fn read(document: &Value, before: &[Row], rows: &mut Vec<Row>) {
                 let verbs = list(&resource["verbs"]);
                 let can = |verb: &&str| verbs.iter().any(|known| known == verb);
                 let plural = text(&resource["resource"]);
-                if !["delete", "list", "watch"].iter().all(can) || here.iter().any(|r| r.path.resource == plural) {
+                if !["delete", "list", "watch"].iter().all(can)
+                    || here.iter().any(|r| r.path.resource == plural)
+                {
                     continue;
                 }
                 here.push(Row {
@@ -178,7 +181,8 @@ mod tests {
                 version("v1", json!([resource("as", "A", all), resource("bs", "B", all)]))]}]});
         let mut rows = Vec::new();
         read(&document, &[], &mut rows);
-        let shown: Vec<String> = rows.iter().map(|row| format!("{}/{}", row.path.version, row.path.resource)).collect();
+        let shown: Vec<String> =
+            rows.iter().map(|row| format!("{}/{}", row.path.version, row.path.resource)).collect();
         assert_eq!(shown, ["v2/as", "v1/bs"]);
         let stale = json!({"items": [{"metadata": {"name": "x.io"}, "versions": [
             {"version": "v2", "freshness": "Stale"}, version("v1", json!([resource("bs", "B", all)]))]}]});

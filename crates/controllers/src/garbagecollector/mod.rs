@@ -49,7 +49,8 @@ pub fn start(start: Start) {
             // One resource that cannot be read (its conversion fails) must not keep all others from being collected.
             let synced = async {
                 loop {
-                    let opened: Vec<_> = lock(&monitors).values().map(|(informer, _)| informer.clone()).collect();
+                    let opened: Vec<_> =
+                        lock(&monitors).values().map(|(informer, _)| informer.clone()).collect();
                     if !opened.is_empty() {
                         for informer in opened {
                             informer.synced().await;
