@@ -193,7 +193,7 @@ impl Registry {
     async fn update_scale(&self, call: &Call<'_>, paths: &ScalePaths<'_>) -> Result<Answer, Status> {
         let options = WriteOptions::read(call.cx, &call.parts.headers, WriteKind::Update)?;
         let ty = knarr_api::facts::root("autoscaling", "v1", "Scale");
-        let wanted = scale_type(call, ty.as_ref());
+        let wanted = scale_type(ty.as_ref());
         let scale = wanted.decode(call.cx, &call.parts.headers, &call.body, options.validation)?;
         self.write_scale(call, paths, &options, &|_, _| Ok(scale.clone())).await
     }
@@ -203,7 +203,7 @@ impl Registry {
         let patch = Patch::read(cx, &call.parts.headers, &call.body, true)?;
         let ty = knarr_api::facts::root("autoscaling", "v1", "Scale");
         let make = |cx: &RequestCx, live: Value| {
-            let wanted = scale_type(call, ty.as_ref());
+            let wanted = scale_type(ty.as_ref());
             if patch.kind != PatchType::Apply {
                 return patch.apply_to(cx, &wanted, live);
             }
@@ -280,7 +280,7 @@ pub(super) fn decode(call: &Call<'_>, sub: &Subresource) -> Result<Value, Status
     wanted.decode(call.cx, &call.parts.headers, &call.body, options.validation)
 }
 
-fn scale_type<'a>(call: &Call<'a>, ty: Option<&'a knarr_meta::schema::Type>) -> Wanted<'a> {
+fn scale_type(ty: Option<&knarr_meta::schema::Type>) -> Wanted<'_> {
     Wanted {
         kind: "Scale",
         api_version: "autoscaling/v1",
