@@ -4,6 +4,7 @@
 
 mod apply;
 mod columns;
+pub mod crd;
 mod defaulting;
 mod definition;
 pub mod jsonpath;

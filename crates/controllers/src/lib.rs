@@ -1,6 +1,7 @@
 //! The controllers of upstream's kube-controller-manager that Knarr has so far: one folder or file each, one line
 //! each in [`manager::ALL`], each under its own identity.
 
+pub mod apiextensions;
 pub mod framework;
 pub mod manager;
 

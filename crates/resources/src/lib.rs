@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod apiregistration;
+pub mod apiextensions;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;

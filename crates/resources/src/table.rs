@@ -1,7 +1,7 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery, flowcontrol,
+    apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery, flowcontrol,
     networking, node, policy, rbac, resource, scheduling, storage,
 };
 use knarr_apiserver::def::ResourceDef;
@@ -11,6 +11,7 @@ use knarr_apiserver::def::ResourceDef;
 pub fn all() -> Vec<ResourceDef> {
     vec![
         apiregistration::apiservice::def(),
+        apiextensions::customresourcedefinition::def(),
         apps::controllerrevision::def(),
         apps::daemonset::def(),
         apps::deployment::def(),

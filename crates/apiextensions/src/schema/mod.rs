@@ -183,15 +183,13 @@ impl Schema {
         f(self) || self.children().any(|schema| schema.any(f))
     }
 
-    /// Every schema right below this one, in every keyword.
+    /// Every schema right below this one, in every keyword, in the order in which upstream looks at them.
     pub fn children(&self) -> impl Iterator<Item = &Schema> {
-        let boxed = [&self.items, &self.not].into_iter().flatten().map(|schema| &**schema);
-        boxed
+        let lists = [&self.unsupported.items_list, &self.all_of, &self.any_of, &self.one_of];
+        (self.items.as_deref().into_iter())
+            .chain(lists.into_iter().flatten())
+            .chain(self.not.as_deref())
             .chain(self.properties.values())
             .chain(self.additional())
-            .chain(&self.all_of)
-            .chain(&self.one_of)
-            .chain(&self.any_of)
-            .chain(&self.unsupported.items_list)
     }
 }

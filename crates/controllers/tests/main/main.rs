@@ -1,6 +1,7 @@
 //! Controllers against a whole API server in this process, under their own identities. There is no kubelet: the tests
 //! say what pods do.
 
+mod apiextensions;
 mod jobs;
 mod nodes;
 mod sets;

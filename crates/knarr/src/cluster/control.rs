@@ -82,6 +82,7 @@ impl ControlPlane {
         let initial = bootstrap_config(config, node_ip, &server)?;
         let defs = server.registry().defs();
         bootstrap::run(ctx, &own, &defs, &initial).await.context("cannot write the initial objects")?;
+        knarr_controllers::apiextensions::start(ctx, own);
         let at = bound.first().map(ToString::to_string).unwrap_or_default();
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 

@@ -70,7 +70,6 @@ const NOT_DECLARED: &[&str] = &[
     "admissionregistration.k8s.io/v1/validatingadmissionpolicies",
     "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
     "admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
-    "apiextensions.k8s.io/v1/customresourcedefinitions",
     "authentication.k8s.io/v1/selfsubjectreviews",
     "authentication.k8s.io/v1/tokenreviews",
     "authorization.k8s.io/v1/localsubjectaccessreviews",
