@@ -7,14 +7,14 @@
 
 mod plan;
 
-use crate::framework::{Next, Reconcile, Start, run};
+use crate::framework::{Next, Reconcile, run_in};
 use knarr_apiextensions::Names;
 use knarr_base::Ctx;
 use knarr_base::clock::BoxFuture;
 use knarr_client::client::METADATA_LIST;
 use knarr_client::informer::Key;
 use knarr_client::reflector::{self, Sink, Source};
-use knarr_client::{Client, DeleteOptions, Error, Informers, ListOptions, Patch, ResourcePath, WorkQueue};
+use knarr_client::{Client, DeleteOptions, Error, ListOptions, Patch, ResourcePath, WorkQueue};
 use knarr_meta::object::{self, get_str};
 use plan::{Used, set_condition};
 use serde_json::{Value, json};
@@ -48,9 +48,7 @@ pub fn start(ctx: &Ctx, client: Client) {
         // The sender lives as long as the controller.
         let _ = synced.wait_for(|synced| *synced).await;
     };
-    let informers = Informers::new(client.clone());
-    let start = Start { ctx, client: client.clone(), informers, config: Arc::default() };
-    run(&start, "apiextensions", 1, queue, ready, Arc::new(Definitions { client, seen }));
+    run_in(&ctx, "apiextensions", 1, queue, ready, Arc::new(Definitions { client, seen }));
 }
 
 fn definitions() -> ResourcePath {

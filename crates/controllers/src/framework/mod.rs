@@ -55,8 +55,20 @@ pub fn run(
     ready: impl Future<Output = ()> + Send + 'static,
     controller: Arc<dyn Reconcile>,
 ) {
-    let tasks = start.ctx.tasks.clone();
-    start.ctx.tasks.spawn_until_stopped(name, async move {
+    run_in(&start.ctx, name, workers, queue, ready, controller);
+}
+
+/// [`run`] for what does not belong to the controller manager.
+pub fn run_in(
+    ctx: &Ctx,
+    name: &'static str,
+    workers: usize,
+    queue: WorkQueue<Key>,
+    ready: impl Future<Output = ()> + Send + 'static,
+    controller: Arc<dyn Reconcile>,
+) {
+    let tasks = ctx.tasks.clone();
+    ctx.tasks.spawn_until_stopped(name, async move {
         ready.await;
         for _ in 0..workers {
             tasks.spawn_until_stopped(name, work(name, queue.clone(), controller.clone()));
