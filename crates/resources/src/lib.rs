@@ -2,8 +2,8 @@
 //! admission plugins, and the objects that an empty cluster starts with. [`all`] is the one table of kinds.
 
 pub mod admission;
-pub mod apiregistration;
 pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;

@@ -24,9 +24,9 @@ pub enum State {
 
 /// Whether a group needs approval.
 pub fn is_protected(group: &str) -> bool {
-    ["k8s.io", "kubernetes.io"].iter().any(|suffix| {
-        group.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    })
+    ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|suffix| group.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
 /// Who approved a definition, and the words for it.

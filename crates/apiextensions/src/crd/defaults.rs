@@ -33,7 +33,8 @@ impl Checker {
         inside_meta: bool,
         path: &Path,
     ) {
-        let (root, steps, inside_meta) = if embedded { (schema, &[] as &[Step], false) } else { (root, steps, inside_meta) };
+        let (root, steps, inside_meta) =
+            if embedded { (schema, &[] as &[Step], false) } else { (root, steps, inside_meta) };
         if let Some(default) = &schema.default {
             let at = path.child("default");
             if inside_meta {
@@ -45,10 +46,18 @@ impl Checker {
         // Defaults below additionalProperties are refused elsewhere.
         let deeper = |step: Step| -> Vec<Step> { steps.iter().cloned().chain([step]).collect() };
         if let Some(items) = &schema.items {
-            self.check(items, items.embedded_resource, root, &deeper(None), inside_meta, &path.child("items"));
+            self.check(
+                items,
+                items.embedded_resource,
+                root,
+                &deeper(None),
+                inside_meta,
+                &path.child("items"),
+            );
         }
         for (name, field) in &schema.properties {
-            let meta = inside_meta || (embedded && matches!(name.as_str(), "metadata" | "apiVersion" | "kind"));
+            let meta =
+                inside_meta || (embedded && matches!(name.as_str(), "metadata" | "apiVersion" | "kind"));
             let at = path.child("properties").key(name);
             self.check(field, field.embedded_resource, root, &deeper(Some(name.clone())), meta, &at);
         }
@@ -88,7 +97,8 @@ impl Checker {
             return;
         }
         let found = objectmeta::validate_embedded(&value, Some(schema), embedded, at);
-        let found = if found.is_empty() { validate::validate(&value, schema, Use::Default, at) } else { found };
+        let found =
+            if found.is_empty() { validate::validate(&value, schema, Use::Default, at) } else { found };
         self.errors.extend(found);
     }
 }

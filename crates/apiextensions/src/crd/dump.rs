@@ -63,8 +63,11 @@ pub(super) fn schema(s: &Schema) -> String {
     let map = if s.properties.is_empty() {
         "null".to_owned()
     } else {
-        let entries: Vec<String> =
-            s.properties.iter().map(|(name, value)| format!("{}:{}", go::json(&name.as_str().into()), schema(value))).collect();
+        let entries: Vec<String> = s
+            .properties
+            .iter()
+            .map(|(name, value)| format!("{}:{}", go::json(&name.as_str().into()), schema(value)))
+            .collect();
         format!("{{{}}}", entries.join(","))
     };
     let items = match (&s.items, s.unsupported.items_list.as_slice()) {
@@ -77,7 +80,9 @@ pub(super) fn schema(s: &Schema) -> String {
     let additional = match &s.additional_properties {
         None => "null".to_owned(),
         Some(SchemaOrBool::Bool(allows)) => Writer::new().put("Allows", *allows).raw("Schema", "null").done(),
-        Some(SchemaOrBool::Schema(other)) => Writer::new().put("Allows", true).raw("Schema", &schema(other)).done(),
+        Some(SchemaOrBool::Schema(other)) => {
+            Writer::new().put("Allows", true).raw("Schema", &schema(other)).done()
+        }
     };
     let docs = s.external_docs.as_ref().map_or("null".into(), |(about, url)| {
         Writer::new().put("Description", about.as_str()).put("URL", url.as_str()).done()
@@ -194,9 +199,16 @@ pub(super) fn versions(versions: &[SpecVersion<'_>]) -> String {
             .raw("Schema", &validation(&version.own))
             .raw("Subresources", &version.own.subresources.map_or("null".into(), subresources))
             .raw("AdditionalPrinterColumns", &array(version.own.columns.iter().map(column)))
-            .raw("SelectableFields", &array(version.own.selectable.iter().map(|field| {
-                Writer::new().put("JSONPath", field["jsonPath"].clone()).done()
-            })))
+            .raw(
+                "SelectableFields",
+                &array(
+                    version
+                        .own
+                        .selectable
+                        .iter()
+                        .map(|field| Writer::new().put("JSONPath", field["jsonPath"].clone()).done()),
+                ),
+            )
             .done()
     }))
 }
@@ -204,7 +216,9 @@ pub(super) fn versions(versions: &[SpecVersion<'_>]) -> String {
 fn validation(part: &Part<'_>) -> String {
     match &part.schema {
         None => "null".into(),
-        Some(given) => Writer::new().raw("OpenAPIV3Schema", &given.as_ref().map_or("null".into(), schema)).done(),
+        Some(given) => {
+            Writer::new().raw("OpenAPIV3Schema", &given.as_ref().map_or("null".into(), schema)).done()
+        }
     }
 }
 

@@ -124,7 +124,8 @@ mod tests {
             (".spec[0]", Err("expected single quoted string but got 0")),
         ] {
             let found = follow(path, &schema, true);
-            let found = found.map(|(at, schema)| format!("{} {}", at.unwrap(), schema.map_or("", |s| &s.type_)));
+            let found =
+                found.map(|(at, schema)| format!("{} {}", at.unwrap(), schema.map_or("", |s| &s.type_)));
             assert_eq!(found.as_deref().map_err(String::as_str), want, "{path}");
         }
         assert_eq!(follow(".spec['a.b']", &schema, false).unwrap_err(), "array notation is not allowed");

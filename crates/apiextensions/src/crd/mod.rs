@@ -12,9 +12,9 @@ mod spec;
 use crate::definition::Names;
 use crate::schema::{Schema, structural};
 use knarr_meta::field::{self, ErrorList, Path};
+use knarr_meta::go;
 use knarr_meta::object::{self, get_str};
 use knarr_meta::validate::{dns1035_label, dns1123_subdomain, webhook_service, webhook_url};
-use knarr_meta::go;
 use schema::invalid_go;
 use serde_json::{Value, json};
 use spec::{Part, Spec, SpecVersion};
@@ -22,7 +22,8 @@ use spec::{Part, Spec, SpecVersion};
 /// How many fields may be selectable.
 const MAX_SELECTABLE_FIELDS: usize = 8;
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+const COLUMN_FORMATS: [&str; 8] =
+    ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
 
 /// What is asked of a definition; old ones that are changed keep what was allowed once.
 struct Options<'a> {
@@ -222,7 +223,9 @@ fn with_spec(crd: &Value, errors: &mut ErrorList, f: impl FnOnce(&Spec<'_>, &mut
     match Spec::parse(&crd["spec"]) {
         Ok(spec) => f(&spec, errors),
         // The decoder has refused wrong types already, except where JSON is free.
-        Err(error) => errors.push(field::invalid(&Path::new("spec").child("versions"), "", error.to_string())),
+        Err(error) => {
+            errors.push(field::invalid(&Path::new("spec").child("versions"), "", error.to_string()))
+        }
     }
 }
 
@@ -294,7 +297,10 @@ fn update_options<'a>(old: &Value, old_spec: &Spec<'_>, new: &Spec<'a>, establis
         valid_types: !old_spec
             .any_schema(|s| !s.type_.is_empty() && !schema::TYPES.contains(&s.type_.as_str())),
         structural: old_spec.schemas().all(is_structural),
-        pruned_defaults: !old_spec.schemas().filter(|schema| is_structural(schema)).any(has_unpruned_defaults),
+        pruned_defaults: !old_spec
+            .schemas()
+            .filter(|schema| is_structural(schema))
+            .any(has_unpruned_defaults),
         atomic_sets: !old_spec.any_schema(|s| schema::non_atomic_set(s).is_some()),
         map_keys: !old_spec.any_schema(|s| !schema::keys_and_sets(s, &Path::nil()).is_empty()),
         any_ca_bundle: !established || ca_bundle_problem(bundle).is_some(),
@@ -390,9 +396,12 @@ fn validate_spec(spec: &Spec<'_>, mut options: Options<'_>, errors: &mut ErrorLi
     }
     let names_path = path.child("names");
     let names = &spec.names;
-    for (name, text) in
-        [("plural", &names.plural), ("singular", &names.singular), ("kind", &names.kind), ("listKind", &names.list_kind)]
-    {
+    for (name, text) in [
+        ("plural", &names.plural),
+        ("singular", &names.singular),
+        ("kind", &names.kind),
+        ("listKind", &names.list_kind),
+    ] {
         if text.is_empty() {
             errors.push(field::required(&names_path.child(name), ""));
         }
@@ -401,7 +410,12 @@ fn validate_spec(spec: &Spec<'_>, mut options: Options<'_>, errors: &mut ErrorLi
     let has_status = |part: &Part<'_>| part.subresources.is_some_and(|given| !given["status"].is_null());
     let any_status = has_status(&spec.common) || spec.versions.iter().any(|version| has_status(&version.own));
     if spec.common.schema.is_some() {
-        errors.extend(schema::validate(spec.common.openapi(), any_status, &options, &path.child("validation")));
+        errors.extend(schema::validate(
+            spec.common.openapi(),
+            any_status,
+            &options,
+            &path.child("validation"),
+        ));
     }
     validate_part(&spec.common, &path, errors);
     if !spec.common.selectable.is_empty() {
@@ -491,7 +505,12 @@ fn validate_part(part: &Part<'_>, path: &Path, errors: &mut ErrorList) {
         for (name, required, prefixes, detail) in [
             ("specReplicasPath", true, &[".spec."] as &[&str], "should be a json path under .spec"),
             ("statusReplicasPath", true, &[".status."], "should be a json path under .status"),
-            ("labelSelectorPath", false, &[".spec.", ".status."], "should be a json path under either .spec or .status"),
+            (
+                "labelSelectorPath",
+                false,
+                &[".spec.", ".status."],
+                "should be a json path under either .spec or .status",
+            ),
         ] {
             let at = path.child(format!("scale.{name}"));
             let given = get_str(scale, &[name]);
@@ -620,7 +639,8 @@ fn validate_conversion(conversion: &Value, options: &Options<'_>, path: &Path, e
     let webhook = &conversion["webhook"];
     let config = &webhook["clientConfig"];
     let reviews = webhook["conversionReviewVersions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let (config_path, reviews_path) = (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
+    let (config_path, reviews_path) =
+        (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
     if strategy != "Webhook" {
         let detail = "should not be set when strategy is not set to Webhook";
         if !config.is_null() {
@@ -646,7 +666,9 @@ fn validate_conversion(conversion: &Value, options: &Options<'_>, path: &Path, e
             _ => errors.push(field::required(&config_path, "exactly one of url or service is required")),
         }
         let bundle = get_str(config, &["caBundle"]);
-        if !options.any_ca_bundle && let Some(problem) = ca_bundle_problem(bundle) {
+        if !options.any_ca_bundle
+            && let Some(problem) = ca_bundle_problem(bundle)
+        {
             errors.push(field::invalid(&config_path.child("caBundle"), bundle, problem));
         }
     }
@@ -674,7 +696,8 @@ pub fn ca_bundle_problem(bundle: &str) -> Option<&'static str> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     const NO_BLOCK: &str = "unable to load root certificates: unable to parse bytes as PEM block";
-    const MALFORMED: &str = "unable to load root certificates: failed to parse certificate: x509: malformed certificate";
+    const MALFORMED: &str =
+        "unable to load root certificates: failed to parse certificate: x509: malformed certificate";
     let bytes = STANDARD.decode(bundle).unwrap_or_default();
     if bundle.is_empty() {
         return None;

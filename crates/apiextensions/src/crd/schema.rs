@@ -40,11 +40,21 @@ const REASONS: [&str; 4] =
 
 /// An `Invalid` error that shows a Go value.
 pub(super) fn invalid_go(path: &Path, shown: String, detail: impl Into<String>) -> FieldError {
-    FieldError { kind: ErrorType::Invalid, field: path.to_string(), value: Some(shown), detail: detail.into() }
+    FieldError {
+        kind: ErrorType::Invalid,
+        field: path.to_string(),
+        value: Some(shown),
+        detail: detail.into(),
+    }
 }
 
 /// Checks `validation` or a version's `schema`, at `path`.
-pub(super) fn validate(given: Option<&Schema>, status: bool, options: &Options<'_>, path: &Path) -> ErrorList {
+pub(super) fn validate(
+    given: Option<&Schema>,
+    status: bool,
+    options: &Options<'_>,
+    path: &Path,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let Some(schema) = given else { return errors };
     let at = path.child("openAPIV3Schema");
@@ -52,7 +62,10 @@ pub(super) fn validate(given: Option<&Schema>, status: bool, options: &Options<'
         root(schema, path, &mut errors);
     }
     if schema.nullable {
-        errors.push(field::forbidden(&path.child("openAPIV3Schema.nullable"), "nullable cannot be true at the root"));
+        errors.push(field::forbidden(
+            &path.child("openAPIV3Schema.nullable"),
+            "nullable cannot be true at the root",
+        ));
     }
     let mut not_convertible = None;
     if options.structural {
@@ -60,7 +73,11 @@ pub(super) fn validate(given: Option<&Schema>, status: bool, options: &Options<'
             not_convertible = Some(field::invalid(&at, "", error));
         } else {
             let found = structural::validate(schema, &at);
-            let found = if found.is_empty() { defaults::validate(schema, &at, options.pruned_defaults) } else { found };
+            let found = if found.is_empty() {
+                defaults::validate(schema, &at, options.pruned_defaults)
+            } else {
+                found
+            };
             errors.extend(found);
         }
     }
@@ -123,7 +140,8 @@ impl Walk<'_> {
         for (name, field) in &s.properties {
             let reason = format!("in top-level {name}");
             let mut walk = Walk { defaults: self.defaults, ..*self };
-            if (is_root || s.embedded_resource) && matches!(name.as_str(), "metadata" | "kind" | "apiVersion") {
+            if (is_root || s.embedded_resource) && matches!(name.as_str(), "metadata" | "kind" | "apiVersion")
+            {
                 walk.inside_meta = true;
                 if is_root {
                     walk.defaults = Some(&reason);
@@ -189,7 +207,11 @@ impl Walk<'_> {
         }
         let type_path = path.child("type");
         let wrong_type = |detail: &str| {
-            if s.type_.is_empty() { field::required(&type_path, detail) } else { field::invalid(&type_path, &s.type_, detail) }
+            if s.type_.is_empty() {
+                field::required(&type_path, detail)
+            } else {
+                field::invalid(&type_path, &s.type_, detail)
+            }
         };
         if let Some(map_type) = &s.map_type {
             if s.type_ != "object" {
@@ -253,7 +275,11 @@ fn list_map(s: &Schema, path: &Path, errors: &mut ErrorList) {
         errors.push(if s.unsupported.items_list.is_empty() {
             field::required(&items_path, "must have a schema if x-kubernetes-list-type is map")
         } else {
-            field::invalid(&items_path, Value::Null, "must only have a single schema if x-kubernetes-list-type is map")
+            field::invalid(
+                &items_path,
+                Value::Null,
+                "must only have a single schema if x-kubernetes-list-type is map",
+            )
         });
         return;
     };
@@ -284,7 +310,8 @@ fn list_map(s: &Schema, path: &Path, errors: &mut ErrorList) {
 /// Elements of sets and maps are never null, and the keys of maps are always there.
 pub(super) fn keys_and_sets(s: &Schema, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
-    let (Some(items), Some(list_type @ ("set" | "map"))) = (s.items.as_deref(), s.list_type.as_deref()) else {
+    let (Some(items), Some(list_type @ ("set" | "map"))) = (s.items.as_deref(), s.list_type.as_deref())
+    else {
         return errors;
     };
     let path = path.child("items");
@@ -340,7 +367,8 @@ fn rules(s: &Schema, path: &Path, errors: &mut ErrorList) {
         if has_newlines(&rule.field_path) {
             errors.push(field::invalid(&at, &rule.field_path, "must not contain line breaks"));
         }
-        let valid = structural::convertible(s).is_err() || fieldpath::follow(&rule.field_path, s, true).is_ok();
+        let valid =
+            structural::convertible(s).is_err() || fieldpath::follow(&rule.field_path, s, true).is_ok();
         if !rule.field_path.is_empty() && !valid {
             errors.push(field::invalid(&at, &rule.field_path, "must be a valid path"));
         }

@@ -59,7 +59,9 @@ impl<'a> Spec<'a> {
     pub fn parse(spec: &'a Value) -> Result<Self, ParseError> {
         let versions = list(spec, "versions");
         let first = versions.first();
-        let same = |name: &str| first.is_some_and(|first| versions.iter().all(|v| given(v, name) == given(first, name)));
+        let same = |name: &str| {
+            first.is_some_and(|first| versions.iter().all(|v| given(v, name) == given(first, name)))
+        };
         let part = |json: &'a Value, wanted: &dyn Fn(&str) -> bool| -> Result<Part<'a>, ParseError> {
             let schema = given(json, "schema").filter(|_| wanted("schema"));
             let schema = schema.map(|schema| given(schema, "openAPIV3Schema").map(Schema::parse).transpose());
@@ -97,7 +99,10 @@ impl<'a> Spec<'a> {
 
     /// Every schema of the spec.
     pub fn schemas(&self) -> impl Iterator<Item = &Schema> {
-        self.common.openapi().into_iter().chain(self.versions.iter().filter_map(|version| version.own.openapi()))
+        self.common
+            .openapi()
+            .into_iter()
+            .chain(self.versions.iter().filter_map(|version| version.own.openapi()))
     }
 
     /// Whether some schema, or one within, satisfies `f`.

@@ -23,7 +23,10 @@ fn texts(errors: &ErrorList) -> Vec<String> {
 #[test]
 fn defaults_are_filled_in() {
     let crd = crd(|_| {});
-    assert_eq!(crd["spec"]["names"], json!({"plural": "tabs", "kind": "Tab", "singular": "tab", "listKind": "TabList"}));
+    assert_eq!(
+        crd["spec"]["names"],
+        json!({"plural": "tabs", "kind": "Tab", "singular": "tab", "listKind": "TabList"})
+    );
     assert_eq!(crd["spec"]["conversion"], json!({"strategy": "None"}));
     assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
     let mut hooked = json!({"spec": {"conversion": {"strategy": "Webhook", "webhook": {"clientConfig": {"service": {"name": "x"}}}}}});
@@ -178,21 +181,35 @@ fn mistakes_in_schemas_are_told() {
             ],
         ),
         (
-            field("a", json!({"type": "object", "properties": {"x": {"type": "string"}}, "default": {"y": 1}})),
+            field(
+                "a",
+                json!({"type": "object", "properties": {"x": {"type": "string"}}, "default": {"y": 1}}),
+            ),
             vec![r#".properties[a].default: Invalid value: {"y":1}: must not have unknown fields"#],
         ),
         (
-            field("metadata", json!({"type": "object", "properties": {"name": {"type": "string", "default": "x"}}})),
-            vec![".properties[metadata].properties[name].default: Forbidden: must not be set in top-level metadata"],
+            field(
+                "metadata",
+                json!({"type": "object", "properties": {"name": {"type": "string", "default": "x"}}}),
+            ),
+            vec![
+                ".properties[metadata].properties[name].default: Forbidden: must not be set in top-level metadata",
+            ],
         ),
         (
-            field("a", json!({"type": "object", "properties": {"b": {"type": "string"}}, "additionalProperties": {"type": "string"}})),
+            field(
+                "a",
+                json!({"type": "object", "properties": {"b": {"type": "string"}}, "additionalProperties": {"type": "string"}}),
+            ),
             vec![
                 ".properties[a].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive",
             ],
         ),
         (
-            field("a", json!({"type": "string", "x-kubernetes-list-type": "bag", "x-kubernetes-map-type": "odd"})),
+            field(
+                "a",
+                json!({"type": "string", "x-kubernetes-list-type": "bag", "x-kubernetes-map-type": "odd"}),
+            ),
             vec![
                 r#".properties[a].type: Invalid value: "string": must be object if x-kubernetes-map-type is specified"#,
                 r#".properties[a].x-kubernetes-map-type: Unsupported value: "odd": supported values: "atomic", "granular""#,
@@ -201,14 +218,20 @@ fn mistakes_in_schemas_are_told() {
             ],
         ),
         (
-            field("a", json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object", "properties": {"k": {"type": "string"}}}})),
+            field(
+                "a",
+                json!({"type": "array", "x-kubernetes-list-type": "map", "items": {"type": "object", "properties": {"k": {"type": "string"}}}}),
+            ),
             vec![
                 ".properties[a].x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map",
             ],
         ),
         (
-            field("a", json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "z"],
-                "items": {"type": "object", "properties": {"k": {"type": "string", "nullable": true}}}})),
+            field(
+                "a",
+                json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k", "z"],
+                "items": {"type": "object", "properties": {"k": {"type": "string", "nullable": true}}}}),
+            ),
             vec![
                 r#".properties[a].x-kubernetes-list-map-keys: Invalid value: ["k","z"]: entries must all be names of item properties"#,
                 ".properties[a].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
@@ -216,7 +239,10 @@ fn mistakes_in_schemas_are_told() {
             ],
         ),
         (
-            field("a", json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object"}})),
+            field(
+                "a",
+                json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object"}}),
+            ),
             vec![
                 ".properties[a].items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set",
             ],
@@ -232,8 +258,11 @@ fn mistakes_in_schemas_are_told() {
             vec![".properties[a].$ref: Forbidden: $ref is not supported"],
         ),
         (
-            field("a", json!({"type": "object", "x-kubernetes-validations": [
-                {"rule": " "}, {"rule": "a\nb"}, {"rule": "true", "message": " ", "reason": "Because", "fieldPath": ".nope"}]})),
+            field(
+                "a",
+                json!({"type": "object", "x-kubernetes-validations": [
+                {"rule": " "}, {"rule": "a\nb"}, {"rule": "true", "message": " ", "reason": "Because", "fieldPath": ".nope"}]}),
+            ),
             vec![
                 ".properties[a].x-kubernetes-validations[0].rule: Required value: rule is not specified",
                 ".properties[a].x-kubernetes-validations[1].message: Required value: message must be specified if rule contains line breaks",
@@ -246,7 +275,10 @@ fn mistakes_in_schemas_are_told() {
         let want: Vec<String> = want.iter().map(|text| format!("{at}{text}")).collect();
         let found: Vec<String> = texts(&validate(&with_schema(schema.clone())))
             .into_iter()
-            .map(|text| text.replace("spec.validation.openAPIV3Schema.properties[a].default in body", " in body").replace(":  in body", ": spec.validation.openAPIV3Schema.properties[a].default in body"))
+            .map(|text| {
+                text.replace("spec.validation.openAPIV3Schema.properties[a].default in body", " in body")
+                    .replace(":  in body", ": spec.validation.openAPIV3Schema.properties[a].default in body")
+            })
             .collect();
         assert_eq!(found, want, "{schema}");
     }
@@ -262,7 +294,10 @@ fn versions_that_differ_are_named_one_by_one() {
     });
     let found = texts(&validate(&crd));
     assert!(found[0].starts_with(r#"spec.versions[1].schema.openAPIV3Schema: Invalid value: {"ID":"","Schema":"","Ref":null,"Description":"","Type":"object","#), "{}", found[0]);
-    assert!(found[0].contains("fields are allowed at the root of the schema if the status subresource is enabled"));
+    assert!(
+        found[0]
+            .contains("fields are allowed at the root of the schema if the status subresource is enabled")
+    );
     assert_eq!(
         found[1..],
         [
@@ -296,14 +331,17 @@ fn what_is_established_does_not_change() {
 
 #[test]
 fn what_was_allowed_once_stays() {
-    let old = with_schema(json!({"type": "object", "properties": {"a": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object"}}}}));
+    let old = with_schema(
+        json!({"type": "object", "properties": {"a": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object"}}}}),
+    );
     assert_eq!(texts(&validate(&old)).len(), 1);
     assert_eq!(texts(&validate_update(&old, &old)), [""; 0]);
 }
 
 #[test]
 fn formats_that_mean_nothing_are_warned_about() {
-    let new = with_schema(json!({"type": "object", "properties": {"a": {"type": "string", "format": "made-up"},
+    let new =
+        with_schema(json!({"type": "object", "properties": {"a": {"type": "string", "format": "made-up"},
         "b": {"type": "integer", "format": "int32"}, "c": {"type": "boolean", "format": "x"}}}));
     assert_eq!(warnings(&new, None), [r#"unrecognized format "made-up""#, r#"unrecognized format "x""#]);
     assert_eq!(warnings(&new, Some(&new)), [""; 0]);

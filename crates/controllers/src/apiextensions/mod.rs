@@ -34,7 +34,11 @@ const BUILT_IN: [(&str, &str); 2] =
 pub fn start(ctx: &Ctx, client: Client) {
     let ctx = ctx.child("apiextensions");
     let queue = WorkQueue::new(ctx.clone());
-    let seen = Arc::new(Seen { queue: queue.clone(), held: Mutex::default(), synced: tokio::sync::watch::channel(false).0 });
+    let seen = Arc::new(Seen {
+        queue: queue.clone(),
+        held: Mutex::default(),
+        synced: tokio::sync::watch::channel(false).0,
+    });
     let source = Source {
         path: definitions(),
         namespace: String::new(),
@@ -99,7 +103,9 @@ impl Seen {
     /// Looks at the other definitions of a group again: their names may have come free.
     fn wake_others(&self, group: &str, name: &str) {
         let held = self.lock();
-        for other in held.iter().filter(|(other, held)| *other != name && held.group == group).map(|(name, _)| name) {
+        for other in
+            held.iter().filter(|(other, held)| *other != name && held.group == group).map(|(name, _)| name)
+        {
             self.queue.add(Key::new("", other));
         }
     }
@@ -203,12 +209,18 @@ impl Definitions {
         let group = get_str(&crd, &["spec", "group"]);
         let plural = get_str(&crd, &["spec", "names", "plural"]);
         let done = if BUILT_IN.contains(&(group, plural)) {
-            terminating("False", "OverlappingBuiltInResource", "instances overlap with built-in resources in storage")
+            terminating(
+                "False",
+                "OverlappingBuiltInResource",
+                "instances overlap with built-in resources in storage",
+            )
         } else if !knarr_apiextensions::crd::has_condition(&crd, "Established") {
             terminating("False", "NeverEstablished", "resource was never established")
         } else {
-            let status = terminating("True", "InstanceDeletionInProgress", "CustomResource deletion is in progress");
-            let crd = if status == crd["status"] { crd.clone() } else { self.write(&crd, status, None).await? };
+            let status =
+                terminating("True", "InstanceDeletionInProgress", "CustomResource deletion is in progress");
+            let crd =
+                if status == crd["status"] { crd.clone() } else { self.write(&crd, status, None).await? };
             match self.delete_objects(&crd).await {
                 Ok(0) => terminating("False", "InstanceDeletionCompleted", "removed all instances"),
                 Ok(_) => return Ok(Next::After(RECOUNT)),

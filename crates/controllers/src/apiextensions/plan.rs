@@ -21,7 +21,8 @@ impl Used {
     pub fn add(&mut self, names: &Names) {
         let resources = [&names.plural, &names.singular].into_iter().chain(&names.short_names);
         self.resources.extend(resources.filter(|name| !name.is_empty()).cloned());
-        self.kinds.extend([&names.kind, &names.list_kind].into_iter().filter(|name| !name.is_empty()).cloned());
+        self.kinds
+            .extend([&names.kind, &names.list_kind].into_iter().filter(|name| !name.is_empty()).cloned());
     }
 }
 
@@ -32,7 +33,14 @@ pub(super) fn status(crd: &Value, used: &Used, now: &str) -> Option<Value> {
     establish(crd, &mut status, now);
     match crd::non_structural(crd) {
         Some(found) => {
-            set_condition(&mut status, "NonStructuralSchema", found.status, found.reason, &found.message, now);
+            set_condition(
+                &mut status,
+                "NonStructuralSchema",
+                found.status,
+                found.reason,
+                &found.message,
+                now,
+            );
         }
         None => remove_condition(&mut status, "NonStructuralSchema"),
     }
@@ -60,10 +68,11 @@ fn names(crd: &Value, status: &mut Value, used: &Used, now: &str) {
     let taken = |wanted: &str, held: &str, used: &BTreeSet<String>| {
         (wanted != held && used.contains(wanted)).then(|| format!("{} is already in use", go::quote(wanted)))
     };
-    let mut grant = |slot: &mut String, wanted: &str, held: &str, used, reason| match taken(wanted, held, used) {
-        Some(message) => conflict = Some((reason, message)),
-        None => *slot = wanted.to_owned(),
-    };
+    let mut grant =
+        |slot: &mut String, wanted: &str, held: &str, used, reason| match taken(wanted, held, used) {
+            Some(message) => conflict = Some((reason, message)),
+            None => *slot = wanted.to_owned(),
+        };
     grant(&mut granted.plural, &wanted.plural, &held.plural, &used.resources, "PluralConflict");
     grant(&mut granted.singular, &wanted.singular, &held.singular, &used.resources, "SingularConflict");
     if wanted.short_names != held.short_names {
@@ -75,10 +84,11 @@ fn names(crd: &Value, status: &mut Value, used: &Used, now: &str) {
             many => conflict = Some(("ShortNamesConflict", format!("[{}]", many.join(", ")))),
         }
     }
-    let mut grant = |slot: &mut String, wanted: &str, held: &str, used, reason| match taken(wanted, held, used) {
-        Some(message) => conflict = Some((reason, message)),
-        None => *slot = wanted.to_owned(),
-    };
+    let mut grant =
+        |slot: &mut String, wanted: &str, held: &str, used, reason| match taken(wanted, held, used) {
+            Some(message) => conflict = Some((reason, message)),
+            None => *slot = wanted.to_owned(),
+        };
     grant(&mut granted.kind, &wanted.kind, &held.kind, &used.kinds, "KindConflict");
     grant(&mut granted.list_kind, &wanted.list_kind, &held.list_kind, &used.kinds, "ListKindConflict");
     granted.categories.clone_from(&wanted.categories);
@@ -89,7 +99,14 @@ fn names(crd: &Value, status: &mut Value, used: &Used, now: &str) {
         Some((reason, message)) => {
             set_condition(status, "NamesAccepted", "False", reason, &message, now);
             if condition(status, "Established").is_none() {
-                set_condition(status, "Established", "False", "NotAccepted", "not all names are accepted", now);
+                set_condition(
+                    status,
+                    "Established",
+                    "False",
+                    "NotAccepted",
+                    "not all names are accepted",
+                    now,
+                );
             }
         }
         None => set_condition(status, "NamesAccepted", "True", "NoConflicts", "no conflicts found", now),
@@ -98,7 +115,8 @@ fn names(crd: &Value, status: &mut Value, used: &Used, now: &str) {
 
 /// One server needs no time between accepting names and serving: both are told at once.
 fn establish(crd: &Value, status: &mut Value, now: &str) {
-    let holds = |status: &Value, type_: &str| condition(status, type_).is_some_and(|found| found["status"] == "True");
+    let holds =
+        |status: &Value, type_: &str| condition(status, type_).is_some_and(|found| found["status"] == "True");
     if !holds(status, "NamesAccepted") || holds(status, "Established") {
         return;
     }
@@ -117,7 +135,14 @@ fn condition<'a>(status: &'a Value, type_: &str) -> Option<&'a Value> {
 }
 
 /// Sets a condition; the time of its transition changes with its status only.
-pub(super) fn set_condition(status: &mut Value, type_: &str, is: &str, reason: &str, message: &str, now: &str) {
+pub(super) fn set_condition(
+    status: &mut Value,
+    type_: &str,
+    is: &str,
+    reason: &str,
+    message: &str,
+    now: &str,
+) {
     if !status["conditions"].is_array() {
         status["conditions"] = json!([]);
     }
@@ -156,7 +181,17 @@ mod tests {
     fn shown(status: &Value) -> Vec<String> {
         let text = |condition: &Value, name: &str| condition[name].as_str().unwrap_or_default().to_owned();
         let conditions = status["conditions"].as_array().into_iter().flatten();
-        conditions.map(|c| format!("{}={} {}: {}", text(c, "type"), text(c, "status"), text(c, "reason"), text(c, "message"))).collect()
+        conditions
+            .map(|c| {
+                format!(
+                    "{}={} {}: {}",
+                    text(c, "type"),
+                    text(c, "status"),
+                    text(c, "reason"),
+                    text(c, "message")
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -183,7 +218,12 @@ mod tests {
     #[test]
     fn names_of_others_are_not() {
         let mut used = Used::default();
-        used.add(&Names { singular: "tab".into(), short_names: vec!["t".into()], kind: "Tab".into(), ..Names::default() });
+        used.add(&Names {
+            singular: "tab".into(),
+            short_names: vec!["t".into()],
+            kind: "Tab".into(),
+            ..Names::default()
+        });
         let new = status(&tabs(json!({})), &used, NOW).unwrap();
         assert_eq!(
             shown(&new),
@@ -225,8 +265,12 @@ mod tests {
     #[test]
     fn a_webhook_without_certificates_keeps_a_definition_from_being_served() {
         let mut crd = tabs(json!({}));
-        crd["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"clientConfig": {"caBundle": "bm90aGluZw=="}}});
+        crd["spec"]["conversion"] =
+            json!({"strategy": "Webhook", "webhook": {"clientConfig": {"caBundle": "bm90aGluZw=="}}});
         let new = status(&crd, &Used::default(), NOW).unwrap();
-        assert_eq!(shown(&new)[1], "Established=False InvalidCABundle: The conversion webhook CABundle is invalid");
+        assert_eq!(
+            shown(&new)[1],
+            "Established=False InvalidCABundle: The conversion webhook CABundle is invalid"
+        );
     }
 }

@@ -51,7 +51,9 @@ impl World {
 fn condition(crd: Option<&Value>, type_: &str) -> String {
     let conditions = crd.and_then(|crd| crd["status"]["conditions"].as_array()).into_iter().flatten();
     let found = conditions.into_iter().find(|condition| condition["type"] == type_);
-    found.map_or_else(String::new, |c| format!("{} {}", c["status"].as_str().unwrap(), c["reason"].as_str().unwrap()))
+    found.map_or_else(String::new, |c| {
+        format!("{} {}", c["status"].as_str().unwrap(), c["reason"].as_str().unwrap())
+    })
 }
 
 #[tokio::test]
@@ -60,7 +62,8 @@ async fn a_definition_is_established_and_stays_until_its_objects_are_gone() {
     let created = world.call(Method::POST, URL, &definition("tabs", "Tab")).await.unwrap();
     assert_eq!(created["status"]["storedVersions"], json!(["v1"]));
     let one = format!("{URL}/tabs.test.example.com");
-    let crd = world.wait(&one, |crd| condition(crd, "Established") == "True InitialNamesAccepted").await.unwrap();
+    let crd =
+        world.wait(&one, |crd| condition(crd, "Established") == "True InitialNamesAccepted").await.unwrap();
     assert_eq!(condition(Some(&crd), "NamesAccepted"), "True NoConflicts");
     assert_eq!(
         crd["status"]["acceptedNames"],
@@ -85,7 +88,10 @@ async fn objects_go_before_their_definition() {
     world.call(Method::POST, tabs, &tab).await.unwrap();
     world.call(Method::DELETE, &one, &Value::Null).await.unwrap();
     let held = format!("{tabs}/held");
-    let mut tab = world.wait(&held, |tab| tab.is_some_and(|tab| tab["metadata"]["deletionTimestamp"].is_string())).await.unwrap();
+    let mut tab = world
+        .wait(&held, |tab| tab.is_some_and(|tab| tab["metadata"]["deletionTimestamp"].is_string()))
+        .await
+        .unwrap();
     world.wait(&one, |crd| condition(crd, "Terminating") == "True InstanceDeletionInProgress").await;
     tab["metadata"]["finalizers"] = json!([]);
     world.call(Method::PUT, &held, &tab).await.unwrap();
