@@ -30,7 +30,7 @@ impl World {
 
     async fn call(&self, method: Method, url: &str, body: &Value) -> Result<Value, knarr_client::Error> {
         let bytes = self.cluster.admin().call(method, url, body).await?;
-        Ok(serde_json::from_slice(&bytes).unwrap())
+        Ok(serde_json::from_slice(&bytes).expect("the server answers JSON"))
     }
 
     /// Waits until what is at `url` (none: it is gone) satisfies `good`.
@@ -51,9 +51,8 @@ impl World {
 fn condition(crd: Option<&Value>, type_: &str) -> String {
     let conditions = crd.and_then(|crd| crd["status"]["conditions"].as_array()).into_iter().flatten();
     let found = conditions.into_iter().find(|condition| condition["type"] == type_);
-    found.map_or_else(String::new, |c| {
-        format!("{} {}", c["status"].as_str().unwrap(), c["reason"].as_str().unwrap())
-    })
+    let text = |condition: &Value, name: &str| condition[name].as_str().unwrap_or_default().to_owned();
+    found.map_or_else(String::new, |found| format!("{} {}", text(found, "status"), text(found, "reason")))
 }
 
 #[tokio::test]
