@@ -174,8 +174,20 @@ pub trait Codec: Send + Sync {
     fn encode(&self, object: Value) -> BoxFuture<'_, Result<Value, Status>>;
     /// The version that is stored.
     fn stored_version(&self) -> &str;
+    /// How another version, by its `apiVersion`, calls the fields of an object.
+    fn other(&self, version: &str) -> OtherVersion<'_>;
     /// Brings an object into another version, by its `apiVersion`.
     fn convert<'a>(&'a self, object: Value, version: &'a str) -> BoxFuture<'a, Result<Value, Status>>;
+}
+
+/// Another version of a kind as seen from one.
+pub enum OtherVersion<'a> {
+    /// Fields are called the same there.
+    Same,
+    /// There is no such version.
+    Gone,
+    /// It takes a conversion to tell; objects there are of this type.
+    Converted(&'a Schema, &'a Type),
 }
 
 /// What a kind that the facts do not know brings into the OpenAPI documents.

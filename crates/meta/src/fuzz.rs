@@ -197,6 +197,7 @@ fn managed_fields_obey_their_laws() {
         subresource: "",
         reset: managed::reset_fields(""),
         custom: false,
+        versions: managed::ONE_FORM,
         time: "2026-11-21T09:00:00Z",
     };
     for _ in 0..1_000 {

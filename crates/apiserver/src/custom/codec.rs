@@ -3,7 +3,7 @@
 //! upstream's `crdConversionRESTOptionsGetter` makes).
 
 use super::convert::Converter;
-use crate::def::Codec;
+use crate::def::{Codec, OtherVersion};
 use futures_util::future::BoxFuture;
 use knarr_apiextensions::{Coerce, Definition, Version};
 use knarr_meta::gvk::{api_version, parse_api_version};
@@ -113,6 +113,18 @@ impl Codec for VersionCodec {
 
     fn stored_version(&self) -> &str {
         &self.family.definition.storage().name
+    }
+
+    fn other(&self, version: &str) -> OtherVersion<'_> {
+        match (self.family.version(version), &self.family.converter) {
+            (Err(_), _) => OtherVersion::Gone,
+            (Ok(_), Converter::None) => OtherVersion::Same,
+            (Ok(other), Converter::Webhook(_)) if other.name == self.own().name => OtherVersion::Same,
+            (Ok(other), Converter::Webhook(_)) => {
+                let (schema, root) = other.apply_schema();
+                OtherVersion::Converted(schema, root)
+            }
+        }
     }
 
     fn convert<'a>(&'a self, object: Value, version: &'a str) -> BoxFuture<'a, Result<Value, Status>> {

@@ -385,3 +385,32 @@ async fn deprecated_versions_warn() {
     );
     assert!(server.get(TABS2).await.warnings().is_empty());
 }
+
+#[tokio::test]
+async fn managers_own_fields_in_the_version_they_wrote() {
+    let server = server(Arc::default());
+    let versions = vec![version("v1", true, "host"), version("v2", false, "address")];
+    let config = json!({"url": "https://example.com/convert"});
+    let webhook = json!({"clientConfig": config, "conversionReviewVersions": ["v1"]});
+    establish(&server, definition(versions, &json!({"strategy": "Webhook", "webhook": webhook}))).await;
+    let apply = async |url: &str, who: &str, version: &str, spec: Value| {
+        let applied = json!({"apiVersion": format!("example.com/{version}"), "kind": "Tab", "spec": spec});
+        server.patch("apply-patch+yaml", &format!("{url}/a?fieldManager={who}"), &applied).await
+    };
+    apply(TABS, "one", "v1", json!({"host": "h", "free": {"x": 1}})).await.expect(201);
+    let conflict = apply(TABS2, "two", "v2", json!({"address": "i"})).await;
+    assert_eq!(conflict.message(409), "Apply failed with 1 conflict: conflict with \"one\": .spec.host");
+    let patch = json!({"spec": {"address": "i"}});
+    let url = format!("{TABS2}/a?fieldManager=three");
+    let patched = server.patch("merge-patch+json", &url, &patch).await.expect(200);
+    let owned = |object: &Value, who: &str| {
+        let entries = object["metadata"]["managedFields"].as_array().unwrap();
+        let entry = entries.iter().find(|entry| entry["manager"] == who);
+        entry.map_or(Value::Null, |entry| entry["fieldsV1"]["f:spec"].clone())
+    };
+    assert_eq!(owned(&patched, "one"), json!({"f:free": {"f:x": {}}}));
+    assert_eq!(owned(&patched, "three"), json!({"f:address": {}}));
+    // The first goes on in the other version, without what it owned.
+    let moved = apply(TABS2, "one", "v2", json!({"replicas": 3})).await.expect(200);
+    assert_eq!(moved["spec"], json!({"address": "i", "replicas": 3}));
+}

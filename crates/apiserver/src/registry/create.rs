@@ -6,6 +6,7 @@ use super::keep::wipe_system_fields;
 use super::options::{WriteKind, WriteOptions};
 use super::render::Answer;
 use super::resource::{Resource, Version};
+use super::versions::Conversions;
 use super::{Call, Registry};
 use crate::admission::Operation;
 use crate::def::{Handler, Reply, SubRequest};
@@ -51,7 +52,7 @@ impl Registry {
         dedup_owners(cx, &mut hub, false);
         // Nobody owns a status that the strategy is about to clear.
         let status = if resource.has_status() { object::remove_path(&mut hub, &["status"]) } else { None };
-        self.track(cx, resource, version, &options, None, &mut hub)?;
+        self.track(cx, version, &options, &Conversions::of(resource), None, &mut hub)?;
         if let Some(status) = status {
             hub["status"] = status;
         }

@@ -25,6 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod update;
+mod versions;
 mod watch;
 mod write;
 

@@ -7,15 +7,16 @@ use super::negotiate::unsupported;
 use super::options::{FieldValidation, WriteKind, WriteOptions};
 use super::parse::{self, Parsed};
 use super::render::Answer;
-use super::resource::{Resource, Version};
+use super::resource::Version;
 use super::strict::{Problems, duplicate_texts, unknown_texts};
+use super::versions::Conversions;
 use super::write::{Modify, Part};
 use super::{Call, Registry};
 use crate::request::RequestCx;
 use bytes::Bytes;
 use http::HeaderMap;
 use knarr_meta::field::{self, ErrorList, Path};
-use knarr_meta::managed::{self, ApplyError, Manager};
+use knarr_meta::managed::{self, ApplyError, Manager, Versions};
 use knarr_meta::schema::{Schema, Type};
 use knarr_meta::status::{Cause, Reason, Status};
 use knarr_meta::{object, patch};
@@ -221,6 +222,7 @@ impl Patch {
             subresource: &cx.info.subresource,
             reset: by.reset,
             custom: by.custom,
+            versions: by.versions,
             time,
         };
         managed::apply(schema, ty, live, &applied, &manager, self.options.force).map_err(apply_error)
@@ -243,6 +245,8 @@ pub struct Applying<'a> {
     pub reset: &'a [&'a str],
     /// Whether it is a custom resource.
     pub custom: bool,
+    /// Its other versions.
+    pub versions: &'a dyn Versions,
     /// Now.
     pub time: &'a str,
 }
@@ -273,10 +277,11 @@ impl Registry {
         let patch = Patch::read(cx, &call.parts.headers, &call.body, typed)?;
         let options = &patch.options;
         let create = patch.kind == PatchType::Apply;
-        let what = Modify { cx, resource, part, uid: "", create, view: None };
+        let conversions = &Conversions::of(resource);
+        let what = Modify { cx, resource, part, uid: "", create, conversions, view: None };
         let change = |old: Option<&Value>| {
             let mut new = if create {
-                self.apply_patch(cx, resource, version, &patch, old)?
+                self.apply_patch(cx, version, &patch, conversions, old)?
             } else {
                 let old = old.ok_or_else(|| resource.not_found(&cx.info.name))?;
                 let served = resource.serve_from_hub(version, old.clone())?;
@@ -287,7 +292,7 @@ impl Registry {
                 keep_other_parts(cx, resource, part, &mut new, old);
             }
             if !create {
-                self.track(cx, resource, version, options, old, &mut new)?;
+                self.track(cx, version, options, conversions, old, &mut new)?;
             }
             Ok(new)
         };
@@ -297,11 +302,12 @@ impl Registry {
     fn apply_patch(
         &self,
         cx: &RequestCx,
-        resource: &Resource,
         version: &Version,
         patch: &Patch,
+        conversions: &Conversions<'_>,
         live: Option<&Value>,
     ) -> Result<Value, Status> {
+        let resource = conversions.resource();
         let Some(ty) = &version.ty else {
             return Err(Status::internal("server-side apply needs the type of the object"));
         };
@@ -315,6 +321,7 @@ impl Registry {
             schema: &resource.schema,
             reset: resource.reset_fields(&cx.info.subresource),
             custom: resource.def.is_custom(),
+            versions: conversions,
             time: &time,
         };
         resource.to_hub(version, patch.apply_live(live.as_ref(), &by)?)

@@ -6,6 +6,7 @@ use super::create::reply;
 use super::options::{WriteKind, WriteOptions};
 use super::patch::{Applying, Patch, PatchType};
 use super::render::Answer;
+use super::versions::Conversions;
 use super::write::{Modify, Part};
 use super::{Call, Registry};
 use crate::admission::Operation;
@@ -217,6 +218,7 @@ impl Registry {
                 schema: knarr_api::facts::schema(),
                 reset: &[],
                 custom: false,
+                versions: knarr_meta::managed::ONE_FORM,
                 time: &time,
             };
             patch.apply_live(Some(&live), &by)
@@ -233,6 +235,7 @@ impl Registry {
     ) -> Result<Answer, Status> {
         let (cx, resource) = (call.cx, call.resource);
         let view = move |parent: &Value| paths.view(parent).unwrap_or_default();
+        let conversions = &Conversions::of(resource);
         let change = |old: Option<&Value>| {
             let old = old.ok_or_else(|| resource.not_found(&cx.info.name))?;
             let scale = make(cx, paths.base(old)?)?;
@@ -250,10 +253,11 @@ impl Registry {
                 &mut new,
                 if given.is_empty() { object::resource_version(old) } else { given },
             );
-            self.track(cx, resource, call.version, options, Some(old), &mut new)?;
+            self.track(cx, call.version, options, conversions, Some(old), &mut new)?;
             Ok(new)
         };
-        let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, view: Some(&view) };
+        let part = Part::Main;
+        let what = Modify { cx, resource, part, uid: "", create: false, conversions, view: Some(&view) };
         Ok(match self.modify(what, &change).await? {
             Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())?),
             Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)?),

@@ -3,6 +3,7 @@
 use super::keep::keep_other_parts;
 use super::options::{WriteKind, WriteOptions};
 use super::render::Answer;
+use super::versions::Conversions;
 use super::write::{Modify, Part};
 use super::{Call, Registry};
 use knarr_meta::object;
@@ -28,13 +29,14 @@ impl Registry {
         }
         super::admit::dedup_owners(cx, &mut hub, false);
         let uid = object::uid(&hub).to_owned();
-        let what = Modify { cx, resource, part, uid: &uid, create: false, view: None };
+        let conversions = &Conversions::of(resource);
+        let what = Modify { cx, resource, part, uid: &uid, create: false, conversions, view: None };
         let change = |old: Option<&Value>| {
             let mut new = hub.clone();
             if let Some(old) = old {
                 keep_other_parts(cx, resource, part, &mut new, old);
             }
-            self.track(cx, resource, version, &options, old, &mut new)?;
+            self.track(cx, version, &options, conversions, old, &mut new)?;
             Ok(new)
         };
         self.modify(what, &change).await

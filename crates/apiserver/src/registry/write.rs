@@ -8,6 +8,7 @@ use super::keep::{keep_system_fields, keep_times, spec_changed, wipe_system_fiel
 use super::options::WriteOptions;
 use super::render::Answer;
 use super::resource::{Resource, Version, encoded as with_bytes};
+use super::versions::Conversions;
 use crate::admission::Operation;
 use crate::def::Reservation;
 use crate::obj::Stored;
@@ -54,6 +55,8 @@ pub struct Modify<'a> {
     pub uid: &'a str,
     /// Whether the object is created when it does not exist, whatever the strategy says (apply).
     pub create: bool,
+    /// Conversions that the change needs.
+    pub conversions: &'a Conversions<'a>,
     /// Shown to admission in place of the object (scale).
     pub view: Option<&'a (dyn Fn(&Value) -> Value + Send + Sync)>,
 }
@@ -259,7 +262,7 @@ impl Registry {
             let key = resource.key(&cx.info.namespace, name);
             return Err(Status::conflict(&resource.gr, name, uid_mismatch(&key, what.uid, "")));
         }
-        let mut hub = change(None)?;
+        let mut hub = what.conversions.settle(|| change(None)).await?;
         if !object::uid(&hub).is_empty() {
             let uid = object::uid(&hub);
             return Err(Status::conflict(
@@ -299,7 +302,7 @@ impl Registry {
                 uid_mismatch(&kv.key, what.uid, object::uid(&old)),
             ));
         }
-        let mut new = change(Some(&old))?;
+        let mut new = what.conversions.settle(|| change(Some(&old))).await?;
         ensure_namespace(resource, cx, &mut new)?;
         check_name(cx, &new)?;
         let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Update);
@@ -468,12 +471,13 @@ impl Registry {
     pub(super) fn track(
         &self,
         cx: &RequestCx,
-        resource: &Resource,
         version: &Version,
         options: &WriteOptions,
+        conversions: &Conversions<'_>,
         old: Option<&Value>,
         new: &mut Value,
     ) -> Result<(), Status> {
+        let resource = conversions.resource();
         let time = knarr_meta::time::rfc3339(cx.ctx.clock.now());
         let manager = Manager {
             name: &options.manager,
@@ -482,6 +486,7 @@ impl Registry {
             subresource: &cx.info.subresource,
             reset: resource.reset_fields(&cx.info.subresource),
             custom: resource.def.is_custom(),
+            versions: conversions,
             time: &time,
         };
         let Some(ty) = &version.ty else { return Ok(()) };

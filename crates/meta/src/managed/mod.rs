@@ -8,6 +8,7 @@ mod fields;
 mod managers;
 mod merge;
 mod set;
+mod versions;
 
 pub use set::{FieldSet, FieldsError};
 
@@ -18,6 +19,7 @@ use fields::{Difference, added, compare};
 use managers::Entry;
 use serde_json::{Map, Value};
 use set::with_named_fields;
+use std::collections::HashMap;
 
 /// The annotation in which client-side apply keeps what it applied.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -60,6 +62,9 @@ pub struct Manager<'a> {
     /// Whether the object has no form but the one it is given in (custom resources): nothing of it is dropped for
     /// being empty.
     pub custom: bool,
+    /// The object in the versions that other managers have written; [`ONE_FORM`] where fields are called the same in
+    /// all of them.
+    pub versions: &'a dyn Versions,
     /// When, as [`crate::time::rfc3339`] prints it.
     pub time: &'a str,
 }
@@ -113,6 +118,88 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
         lines.push(format!("- {}", conflict.field));
     }
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
+}
+
+/// An object in another version than the one that is written.
+#[derive(Debug)]
+pub enum View<'a> {
+    /// Its fields are called the same there.
+    Same,
+    /// There is no such version any more.
+    Gone,
+    /// What it is there, with its type.
+    Other(Value, &'a Schema, &'a Type),
+}
+
+/// Objects in the other versions of their kind. Managers own fields in the version that they wrote.
+pub trait Versions: std::fmt::Debug + Send + Sync {
+    /// The object in that version, by `apiVersion`.
+    fn view(&self, object: &Value, api_version: &str) -> View<'_>;
+}
+
+/// The versions of a kind whose fields are called the same in all of them.
+#[derive(Debug)]
+pub struct OneForm;
+
+/// See [`OneForm`].
+pub const ONE_FORM: &OneForm = &OneForm;
+
+impl Versions for OneForm {
+    fn view(&self, _object: &Value, _api_version: &str) -> View<'_> {
+        View::Same
+    }
+}
+
+/// What a write changes and removes, in the version of each manager.
+struct Changes<'a> {
+    manager: &'a Manager<'a>,
+    old: &'a Value,
+    new: &'a Value,
+    /// In the version that is written.
+    own: (FieldSet, FieldSet),
+    /// In others, as far as they have been looked at; none of those that are gone.
+    others: HashMap<String, Option<(FieldSet, FieldSet)>>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(manager: &'a Manager<'a>, old: &'a Value, new: &'a Value, own: (FieldSet, FieldSet)) -> Self {
+        Self { manager, old, new, own, others: HashMap::new() }
+    }
+
+    /// What is changed and what is removed where the manager of an entry sees it; none if its version is gone.
+    fn seen_by(&mut self, entry: &Entry) -> Option<&(FieldSet, FieldSet)> {
+        if entry.api_version == self.manager.api_version {
+            return Some(&self.own);
+        }
+        if !self.others.contains_key(&entry.api_version) {
+            let view = |object: &Value| self.manager.versions.view(object, &entry.api_version);
+            let seen = match (view(self.old), view(self.new)) {
+                (View::Gone, _) | (_, View::Gone) => None,
+                (View::Other(old, schema, ty), View::Other(new, ..)) => {
+                    let mut difference = compare(schema, ty, &old, &new);
+                    ignore_reset(&mut difference, self.manager.reset);
+                    let mut changed = difference.modified;
+                    changed.add(&difference.added);
+                    strip(&mut changed);
+                    strip(&mut difference.removed);
+                    Some((changed, difference.removed))
+                }
+                _ => Some(self.own.clone()),
+            };
+            self.others.insert(entry.api_version.clone(), seen);
+        }
+        self.others.get(&entry.api_version).and_then(Option::as_ref)
+    }
+
+    /// Takes from each manager what it no longer owns; those without anything left go.
+    fn lose(&mut self, entries: &mut Vec<Entry>) {
+        entries.retain_mut(|entry| {
+            let Some((changed, removed)) = self.seen_by(entry) else { return false };
+            lose(entry, changed);
+            lose(entry, removed);
+            !entry.set.is_empty()
+        });
+    }
 }
 
 /// What a write to a built-in kind, or to its status, leaves as it was.
@@ -194,11 +281,8 @@ pub fn update(schema: &Schema, ty: &Type, old: Option<&Value>, new: &mut Value, 
         // Nobody's fields are known, so they are not tracked before the first apply.
         return;
     }
-    entries.retain_mut(|entry| {
-        lose(entry, &changed);
-        lose(entry, &difference.removed);
-        !entry.set.is_empty()
-    });
+    let own = (changed.clone(), difference.removed);
+    Changes::new(manager, old, new, own).lose(&mut entries);
     if !changed.is_empty() {
         let mut entry = Entry::new(manager, changed);
         entry.time = Some(manager.time.to_owned());
@@ -362,24 +446,35 @@ fn apply_once(
     let mine = entries.iter().position(|other| other.is_same_manager(&entry));
     let last = mine.map(|at| entries.remove(at));
     entry.time = last.as_ref().and_then(|last| last.time.clone());
-    let new = prune(schema, ty, merged, &entry, &entries, last.as_ref());
+    let new = match &last {
+        Some(last) if !last.set.is_empty() => {
+            let one_form = std::iter::once(last)
+                .chain(&entries)
+                .all(|other| is_same_form(manager, &merged, &other.api_version));
+            if one_form {
+                prune(schema, ty, merged, &entry, &entries, last)
+            } else {
+                versions::prune(Form { schema, ty }, manager, merged, &entry, &entries, last)
+            }
+        }
+        _ => merged,
+    };
     let mut difference = compare(schema, ty, old, &new);
     ignore_reset(&mut difference, manager.reset);
     let mut changed = difference.modified;
     changed.add(&difference.added);
-    let conflicts: Vec<(Entry, FieldSet)> = entries
-        .iter()
-        .map(|other| (other.clone(), other.set.intersection(&changed)))
-        .filter(|(_, fields)| !fields.is_empty())
-        .collect();
+    let mut changes = Changes::new(manager, old, &new, (changed, difference.removed));
+    let mut conflicts: Vec<(Entry, FieldSet)> = Vec::new();
+    for other in &entries {
+        let fields = changes.seen_by(other).map(|(changed, _)| other.set.intersection(changed));
+        if let Some(fields) = fields.filter(|fields| !fields.is_empty()) {
+            conflicts.push((other.clone(), fields));
+        }
+    }
     if !force && !conflicts.is_empty() {
         return Err(Failure::Conflicts(conflicts));
     }
-    entries.retain_mut(|other| {
-        lose(other, &changed);
-        lose(other, &difference.removed);
-        !other.set.is_empty()
-    });
+    changes.lose(&mut entries);
     strip(&mut entry.set);
     if new != *old {
         entry.time = Some(manager.time.to_owned());
@@ -390,16 +485,20 @@ fn apply_once(
     Ok((new, entries))
 }
 
+/// A type and the schema it is in.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    schema: &'a Schema,
+    ty: &'a Type,
+}
+
+/// Whether fields are called the same in that version.
+fn is_same_form(manager: &Manager<'_>, object: &Value, api_version: &str) -> bool {
+    api_version == manager.api_version || matches!(manager.versions.view(object, api_version), View::Same)
+}
+
 /// Removes what the applier applied last time, does not apply now, and nobody else owns.
-fn prune(
-    schema: &Schema,
-    ty: &Type,
-    merged: Value,
-    entry: &Entry,
-    others: &[Entry],
-    last: Option<&Entry>,
-) -> Value {
-    let Some(last) = last.filter(|last| !last.set.is_empty()) else { return merged };
+fn prune(schema: &Schema, ty: &Type, merged: Value, entry: &Entry, others: &[Entry], last: &Entry) -> Value {
     let named = |set: &FieldSet| with_named_fields(schema, Some(ty), set);
     let last = named(&last.set);
     let mentioned = |value: &Value| named(&FieldSet::of(schema, ty, value));
@@ -460,3 +559,5 @@ fn keep_last_applied(result: &mut Value, applied: &Value) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod version_tests;

@@ -23,7 +23,16 @@ impl Story {
 
     fn manager<'a>(name: &'a str, operation: Operation, subresource: &'a str, time: &'a str) -> Manager<'a> {
         let reset = reset_fields(subresource);
-        Manager { name, operation, api_version: "apps/v1", subresource, reset, custom: false, time }
+        Manager {
+            name,
+            operation,
+            api_version: "apps/v1",
+            subresource,
+            reset,
+            custom: false,
+            versions: ONE_FORM,
+            time,
+        }
     }
 
     fn normal(&self, mut value: Value) -> Value {
