@@ -2,6 +2,7 @@
 //! say what pods do.
 
 mod apiextensions;
+mod custom;
 mod jobs;
 mod nodes;
 mod sets;
