@@ -119,5 +119,6 @@ async fn a_namespace_and_a_definition_take_their_objects_with_them() {
     running.delete(&format!("{CRDS}/tabs.example.com"), "Background").await;
     running.gone(&format!("{CRDS}/tabs.example.com")).await;
     running.gone("/apis/example.com/v1/tabs").await;
-    running.gone("/apis/example.com").await;
+    let groups = running.get("/apis").await.expect("there are groups").to_string();
+    assert!(groups.contains("apiextensions.k8s.io") && !groups.contains("example.com"), "{groups}");
 }
