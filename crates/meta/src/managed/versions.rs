@@ -48,7 +48,7 @@ pub(super) fn prune(
     let mut pruned = merge::remove(there.schema, there.ty, all.object.clone(), &last_set.0);
     let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
     for entry in others.iter().chain([entry]) {
-        owned.entry(&entry.api_version).or_insert_with(FieldSet::default).add(&entry.set);
+        owned.entry(&entry.api_version).or_default().add(&entry.set);
     }
     for (api_version, owned) in owned {
         let whole = seen(manager, &all.object, there, api_version);
