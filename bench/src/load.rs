@@ -30,12 +30,9 @@ impl Load {
     }
 
     /// Processor time of the server per request.
-    pub fn cpu_each(&self) -> String {
-        let requests = (self.latencies.len() + self.failed).max(1) as f64;
-        self.cpu.map_or_else(String::new, |cpu| match cpu.as_secs_f64() * 1e6 / requests {
-            us if us < 10_000.0 => format!("{us:.0} us"),
-            us => format!("{:.1} ms", us / 1e3),
-        })
+    pub fn cpu_each(&self) -> Option<Duration> {
+        let requests = (self.latencies.len() + self.failed).max(1);
+        self.cpu.map(|cpu| cpu / u32::try_from(requests).unwrap_or(u32::MAX))
     }
 }
 

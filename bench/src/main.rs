@@ -1,7 +1,8 @@
 //! Measures a cluster and prints one table: what, value, p50 and p99, the server's processor time per request,
 //! and the target. It speaks only the Kubernetes API, so the same program measures upstream:
 //! `knarr-bench --kubeconfig FILE --server-pid PID,PID`. With `--start BIN` it starts a cluster of its own in a
-//! temporary directory and measures starting, restarting and idling too.
+//! temporary directory and measures starting, restarting and idling too. With `--against FILE` it measures a second
+//! cluster in the same run, group of rows by group of rows, and prints the ratios.
 //!
 //! All it makes in a cluster is inside one namespace, which it deletes. Every loop is bounded in count and time.
 
@@ -34,6 +35,12 @@ pub struct Arguments {
     /// Processes whose processor time and memory count as the server's
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     server_pid: Vec<u32>,
+    /// Kubeconfig of a second cluster to measure beside the first, its peer
+    #[arg(long, value_name = "FILE", requires = "kubeconfig")]
+    against: Option<PathBuf>,
+    /// The peer's processes, as --server-pid
+    #[arg(long, value_name = "PID", value_delimiter = ',', requires = "against")]
+    against_pid: Vec<u32>,
     /// Start this knarr binary on an empty directory, and measure that too
     #[arg(long, value_name = "BIN", conflicts_with_all = ["kubeconfig", "server_pid"])]
     start: Option<PathBuf>,
@@ -81,17 +88,24 @@ fn main() -> Result<()> {
 
 async fn run(arguments: Arguments) -> Result<()> {
     let ctx = Ctx::system();
-    let mut table = Table::new(&arguments.rows);
+    let mut table = Table::new("", &arguments.rows);
+    let mut peer = Table::new("peer: ", &arguments.rows);
     let outcome = match &arguments.start {
         Some(binary) => start::run(&ctx, &arguments, binary, &mut table).await,
-        None => {
-            let kubeconfig = arguments.kubeconfig.clone().expect("clap asks for one of the two");
-            let servers = Servers::pids(&arguments.server_pid);
-            let bench = Bench::connect(&ctx, &arguments, &kubeconfig, servers).await?;
-            rows::all(&bench, &mut table).await
-        }
+        None => connected(&ctx, &arguments, &mut table, &mut peer).await,
     };
     // What was measured before something went wrong is worth seeing.
-    table.print();
+    match arguments.against {
+        Some(_) => table.print_beside(&peer),
+        None => table.print(),
+    }
     outcome
+}
+
+async fn connected(ctx: &Ctx, arguments: &Arguments, table: &mut Table, peer: &mut Table) -> Result<()> {
+    let kubeconfig = arguments.kubeconfig.clone().expect("clap asks for one of the two");
+    let bench = Bench::connect(ctx, arguments, &kubeconfig, Servers::pids(&arguments.server_pid)).await?;
+    let Some(against) = &arguments.against else { return rows::all(&mut [(&bench, table)]).await };
+    let other = Bench::connect(ctx, arguments, against, Servers::pids(&arguments.against_pid)).await?;
+    rows::all(&mut [(&bench, table), (&other, peer)]).await
 }

@@ -92,7 +92,7 @@ impl Own {
         }
         idle::rows(&self.ctx, &servers, SETTLE, Duration::from_secs(arguments.idle_seconds), table).await?;
         let bench = Bench::connect(&self.ctx, arguments, &kubeconfig, servers.clone()).await?;
-        rows::all(&bench, table).await?;
+        rows::all(&mut [(&bench, &mut *table)]).await?;
         idle::memory(&servers, "memory after the load", "300 MiB after 17k objects", table);
         let restart = format!("restart with {OBJECTS} objects -> /readyz");
         if table.wants(&restart) {

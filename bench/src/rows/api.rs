@@ -12,12 +12,6 @@ use std::sync::Arc;
 const JSON: &str = "application/json";
 const MERGE: &str = "application/merge-patch+json";
 
-pub async fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
-    config_maps(bench, table).await?;
-    pods(bench, table).await?;
-    leases(bench, table).await
-}
-
 fn config_map(name: &str, filling: &str) -> Bytes {
     let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}, "data": {"key": filling}});
     encode(&map)
@@ -28,7 +22,7 @@ fn encode(value: &Value) -> Bytes {
 }
 
 /// Creates of ConfigMaps of 1 KB.
-async fn config_maps(bench: &Bench, table: &mut Table) -> Result<()> {
+pub async fn config_maps(bench: &Bench, table: &mut Table) -> Result<()> {
     let (single, many) =
         ("create ConfigMap, 1 client", format!("create ConfigMap 1 KB, {} clients", bench.arguments.clients));
     let url = bench.path("configmaps");
@@ -48,11 +42,32 @@ async fn config_maps(bench: &Bench, table: &mut Table) -> Result<()> {
         table.load(what, &load.await, target);
         bench.delete_all(&url).await?;
     }
-    Ok(())
+    updates(bench, table).await
+}
+
+/// Unconditional PUTs, each client its own object.
+async fn updates(bench: &Bench, table: &mut Table) -> Result<()> {
+    let clients = bench.arguments.clients;
+    let what = format!("update ConfigMap 1 KB, {clients} clients");
+    if !table.wants(&what) {
+        return Ok(());
+    }
+    let url = bench.path("configmaps");
+    let object = |at: usize, filling: &str| config_map(&format!("put-{}", at % clients), filling);
+    for at in 0..clients {
+        send(bench.client(at), Method::POST, url.clone(), JSON, object(at, "")).await?;
+    }
+    let to = url.clone();
+    let load = load::run(bench, clients, bench.count(40_000), move |client, at| {
+        let body = config_map(&format!("put-{}", at % clients), &format!("{at:01024}"));
+        send(client, Method::PUT, format!("{to}/put-{}", at % clients), JSON, body)
+    });
+    table.load(&what, &load.await, "three times upstream's");
+    bench.delete_all(&url).await
 }
 
 /// A pod of ordinary size (2 to 3 KB as stored) that nothing schedules.
-fn pod(at: usize) -> Bytes {
+pub fn pod(at: usize) -> Bytes {
     let env: Vec<Value> = (0..20)
         .map(|i| json!({"name": format!("VARIABLE_{i}"), "value": "the value of a variable"}))
         .collect();
@@ -70,7 +85,7 @@ fn pod(at: usize) -> Bytes {
 }
 
 /// Creates, reads and lists of pods.
-async fn pods(bench: &Bench, table: &mut Table) -> Result<()> {
+pub async fn pods(bench: &Bench, table: &mut Table) -> Result<()> {
     let clients = bench.arguments.clients;
     let (create, get) = (format!("create Pod, {clients} clients"), format!("GET a pod, {clients} clients"));
     let listed = bench.count(5_000);
@@ -109,7 +124,7 @@ async fn pods(bench: &Bench, table: &mut Table) -> Result<()> {
 }
 
 /// Renewals of leases, each client its own, as nodes do.
-async fn leases(bench: &Bench, table: &mut Table) -> Result<()> {
+pub async fn leases(bench: &Bench, table: &mut Table) -> Result<()> {
     let clients = bench.arguments.clients;
     let what = format!("merge-PATCH a Lease, {clients} clients");
     if !table.wants(&what) {

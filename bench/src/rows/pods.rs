@@ -28,14 +28,14 @@ pub async fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
             one,
             format!("{} pods", latencies.len()),
             &latencies,
-            String::new(),
+            None,
             "p50 100 ms, p99 250 ms (must: p50 200 ms)",
         );
     }
     if table.wants(&burst) {
         let latencies = at_once(bench, &image).await?;
         let last = latencies.last().map_or(0.0, Duration::as_secs_f64);
-        table.latencies(&burst, format!("{last:.2} s"), &latencies, String::new(), "3 s");
+        table.latencies(&burst, format!("{last:.2} s"), &latencies, None, "3 s");
     }
     Ok(())
 }
