@@ -412,6 +412,8 @@ pub struct Selectable {
     pub path: Vec<Name>,
     /// The value of an absent field (`false` for booleans).
     pub absent: Name,
+    /// The label of the field that stands in for this one where it is empty.
+    pub fallback: Option<Name>,
 }
 
 impl Selectable {
@@ -421,6 +423,7 @@ impl Selectable {
             label: (*label).into(),
             path: names(path),
             absent: (*absent).into(),
+            fallback: None,
         };
         fields.iter().map(one).collect()
     }
@@ -605,6 +608,14 @@ impl ResourceDef {
     /// Sets how table rows are made.
     pub fn cells(mut self, cells: impl Fn(&Value, SystemTime) -> Vec<Value> + Send + Sync + 'static) -> Self {
         self.cells = Arc::new(cells);
+        self
+    }
+
+    /// Lets another selectable field stand in where `label`'s is empty.
+    pub fn selectable_fallback(mut self, label: &str, fallback: &'static str) -> Self {
+        for field in self.selectable.iter_mut().filter(|field| &*field.label == label) {
+            field.fallback = Some(fallback.into());
+        }
         self
     }
 

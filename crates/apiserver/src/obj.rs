@@ -4,7 +4,7 @@
 //! after the commit), then the rest. Objects that upstream wrote, as JSON or as `k8s\0` protobuf, are brought
 //! into that form when they are read.
 
-use crate::def::Selectable;
+use crate::def::{Name, Selectable};
 use bytes::{BufMut, Bytes, BytesMut};
 use knarr_meta::gvk::api_version;
 use serde::Deserialize;
@@ -43,8 +43,10 @@ pub struct Shape {
     pub api_version: String,
     /// What every canonical value starts with.
     head: String,
-    /// Labels and paths of the selectable fields beside name and namespace, with the value of an absent one.
-    fields: Vec<(String, String)>,
+    /// The selectable fields beside name and namespace.
+    fields: Vec<Selectable>,
+    /// Fields, by index, that take the value of another where they are empty.
+    fallbacks: Vec<(usize, usize)>,
     paths: Node,
 }
 
@@ -82,13 +84,15 @@ impl Shape {
             let path: Vec<&str> = field.path.iter().map(|step| &**step).collect();
             paths.insert(&path, |node| node.slot = Some(slot));
         }
+        let fallback = |(slot, field): (usize, &Selectable)| {
+            let label = field.fallback.as_ref()?;
+            Some((slot, selectable.iter().position(|other| other.label == *label)?))
+        };
         Self {
             head: format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{"),
             kind: kind.to_owned(),
-            fields: selectable
-                .iter()
-                .map(|field| (field.label.to_string(), field.absent.to_string()))
-                .collect(),
+            fields: selectable.to_vec(),
+            fallbacks: selectable.iter().enumerate().filter_map(fallback).collect(),
             api_version,
             paths,
         }
@@ -96,7 +100,12 @@ impl Shape {
 
     /// The index of a selectable field beside name and namespace.
     pub fn field(&self, label: &str) -> Option<usize> {
-        self.fields.iter().position(|(name, _)| name == label)
+        self.fields.iter().position(|field| *field.label == *label)
+    }
+
+    /// The index of the selectable field that stands at a path.
+    pub fn field_at(&self, path: &[Name]) -> Option<usize> {
+        self.fields.iter().position(|field| field.path == path)
     }
 
     /// The canonical bytes of `value`, whose kind and apiVersion are replaced by the stored ones.
@@ -316,13 +325,18 @@ impl Obj {
             None => ((start, start), start),
         };
         let mut out = Extract {
-            fields: shape.fields.iter().map(|(_, absent)| absent.as_str().into()).collect(),
+            fields: shape.fields.iter().map(|field| (*field.absent).into()).collect(),
             ..Extract::default()
         };
         let mut json = serde_json::Deserializer::from_slice(&stored.value);
         Scan { node: &shape.paths, out: &mut out }
             .deserialize(&mut json)
             .map_err(|source| ObjError::Json { key: String::from_utf8_lossy(&key).into_owned(), source })?;
+        for (slot, other) in &shape.fallbacks {
+            if out.fields[*slot].is_empty() {
+                out.fields[*slot] = out.fields[*other].clone();
+            }
+        }
         Ok(Self {
             stored,
             namespace: (namespace.0 as u32, namespace.1 as u32),

@@ -1,6 +1,7 @@
 //! Which objects a list or watch is about: a namespace, label and field requirements, and whether that comes
 //! down to one key, so that the cache needs to look at (and wake for) that key alone.
 
+use crate::def::Selectable;
 use crate::obj::{Obj, Shape};
 use bytes::Bytes;
 use knarr_meta::selector::LabelSelector;
@@ -23,6 +24,14 @@ impl Field {
             "metadata.name" => Some(Self::Name),
             "metadata.namespace" => Some(Self::Namespace),
             _ => shape.field(label).map(Self::Slot),
+        }
+    }
+
+    /// The same for a resource with labels of its own over a cache that it shares (events of the newer group).
+    pub fn of_resource(shape: &Shape, selectable: &[Selectable], label: &str) -> Option<Self> {
+        match selectable.iter().find(|field| *field.label == *label) {
+            Some(field) => shape.field_at(&field.path).map(Self::Slot),
+            None => Self::find(shape, label).filter(|field| !matches!(field, Self::Slot(_))),
         }
     }
 

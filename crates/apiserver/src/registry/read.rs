@@ -95,7 +95,8 @@ pub fn filter(cx: &RequestCx, resource: &Resource) -> Result<Filter, Status> {
     if let Some(text) = cx.query("fieldSelector").filter(|text| !text.is_empty()) {
         let selector = FieldSelector::parse(text).map_err(|e| Status::bad_request(e.to_string()))?;
         for requirement in selector.requirements() {
-            let field = Field::find(resource.cache.shape(), &requirement.field)
+            let (shape, selectable) = (resource.cache.shape(), &resource.def.selectable);
+            let field = Field::of_resource(shape, selectable, &requirement.field)
                 .filter(|field| {
                     *field != Field::Namespace || resource.namespaced() || !resource.def.is_custom()
                 })

@@ -144,7 +144,19 @@ async fn an_event_is_the_same_in_both_groups() {
     assert_eq!(newer["note"], "m");
     assert_eq!(newer["regarding"]["name"], "p");
     assert_eq!(newer["deprecatedCount"], 2);
-    let selector = "involvedObject.name%3Dp,reason%3DStarted";
-    let found = world.get(&format!("/api/v1/namespaces/default/events?fieldSelector={selector}")).await.ok();
-    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    let mut of_the_newer = event.clone();
+    of_the_newer["metadata"]["name"] = json!("f");
+    of_the_newer["reportingComponent"] = json!("c");
+    world.post("/api/v1/namespaces/default/events", &of_the_newer).await.ok();
+    for (group, selector, names) in [
+        ("/api/v1", "involvedObject.name%3Dp,reason%3DStarted", &["e", "f"][..]),
+        ("/api/v1", "source%3Dc", &["f"]),
+        ("/apis/events.k8s.io/v1", "regarding.name%3Dp", &["e", "f"]),
+        ("/apis/events.k8s.io/v1", "reportingController%3Dc", &["f"]),
+    ] {
+        let path = format!("{group}/namespaces/default/events?fieldSelector={selector}");
+        let found = world.get(&path).await.ok();
+        let found: Vec<_> = found["items"].as_array().unwrap().iter().map(|e| &e["metadata"]["name"]).collect();
+        assert_eq!(found, names, "{path}");
+    }
 }
