@@ -81,6 +81,7 @@ fn selectable(version: &Version) -> Vec<Selectable> {
         label: field.name.clone().into(),
         path: steps(&field.name),
         absent: Name::default(),
+        fallback: None,
     };
     version.selectable_fields.iter().map(field).collect()
 }
