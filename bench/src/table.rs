@@ -82,7 +82,8 @@ impl Table {
     /// Prints everything.
     pub fn print(&self) {
         let rows = self.rows.iter().map(|row| {
-            let cells = [&row.what, &row.value, &millis(row.p50), &millis(row.p99), &each(row.cpu), &row.target];
+            let cells =
+                [&row.what, &row.value, &millis(row.p50), &millis(row.p99), &each(row.cpu), &row.target];
             cells.map(String::clone)
         });
         print(&["what", "value", "p50", "p99", "server CPU each", "target"], rows.collect());
@@ -90,7 +91,8 @@ impl Table {
 
     /// Prints the rows that both have side by side: ratios above one are in favour of this table's cluster.
     pub fn print_beside(&self, peer: &Self) {
-        let ratio = |own: f64, peer: f64| if own > 0.0 { format!("{:.1}", peer / own) } else { String::new() };
+        let ratio =
+            |own: f64, peer: f64| if own > 0.0 { format!("{:.1}", peer / own) } else { String::new() };
         let times = |own: Option<Duration>, peer: Option<Duration>| {
             own.zip(peer).map_or_else(String::new, |(own, peer)| ratio(own.as_secs_f64(), peer.as_secs_f64()))
         };
@@ -108,7 +110,10 @@ impl Table {
                 times(own.cpu, peer.cpu),
             ]);
         }
-        print(&["what", "value : peer", "ratio", "p99 : peer", "ratio", "server CPU each : peer", "ratio"], rows);
+        print(
+            &["what", "value : peer", "ratio", "p99 : peer", "ratio", "server CPU each : peer", "ratio"],
+            rows,
+        );
     }
 }
 

@@ -77,7 +77,8 @@ async fn under_load(bench: &Bench, table: &mut Table) -> Result<()> {
     }
     let (url, clock) = (bench.path("configmaps"), bench.ctx.clock.clone());
     let load = crate::load::run(bench, clients, count, move |client, at| {
-        let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": format!("load-{at}")}});
+        let map =
+            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": format!("load-{at}")}});
         let _ = sent[at].set(clock.instant());
         crate::bench::send(client, Method::POST, url.clone(), "application/json", map.to_string().into())
     });
@@ -90,7 +91,13 @@ async fn under_load(bench: &Bench, table: &mut Table) -> Result<()> {
         latencies.extend(read.context("a watch panicked")??);
     }
     latencies.sort_unstable();
-    table.latencies(&what, format!("{:.0}/s", load.rate()), &latencies, load.cpu_each(), "p99 a third of upstream's");
+    table.latencies(
+        &what,
+        format!("{:.0}/s", load.rate()),
+        &latencies,
+        load.cpu_each(),
+        "p99 a third of upstream's",
+    );
     bench.delete_all(&bench.path("configmaps")).await
 }
 
@@ -100,7 +107,9 @@ pub async fn crowd(bench: &Bench, table: &mut Table) -> Result<()> {
     let pods = bench.count(50_000);
     let what = format!("memory of {WATCHES} watches of {pods} pods, each");
     // Only when asked for by name: it takes minutes.
-    if !bench.arguments.rows.iter().any(|row| what.contains(row.as_str())) || bench.servers.pss_kib().is_none() {
+    if !bench.arguments.rows.iter().any(|row| what.contains(row.as_str()))
+        || bench.servers.pss_kib().is_none()
+    {
         return Ok(());
     }
     bench.ensure_service_account().await?;

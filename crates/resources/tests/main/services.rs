@@ -156,7 +156,8 @@ async fn an_event_is_the_same_in_both_groups() {
     ] {
         let path = format!("{group}/namespaces/default/events?fieldSelector={selector}");
         let found = world.get(&path).await.ok();
-        let found: Vec<_> = found["items"].as_array().unwrap().iter().map(|e| &e["metadata"]["name"]).collect();
+        let found: Vec<_> =
+            found["items"].as_array().unwrap().iter().map(|e| &e["metadata"]["name"]).collect();
         assert_eq!(found, names, "{path}");
     }
 }
