@@ -1,6 +1,8 @@
 //! The project's own chores: `cargo xtask test` is the whole test command, `cargo xtask tidy` only the checks
-//! that read the tree. Neither needs the network once the dependencies are there.
+//! that read the tree, `cargo xtask conformance` holds a run of the public conformance suite against the list of what
+//! passes. None needs the network once the dependencies are there.
 
+mod conformance;
 mod layers;
 mod packages;
 mod test;
@@ -17,7 +19,8 @@ fn main() -> Result<()> {
     match arguments.first().map(String::as_str) {
         Some("test") => test::run(&root, &arguments[1..]),
         Some("tidy") => tidy(&root),
-        other => bail!("usage: cargo xtask test [--no-e2e] | tidy (not {other:?})"),
+        Some("conformance") => conformance::run(&root, &arguments[1..]),
+        other => bail!("usage: cargo xtask test [--no-e2e] | tidy | conformance FOLDER [--add] (not {other:?})"),
     }
 }
 
