@@ -1,0 +1,703 @@
+//! A recursive-descent parser whose tree, positions and problems are those of the reference's parser.
+//!
+//! After a problem that cannot be stepped over (a surplus token, a missing bracket) parsing stops; the
+//! reference sometimes goes on and reports what follows from the first problem as well.
+
+use super::ast::*;
+use super::issues::Issues;
+use super::lexer::{Lexeme, Token, tokenize};
+use super::{literal, macros};
+use std::sync::Arc;
+
+/// Longer expressions are refused, counted in characters.
+const MAX_CHARS: usize = 100_000;
+/// Deeper nesting is refused. Chains (`a.b.c`, `1 + 2 + 3`) nest too, except those of `&&` and `||`.
+const MAX_DEPTH: u32 = 250;
+/// Expressions of more nodes are refused: macros that repeat their target could otherwise grow without end.
+const MAX_NODES: usize = 200_000;
+
+/// Words that cannot name a variable.
+const RESERVED: [&str; 18] = [
+    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
+    "namespace", "return", "var", "void", "while", "in",
+];
+
+/// The tokens an expression can begin with.
+const START: [Token; 15] = [
+    Token::LBracket,
+    Token::LBrace,
+    Token::LParen,
+    Token::Dot,
+    Token::Minus,
+    Token::Exclam,
+    Token::True,
+    Token::False,
+    Token::Null,
+    Token::Float,
+    Token::Int,
+    Token::Uint,
+    Token::String,
+    Token::Bytes,
+    Token::Ident,
+];
+
+/// Parses `source` into a tree, or says why not.
+pub(crate) fn parse(source: &str) -> Result<Tree, Issues> {
+    let mut issues = Issues::new(source.into());
+    let chars = if source.len() > MAX_CHARS { source.chars().count() } else { 0 };
+    if chars > MAX_CHARS {
+        issues.report_nowhere(format!(
+            "expression code point size exceeds limit: size: {chars}, limit {MAX_CHARS}"
+        ));
+        return Err(issues);
+    }
+    let tokens = tokenize(source, &mut issues);
+    let mut parser = Parser { source, tokens, at: 0, offsets: Vec::new(), issues, depth: 0 };
+    let root = parser.expr();
+    if root.is_ok() && parser.current() != Token::End {
+        let surplus = parser.peek(1) == Token::End;
+        parser.unexpected(if surplus { "extraneous" } else { "mismatched" }, &[Token::End]);
+    }
+    if parser.full() {
+        parser.issues.report_nowhere(format!("expression has more than {MAX_NODES} nodes"));
+    }
+    match root {
+        Ok(root) if parser.issues.is_empty() => Ok(Tree { root, offsets: parser.offsets }),
+        _ => Err(parser.issues),
+    }
+}
+
+/// Parsing cannot go on; the problem is reported.
+struct Stop;
+type Parsed<T> = Result<T, Stop>;
+
+/// The parser's state; macros make nodes with it.
+pub(super) struct Parser<'s> {
+    source: &'s str,
+    tokens: Vec<Lexeme>,
+    at: usize,
+    offsets: Vec<u32>,
+    issues: Issues,
+    depth: u32,
+}
+
+impl Parser<'_> {
+    fn current(&self) -> Token {
+        self.tokens[self.at].token
+    }
+
+    fn peek(&self, ahead: usize) -> Token {
+        self.tokens.get(self.at + ahead).map_or(Token::End, |lexeme| lexeme.token)
+    }
+
+    fn offset(&self) -> u32 {
+        self.tokens[self.at].start
+    }
+
+    fn text(&self) -> &str {
+        let lexeme = self.tokens[self.at];
+        &self.source[lexeme.start as usize..lexeme.end as usize]
+    }
+
+    fn advance(&mut self) {
+        if self.at + 1 < self.tokens.len() {
+            self.at += 1;
+        }
+    }
+
+    fn eat(&mut self, token: Token) -> bool {
+        let found = self.current() == token;
+        if found {
+            self.advance();
+        }
+        found
+    }
+
+    fn shown(&self) -> String {
+        match self.current() {
+            Token::End => "<EOF>".to_owned(),
+            _ => self.text().replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t"),
+        }
+    }
+
+    fn syntax_error(&mut self, message: String) {
+        self.issues.report(self.offset(), format!("Syntax error: {message}"));
+    }
+
+    fn unexpected(&mut self, how: &str, expected: &[Token]) {
+        let shown = self.shown();
+        self.syntax_error(format!("{how} input '{shown}' expecting {}", list(expected)));
+    }
+
+    /// The current token cannot begin an expression: steps over it if the next one can.
+    fn skip_to_start(&mut self, also: &[Token]) -> Parsed<()> {
+        if START.contains(&self.current()) {
+            return Ok(());
+        }
+        let mut expected = START.to_vec();
+        expected.extend_from_slice(also);
+        if START.contains(&self.peek(1)) {
+            self.unexpected("extraneous", &expected);
+            self.advance();
+            return Ok(());
+        }
+        self.unexpected("mismatched", &expected);
+        // A lone operator is stepped over, to find that nothing follows.
+        if self.current() <= Token::Or && self.peek(1) == Token::End {
+            self.advance();
+            self.unexpected("mismatched", &expected);
+        }
+        Err(Stop)
+    }
+
+    /// Takes `token`, steps over a surplus token before it, or goes on as if a missing bracket were there.
+    fn expect(&mut self, token: Token, also: &[Token]) -> Parsed<u32> {
+        let offset = self.offset();
+        if self.eat(token) {
+            return Ok(offset);
+        }
+        let mut expected = vec![token];
+        expected.extend_from_slice(also);
+        if self.peek(1) == token {
+            self.unexpected("extraneous", &expected);
+            self.advance();
+            let offset = self.offset();
+            self.advance();
+            return Ok(offset);
+        }
+        let could_be_missing = match token {
+            Token::Colon => START.contains(&self.current()),
+            Token::RParen | Token::RBracket => also.is_empty() && !START.contains(&self.current()),
+            _ => false,
+        };
+        if could_be_missing {
+            let shown = self.shown();
+            self.syntax_error(format!("missing {} at '{shown}'", token.display()));
+            return Ok(offset);
+        }
+        self.unexpected("mismatched", &expected);
+        Err(Stop)
+    }
+
+    fn enter(&mut self) -> Parsed<()> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            self.issues.report_nowhere(format!("expression recursion limit exceeded: {MAX_DEPTH}"));
+            return Err(Stop);
+        }
+        Ok(())
+    }
+
+    pub(super) fn id(&mut self, offset: u32) -> Id {
+        self.offsets.push(offset);
+        (self.offsets.len() - 1) as Id
+    }
+
+    /// Whether there are too many nodes; the expression will be refused.
+    pub(super) fn full(&self) -> bool {
+        self.offsets.len() > MAX_NODES
+    }
+
+    pub(super) fn node(&mut self, offset: u32, kind: Kind) -> Expr {
+        Expr { id: self.id(offset), kind }
+    }
+
+    pub(super) fn offset_of(&self, id: Id) -> u32 {
+        self.offsets[id as usize]
+    }
+
+    /// Reports a problem and gives a node to stand in for what is wrong.
+    pub(super) fn problem(&mut self, offset: u32, message: impl Into<String>) -> Expr {
+        self.issues.report(offset, message);
+        self.node(offset, Kind::Unspecified)
+    }
+
+    fn call(&mut self, offset: u32, function: &str, args: Vec<Expr>) -> Expr {
+        self.node(offset, Kind::Call { function: function.into(), target: None, args })
+    }
+
+    fn expr(&mut self) -> Parsed<Expr> {
+        self.enter()?;
+        let depth = self.depth;
+        let condition = self.logical(Token::Or)?;
+        self.depth = depth;
+        let result = if self.current() == Token::Question {
+            let offset = self.offset();
+            self.advance();
+            let truthy = self.logical(Token::Or)?;
+            self.expect(Token::Colon, &[])?;
+            let falsy = self.expr()?;
+            self.call(offset, op::CONDITIONAL, vec![condition, truthy, falsy])
+        } else {
+            condition
+        };
+        self.depth = depth - 1;
+        Ok(result)
+    }
+
+    /// A chain of `||` (of chains of `&&`), as a balanced tree.
+    fn logical(&mut self, token: Token) -> Parsed<Expr> {
+        let mut terms = vec![self.operand_of(token)?];
+        let mut offsets = Vec::new();
+        while self.current() == token {
+            offsets.push(self.offset());
+            self.advance();
+            terms.push(self.operand_of(token)?);
+        }
+        if offsets.is_empty() {
+            return Ok(terms.remove(0));
+        }
+        let function = if token == Token::Or { op::OR } else { op::AND };
+        Ok(self.balanced(function, &mut terms.into_iter(), &offsets))
+    }
+
+    fn operand_of(&mut self, token: Token) -> Parsed<Expr> {
+        if token == Token::Or { self.logical(Token::And) } else { self.relation() }
+    }
+
+    fn balanced(&mut self, function: &str, terms: &mut std::vec::IntoIter<Expr>, offsets: &[u32]) -> Expr {
+        let middle = offsets.len() / 2;
+        let left = match middle {
+            0 => terms.next(),
+            _ => Some(self.balanced(function, terms, &offsets[..middle])),
+        };
+        let right = match offsets.len() - middle - 1 {
+            0 => terms.next(),
+            _ => Some(self.balanced(function, terms, &offsets[middle + 1..])),
+        };
+        let args = left.into_iter().chain(right).collect();
+        self.call(offsets[middle], function, args)
+    }
+
+    fn relation(&mut self) -> Parsed<Expr> {
+        let mut left = self.sum()?;
+        let depth = self.depth;
+        loop {
+            let function = match self.current() {
+                Token::Less => "_<_",
+                Token::LessEquals => "_<=_",
+                Token::GreaterEquals => "_>=_",
+                Token::Greater => "_>_",
+                Token::Equals => op::EQUALS,
+                Token::NotEquals => op::NOT_EQUALS,
+                Token::In => "@in",
+                _ => break,
+            };
+            self.enter()?;
+            let offset = self.offset();
+            self.advance();
+            let right = self.sum()?;
+            left = self.call(offset, function, vec![left, right]);
+        }
+        self.depth = depth;
+        Ok(left)
+    }
+
+    fn sum(&mut self) -> Parsed<Expr> {
+        let mut left = self.product()?;
+        let depth = self.depth;
+        loop {
+            let function = match self.current() {
+                Token::Plus => op::ADD,
+                Token::Minus => "_-_",
+                _ => break,
+            };
+            self.enter()?;
+            let offset = self.offset();
+            self.advance();
+            let right = self.product()?;
+            left = self.call(offset, function, vec![left, right]);
+        }
+        self.depth = depth;
+        Ok(left)
+    }
+
+    fn product(&mut self) -> Parsed<Expr> {
+        let mut left = self.unary()?;
+        let depth = self.depth;
+        loop {
+            let function = match self.current() {
+                Token::Star => "_*_",
+                Token::Slash => "_/_",
+                Token::Percent => "_%_",
+                _ => break,
+            };
+            self.enter()?;
+            let offset = self.offset();
+            self.advance();
+            let right = self.unary()?;
+            left = self.call(offset, function, vec![left, right]);
+        }
+        self.depth = depth;
+        Ok(left)
+    }
+
+    fn unary(&mut self) -> Parsed<Expr> {
+        let (token, function) = match self.current() {
+            Token::Exclam => (Token::Exclam, op::NOT),
+            // A single minus before a number is the number's own.
+            Token::Minus if !matches!(self.peek(1), Token::Int | Token::Float) => (Token::Minus, op::NEGATE),
+            _ => return self.member(),
+        };
+        let offset = self.offset();
+        let mut count = 0u32;
+        while self.eat(token) {
+            count += 1;
+        }
+        if token == Token::Minus && self.current() == Token::End {
+            self.syntax_error("no viable alternative at input '-'".to_owned());
+            self.unexpected("mismatched", &START);
+            return Err(Stop);
+        }
+        if self.current() == Token::End {
+            self.unexpected("extraneous", &START);
+            return Err(Stop);
+        }
+        let operand = self.member()?;
+        Ok(if count.is_multiple_of(2) { operand } else { self.call(offset, function, vec![operand]) })
+    }
+
+    fn member(&mut self) -> Parsed<Expr> {
+        let mut operand = self.primary()?;
+        let depth = self.depth;
+        loop {
+            match self.current() {
+                Token::Dot => {
+                    self.enter()?;
+                    operand = self.selection(operand)?;
+                }
+                Token::LBracket => {
+                    self.enter()?;
+                    let offset = self.offset();
+                    self.advance();
+                    let optional = self.eat(Token::Question);
+                    self.skip_to_start(if optional { &[] } else { &[Token::Question] })?;
+                    let index = self.expr()?;
+                    self.expect(Token::RBracket, &[])?;
+                    let function = if optional { op::OPT_INDEX } else { op::INDEX };
+                    operand = self.call(offset, function, vec![operand, index]);
+                }
+                _ => break,
+            }
+        }
+        self.depth = depth;
+        Ok(operand)
+    }
+
+    /// `.field`, `.?field` and `.method(...)`.
+    fn selection(&mut self, operand: Expr) -> Parsed<Expr> {
+        let dot = self.offset();
+        self.advance();
+        if self.eat(Token::Question) {
+            let offset = self.offset();
+            let Some(field) = self.field_name(dot)? else { return Ok(operand) };
+            let field = self.node(offset, Kind::Literal(Literal::String(field)));
+            return Ok(self.call(dot, op::OPT_SELECT, vec![operand, field]));
+        }
+        if self.current() == Token::Ident && self.peek(1) == Token::LParen {
+            let function: Arc<str> = self.text().into();
+            self.advance();
+            let open = self.offset();
+            self.advance();
+            let args = self.arguments()?;
+            return Ok(match macros::expand_member(self, open, &function, operand, args) {
+                Ok(expanded) => expanded,
+                Err((target, args)) => {
+                    self.node(open, Kind::Call { function, target: Some(Box::new(target)), args })
+                }
+            });
+        }
+        let Some(field) = self.field_name(dot)? else { return Ok(operand) };
+        Ok(self.node(dot, Kind::Select { operand: Box::new(operand), field, test_only: false }))
+    }
+
+    /// The name after a dot; none if it was reported as not supported.
+    fn field_name(&mut self, dot: u32) -> Parsed<Option<Arc<str>>> {
+        match self.current() {
+            Token::Ident => {
+                let name = self.text().into();
+                self.advance();
+                Ok(Some(name))
+            }
+            Token::EscIdent => {
+                self.issues.report(self.offset(), "unsupported syntax: '`'");
+                self.advance();
+                Ok(None)
+            }
+            Token::True | Token::False | Token::Null => {
+                self.unexpected("mismatched", &[Token::Ident]);
+                Err(Stop)
+            }
+            _ => {
+                let previous = &self.source[dot as usize..self.tokens[self.at].start as usize];
+                if previous.ends_with('?') {
+                    self.unexpected("mismatched", &[Token::Ident, Token::EscIdent]);
+                    self.issues.report(self.offset(), "unsupported ident kind");
+                } else {
+                    let text = match self.current() {
+                        Token::End => String::new(),
+                        _ => self.text().to_owned(),
+                    };
+                    let at = if text.is_empty() { self.offset() } else { dot + 1 };
+                    let message = format!("Syntax error: no viable alternative at input '.{text}'");
+                    self.issues.report(at, message);
+                    if self.current() == Token::In && self.peek(1) == Token::End {
+                        self.advance();
+                        self.unexpected("mismatched", &START);
+                    }
+                }
+                Err(Stop)
+            }
+        }
+    }
+
+    /// The arguments of a call and its closing parenthesis.
+    fn arguments(&mut self) -> Parsed<Vec<Expr>> {
+        let mut args = Vec::new();
+        if self.eat(Token::RParen) {
+            return Ok(args);
+        }
+        self.skip_to_start(&[Token::RParen])?;
+        args.push(self.expr()?);
+        while self.eat(Token::Comma) {
+            args.push(self.expr()?);
+        }
+        self.expect(Token::RParen, &[])?;
+        Ok(args)
+    }
+
+    fn primary(&mut self) -> Parsed<Expr> {
+        self.skip_to_start(&[])?;
+        let offset = self.offset();
+        match self.current() {
+            Token::LParen => {
+                self.advance();
+                let inner = self.expr()?;
+                self.expect(Token::RParen, &[])?;
+                Ok(inner)
+            }
+            Token::LBracket => self.list(),
+            Token::LBrace => self.map(),
+            Token::Dot | Token::Ident => self.name(),
+            _ => {
+                let literal = self.literal()?;
+                Ok(match literal {
+                    Ok(value) => self.node(offset, Kind::Literal(value)),
+                    Err(message) => self.problem(offset, message),
+                })
+            }
+        }
+    }
+
+    fn list(&mut self) -> Parsed<Expr> {
+        let offset = self.offset();
+        self.advance();
+        let id = self.id(offset);
+        let mut elements = Vec::new();
+        loop {
+            if self.eat(Token::RBracket) {
+                break;
+            }
+            if elements.is_empty() && self.current() == Token::Comma && self.peek(1) == Token::RBracket {
+                self.advance();
+                continue;
+            }
+            let optional = self.eat(Token::Question);
+            let also: &[Token] = match (optional, elements.is_empty()) {
+                (true, _) => &[],
+                (false, true) => &[Token::RBracket, Token::Comma, Token::Question],
+                (false, false) => &[Token::RBracket, Token::Question],
+            };
+            self.skip_to_start(also)?;
+            let value = self.expr()?;
+            elements.push(Element { value, optional });
+            if !self.eat(Token::Comma) {
+                self.expect(Token::RBracket, &[Token::Comma])?;
+                break;
+            }
+        }
+        Ok(Expr { id, kind: Kind::List(elements) })
+    }
+
+    fn map(&mut self) -> Parsed<Expr> {
+        let offset = self.offset();
+        self.advance();
+        let id = self.id(offset);
+        let mut entries = Vec::new();
+        loop {
+            if self.eat(Token::RBrace) {
+                break;
+            }
+            if self.current() == Token::Comma && self.peek(1) == Token::RBrace {
+                if !entries.is_empty() {
+                    self.unexpected("extraneous", &[Token::RBrace]);
+                }
+                self.advance();
+                continue;
+            }
+            let optional = self.eat(Token::Question);
+            let also: &[Token] = match (optional, entries.is_empty()) {
+                (true, _) => &[],
+                (false, true) => &[Token::RBrace, Token::Comma, Token::Question],
+                (false, false) => &[Token::RBrace, Token::Question],
+            };
+            self.skip_to_start(also)?;
+            let key = self.expr()?;
+            self.expect(Token::Colon, &[])?;
+            let value = self.expr()?;
+            entries.push(Entry { key, value, optional });
+            if !self.eat(Token::Comma) {
+                self.expect(Token::RBrace, &[Token::Comma])?;
+                break;
+            }
+        }
+        Ok(Expr { id, kind: Kind::Map(entries) })
+    }
+
+    /// An identifier, a call of a global function or an object literal.
+    fn name(&mut self) -> Parsed<Expr> {
+        let start = self.offset();
+        let leading = self.eat(Token::Dot);
+        if self.current() != Token::Ident {
+            let text = if self.current() == Token::End { "" } else { self.text() };
+            let message = format!("no viable alternative at input '.{text}'");
+            self.syntax_error(message);
+            return Err(Stop);
+        }
+        if let Some(length) = self.object_name_length() {
+            return self.object(leading, length);
+        }
+        let offset = self.offset();
+        let word = self.text().to_owned();
+        self.advance();
+        let call = self.current() == Token::LParen;
+        let name: Arc<str> = if leading { format!(".{word}").into() } else { word.as_str().into() };
+        if !call {
+            if RESERVED.contains(&word.as_str()) {
+                return Ok(self.problem(start, format!("reserved identifier: {word}")));
+            }
+            return Ok(self.node(offset, Kind::Ident(name)));
+        }
+        let open = self.offset();
+        self.advance();
+        let args = self.arguments()?;
+        if RESERVED.contains(&word.as_str()) {
+            return Ok(self.problem(start, format!("reserved identifier: {word}")));
+        }
+        Ok(match macros::expand_global(self, open, &name, args) {
+            Ok(expanded) => expanded,
+            Err(args) => self.call(open, &name, args),
+        })
+    }
+
+    /// How many tokens the dotted name here has, if a `{` follows it.
+    fn object_name_length(&self) -> Option<usize> {
+        let mut length = 1;
+        while self.peek(length) == Token::Dot && self.peek(length + 1) == Token::Ident {
+            length += 2;
+        }
+        (self.peek(length) == Token::LBrace).then_some(length)
+    }
+
+    fn object(&mut self, leading: bool, length: usize) -> Parsed<Expr> {
+        let mut name = if leading { ".".to_owned() } else { String::new() };
+        for _ in 0..length {
+            name.push_str(self.text());
+            self.advance();
+        }
+        let id = self.id(self.offset());
+        self.advance();
+        let mut fields = Vec::new();
+        loop {
+            if self.eat(Token::RBrace) {
+                break;
+            }
+            if self.current() == Token::Comma && self.peek(1) == Token::RBrace {
+                self.advance();
+                continue;
+            }
+            let optional = self.eat(Token::Question);
+            let field = match self.current() {
+                Token::Ident => Some(self.text().into()),
+                Token::EscIdent => {
+                    self.issues.report(self.offset(), "unsupported syntax: '`'");
+                    None
+                }
+                _ => {
+                    let mut expected = vec![Token::Ident, Token::EscIdent];
+                    if fields.is_empty() {
+                        expected.extend([Token::RBrace, Token::Comma, Token::Question]);
+                    }
+                    self.unexpected("mismatched", &expected);
+                    return Err(Stop);
+                }
+            };
+            self.advance();
+            let colon = self.expect(Token::Colon, &[])?;
+            let field_id = self.id(colon);
+            let value = self.expr()?;
+            if let Some(name) = field {
+                fields.push(Field { id: field_id, name, value, optional });
+            }
+            if !self.eat(Token::Comma) {
+                self.expect(Token::RBrace, &[Token::Comma])?;
+                break;
+            }
+        }
+        Ok(Expr { id, kind: Kind::Struct { name: name.into(), fields } })
+    }
+
+    /// A literal's value, or what is wrong with it.
+    fn literal(&mut self) -> Parsed<Result<Literal, String>> {
+        let sign = if self.eat(Token::Minus) { "-" } else { "" };
+        let text = self.text().to_owned();
+        let value = match self.current() {
+            Token::True => Ok(Literal::Bool(true)),
+            Token::False => Ok(Literal::Bool(false)),
+            Token::Null => Ok(Literal::Null),
+            Token::Int => {
+                let parsed = match text.strip_prefix("0x") {
+                    Some(hex) => i64::from_str_radix(&format!("{sign}{hex}"), 16),
+                    None => format!("{sign}{text}").parse(),
+                };
+                parsed.map(Literal::Int).map_err(|_| "invalid int literal".to_owned())
+            }
+            Token::Uint => {
+                let digits = &text[..text.len() - 1];
+                let parsed = match digits.strip_prefix("0x") {
+                    Some(hex) => u64::from_str_radix(hex, 16),
+                    None => digits.parse(),
+                };
+                parsed.map(Literal::Uint).map_err(|_| "invalid uint literal".to_owned())
+            }
+            Token::Float => match format!("{sign}{text}").parse::<f64>() {
+                Ok(value) if value.is_finite() => Ok(Literal::Double(value)),
+                _ => Err("invalid double literal".to_owned()),
+            },
+            Token::String => {
+                literal::unquote_string(&text).map(|text| Literal::String(text.into())).map_err(str::to_owned)
+            }
+            Token::Bytes => {
+                literal::unquote_bytes(&text[1..]).map(|bytes| Literal::Bytes(bytes.into())).map_err(str::to_owned)
+            }
+            _ => {
+                self.unexpected("mismatched", &START);
+                return Err(Stop);
+            }
+        };
+        self.advance();
+        Ok(value)
+    }
+}
+
+/// Tokens as a problem lists them: one bare, several in braces and in the lexer's order.
+fn list(tokens: &[Token]) -> String {
+    if let [only] = tokens {
+        return only.display().to_owned();
+    }
+    let mut sorted = tokens.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let names: Vec<&str> = sorted.iter().map(|token| token.display()).collect();
+    format!("{{{}}}", names.join(", "))
+}
