@@ -73,7 +73,9 @@ impl<'a> Bindings<'a> {
         }
         *state.borrow_mut() = State::Running;
         let outcome = match program {
-            Err(problem) => Err(EvalError::new(format!("composited variable {name:?} fails to compile: {problem}"))),
+            Err(problem) => {
+                Err(EvalError::new(format!("composited variable {name:?} fails to compile: {problem}")))
+            }
             Ok(program) => {
                 let evaluation = program.eval(self, crate::PER_CALL_LIMIT);
                 composed.cost.set(composed.cost.get().saturating_add(evaluation.cost));

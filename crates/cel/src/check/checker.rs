@@ -64,12 +64,8 @@ pub(crate) fn check(tree: Tree, source: &str, env: &Env) -> Result<Checked, Issu
         Some(t) => checker.bindings.substitute(t, true),
         None => Type::Dyn,
     });
-    let checked = Checked {
-        root,
-        types: types.collect(),
-        references: checker.references,
-        offsets: checker.offsets,
-    };
+    let checked =
+        Checked { root, types: types.collect(), references: checker.references, offsets: checker.offsets };
     super::validate::validate(&checked, &mut checker.issues);
     if checker.issues.is_empty() { Ok(checked) } else { Err(checker.issues) }
 }
@@ -242,7 +238,8 @@ impl Checker<'_> {
             let selected = self.check_field(id, operand, &name, true);
             let result = self.bindings.substitute(&selected, false);
             self.set(id, result);
-            self.references[id as usize] = Some(Reference::Function(op::OPT_SELECT, vec!["select_optional_field"]));
+            self.references[id as usize] =
+                Some(Reference::Function(op::OPT_SELECT, vec!["select_optional_field"]));
             return;
         }
         args.iter_mut().for_each(|arg| self.check(arg));
@@ -331,8 +328,10 @@ impl Checker<'_> {
             }
             None => {
                 let shown: Vec<Type> = arg_types.iter().map(|t| self.bindings.substitute(t, true)).collect();
-                let message =
-                    format!("found no matching overload for '{name}' applied to '{}'", signature(&shown, member));
+                let message = format!(
+                    "found no matching overload for '{name}' applied to '{}'",
+                    signature(&shown, member)
+                );
                 self.report(id, message);
                 self.set(id, Type::Error);
             }
@@ -510,9 +509,10 @@ impl Checker<'_> {
 
 fn rename(t: &Type, names: &[(Arc<str>, Type)]) -> Type {
     match t {
-        Type::Param(name) => {
-            names.iter().find(|(param, _)| param == name).map_or_else(|| t.clone(), |(_, fresh)| fresh.clone())
-        }
+        Type::Param(name) => names
+            .iter()
+            .find(|(param, _)| param == name)
+            .map_or_else(|| t.clone(), |(_, fresh)| fresh.clone()),
         Type::List(elem) => Type::list(rename(elem, names)),
         Type::Map(pair) => Type::map(rename(&pair.0, names), rename(&pair.1, names)),
         Type::Opaque(name, params) => {

@@ -250,7 +250,11 @@ mod tests {
             ("map(string, list(int))", "map(string, list(int))", "map(string, list(int))"),
             ("list(A)", "list(<A>)", "list(A)"),
             ("timestamp", "google.protobuf.Timestamp", "timestamp"),
-            ("optional_type(map(K, null))", "optional_type(map(<K>, null_type))", "optional_type(map(K, null))"),
+            (
+                "optional_type(map(K, null))",
+                "optional_type(map(<K>, null_type))",
+                "optional_type(map(K, null))",
+            ),
             ("type(int)", "type(int)", "type(int)"),
         ];
         for (text, display, shown) in cases {

@@ -373,8 +373,16 @@ impl<'c> Estimator<'c> {
                 Estimate { cost: cost.plus(sum), size: Some(result) }
             }
             (
-                "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string" | "less_bytes"
-                | "greater_bytes" | "less_equals_bytes" | "greater_equals_bytes" | "equals" | "not_equals",
+                "less_string"
+                | "greater_string"
+                | "less_equals_string"
+                | "greater_equals_string"
+                | "less_bytes"
+                | "greater_bytes"
+                | "less_equals_bytes"
+                | "greater_equals_bytes"
+                | "equals"
+                | "not_equals",
                 [left, right],
             ) => {
                 let max = of(Some(left)).max.min(of(Some(right)).max);
@@ -447,12 +455,44 @@ impl<'c> Estimator<'c> {
         Some(match (call.function, target, first) {
             ("check", ..) => Range::fixed(CHECK).into(),
             (
-                "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace" | "name" | "allowed"
-                | "reason" | "error" | "errored" | "masked" | "prefixLength" | "family" | "isUnspecified"
-                | "isLoopback" | "isLinkLocalMulticast" | "isLinkLocalUnicast" | "isGlobalUnicast" | "format.named"
-                | "sign" | "asInteger" | "isInteger" | "asApproximateFloat" | "isGreaterThan" | "isLessThan"
-                | "compareTo" | "add" | "sub" | "major" | "minor" | "patch" | "getScheme" | "getHostname" | "getHost"
-                | "getPort" | "getEscapedPath" | "getQuery",
+                "serviceAccount"
+                | "path"
+                | "group"
+                | "resource"
+                | "subresource"
+                | "namespace"
+                | "name"
+                | "allowed"
+                | "reason"
+                | "error"
+                | "errored"
+                | "masked"
+                | "prefixLength"
+                | "family"
+                | "isUnspecified"
+                | "isLoopback"
+                | "isLinkLocalMulticast"
+                | "isLinkLocalUnicast"
+                | "isGlobalUnicast"
+                | "format.named"
+                | "sign"
+                | "asInteger"
+                | "isInteger"
+                | "asApproximateFloat"
+                | "isGreaterThan"
+                | "isLessThan"
+                | "compareTo"
+                | "add"
+                | "sub"
+                | "major"
+                | "minor"
+                | "patch"
+                | "getScheme"
+                | "getHostname"
+                | "getHost"
+                | "getPort"
+                | "getEscapedPath"
+                | "getQuery",
                 ..,
             ) => ONE.into(),
             ("fieldSelector" | "labelSelector", _, Some(text)) if args.len() == 1 => {
@@ -498,7 +538,8 @@ impl<'c> Estimator<'c> {
                     None => ZERO,
                 };
                 if let Some(separator) = separator {
-                    let between = Range { min: count.min.saturating_sub(1), max: count.max.saturating_sub(1) };
+                    let between =
+                        Range { min: count.min.saturating_sub(1), max: count.max.saturating_sub(1) };
                     total = total.plus(size(separator).times(between));
                 }
                 Estimate { cost: total.by(PER_CHAR), size: Some(total) }
@@ -509,9 +550,11 @@ impl<'c> Estimator<'c> {
                 Estimate { cost, size: Some(Range { min: 0, max: text.max }) }
             }
             ("ip", ..) if call.overload == "cidr_ip" => ONE.into(),
-            ("cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver", _, Some(text)) => {
-                size(text).by(PER_CHAR).into()
-            }
+            (
+                "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver" | "isSemver",
+                _,
+                Some(text),
+            ) => size(text).by(PER_CHAR).into(),
             ("ip.isCanonical", _, Some(text)) => size(text).by(2.0 * PER_CHAR).into(),
             ("containsIP" | "containsCIDR", _, Some(other)) => {
                 let bytes = Range { min: 4, max: 16 };
@@ -527,7 +570,9 @@ impl<'c> Estimator<'c> {
             ("validate", _, Some(text)) => {
                 size(text).by(PER_CHAR).by(MAX_FORMAT_PATTERN * PER_PATTERN_CHAR).into()
             }
-            ("_==_", _, Some(left)) if args.len() == 2 && left.t == args[1].t => return equality(&left.t, &args[1]),
+            ("_==_", _, Some(left)) if args.len() == 2 && left.t == args[1].t => {
+                return equality(&left.t, &args[1]);
+            }
             _ => return None,
         })
     }
@@ -555,8 +600,11 @@ impl<'c> Estimator<'c> {
             && &*fold.accu != OLD_ACCUMULATOR;
         let mut sum = self.cost(&fold.range);
         sum = sum.plus(self.cost(&fold.init));
-        let bound =
-            Local { path: self.path(&fold.init), size: self.size(&fold.init), entries: self.entries(&fold.init) };
+        let bound = Local {
+            path: self.path(&fold.init),
+            size: self.size(&fold.init),
+            entries: self.entries(&fold.init),
+        };
         self.push(&fold.accu, bound);
         if is_bind {
             sum = sum.plus(self.cost(&fold.result));
@@ -586,8 +634,7 @@ impl<'c> Estimator<'c> {
                 self.push(var2, second);
             }
             None => {
-                let only =
-                    if list { local(self, "@items", value) } else { local(self, "@keys", key) };
+                let only = if list { local(self, "@items", value) } else { local(self, "@keys", key) };
                 self.push(&fold.var, only);
             }
         }

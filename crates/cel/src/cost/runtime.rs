@@ -22,8 +22,12 @@ pub(crate) enum Rule {
     /// A pattern (second) run over a text (first).
     Pattern,
     /// The address of a network is at hand; of a text it is parsed.
-    ContainsIp { parsed: bool },
-    ContainsCidr { parsed: bool },
+    ContainsIp {
+        parsed: bool,
+    },
+    ContainsCidr {
+        parsed: bool,
+    },
     /// A named format's pattern.
     Validate,
     /// The elements of the second argument.
@@ -52,8 +56,19 @@ pub(crate) fn rule(call: Call) -> Rule {
         "check" => Rule::Fixed(CHECK),
         "fieldSelector" | "labelSelector" => Rule::Selector,
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => Rule::Traverse,
-        "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" | "cidr" | "isIP"
-        | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => Rule::FirstText,
+        "url"
+        | "lowerAscii"
+        | "upperAscii"
+        | "substring"
+        | "trim"
+        | "jsonpatch.escapeKey"
+        | "cidr"
+        | "isIP"
+        | "isCIDR"
+        | "quantity"
+        | "isQuantity"
+        | "semver"
+        | "isSemver" => Rule::FirstText,
         "ip" if call.overload == "cidr_ip" => Rule::Fixed(1),
         "ip" => Rule::FirstText,
         "replace" | "split" | "ip.isCanonical" => Rule::FirstTextTwice,
@@ -63,13 +78,19 @@ pub(crate) fn rule(call: Call) -> Rule {
         "containsCIDR" => Rule::ContainsCidr { parsed: call.overload == "cidr_contains_cidr_string" },
         "validate" => Rule::Validate,
         _ => match call.overload {
-            "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string" | "strings_quote"
-            | "string_format" => Rule::FirstText,
+            "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
+            | "strings_quote" | "string_format" => Rule::FirstText,
             "in_list" => Rule::SecondSize,
-            "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string" | "less_bytes"
-            | "greater_bytes" | "less_equals_bytes" | "greater_equals_bytes" | "equals" | "not_equals" => {
-                Rule::Shorter
-            }
+            "less_string"
+            | "greater_string"
+            | "less_equals_string"
+            | "greater_equals_string"
+            | "less_bytes"
+            | "greater_bytes"
+            | "less_equals_bytes"
+            | "greater_equals_bytes"
+            | "equals"
+            | "not_equals" => Rule::Shorter,
             "add_string" | "add_bytes" => Rule::Both,
             "matches_string" => Rule::Pattern,
             "contains_string" => Rule::Contains,
@@ -87,7 +108,9 @@ fn by_overload(overload: &str) -> Option<Rule> {
         "list_sets_contains_list" | "list_sets_intersects_list" => Rule::Sets(1),
         "list_sets_equivalent_list" => Rule::Sets(2),
         _ if overload.starts_with("list_") && overload.ends_with("_sort") => Rule::SelfCompare(0),
-        _ if overload.starts_with("list_") && overload.ends_with("_sortByAssociatedKeys") => Rule::SelfCompare(1),
+        _ if overload.starts_with("list_") && overload.ends_with("_sortByAssociatedKeys") => {
+            Rule::SelfCompare(1)
+        }
         _ => return None,
     })
 }
@@ -164,7 +187,8 @@ pub(crate) fn cost(rule: Rule, args: &[Value<'_>], result: Option<&Value<'_>>) -
         Rule::SelfCompare(index) => {
             let Some(Value::List(list)) = args.get(index) else { return 1 };
             let count = list.len() as u64;
-            let texts = list.get(0).is_some_and(|item| matches!(item, Ok(Value::String(_) | Value::Bytes(_))));
+            let texts =
+                list.get(0).is_some_and(|item| matches!(item, Ok(Value::String(_) | Value::Bytes(_))));
             let factor = if texts { 2.0 + PER_CHAR } else { 2.0 };
             (count.saturating_mul(count) as f64 * factor) as u64 + 1 + LIST
         }

@@ -30,8 +30,14 @@ pub struct DeclType {
 #[derive(Clone, Debug)]
 pub(crate) enum Shape {
     Scalar(Scalar),
-    List { elem: Arc<DeclType>, identity: Identity },
-    Map { key: Arc<DeclType>, elem: Arc<DeclType> },
+    List {
+        elem: Arc<DeclType>,
+        identity: Identity,
+    },
+    Map {
+        key: Arc<DeclType>,
+        elem: Arc<DeclType>,
+    },
     Object(Fields),
     /// Data without a schema, which can only be compared.
     Preserved,

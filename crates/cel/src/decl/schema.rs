@@ -60,7 +60,11 @@ fn shaped(schema: &Json, is_resource_root: bool) -> DeclType {
 }
 
 fn preserved() -> DeclType {
-    DeclType { shape: Shape::Preserved, exposed: false, ..DeclType::simple("dyn", Type::Dyn, Scalar::Dyn, 1, 0) }
+    DeclType {
+        shape: Shape::Preserved,
+        exposed: false,
+        ..DeclType::simple("dyn", Type::Dyn, Scalar::Dyn, 1, 0)
+    }
 }
 
 fn list(schema: &Json) -> DeclType {
@@ -86,13 +90,14 @@ fn object(schema: &Json, is_resource_root: bool) -> DeclType {
     {
         let elem = node(additional, flag(additional, "x-kubernetes-embedded-resource"));
         // A key takes at least two quotes, a colon and a comma.
-        let max =
-            number(schema, "maxProperties").unwrap_or((MAX_REQUEST_BYTES - 2) / (elem.min_serialized_size + 6));
+        let max = number(schema, "maxProperties")
+            .unwrap_or((MAX_REQUEST_BYTES - 2) / (elem.min_serialized_size + 6));
         return DeclType::map_of(DeclType::string(), Arc::new(elem), max);
     }
     let required = schema.get("required").and_then(Json::as_array);
-    let is_required =
-        |name: &str| required.is_some_and(|names| names.iter().any(|required| required.as_str() == Some(name)));
+    let is_required = |name: &str| {
+        required.is_some_and(|names| names.iter().any(|required| required.as_str() == Some(name)))
+    };
     let mut fields = Fields::default();
     let mut min_size = 2;
     for (name, property) in properties.into_iter().flatten() {
@@ -140,7 +145,13 @@ fn string(schema: &Json) -> DeclType {
             return DeclType::simple("bytes", Type::Bytes, Scalar::Bytes, 2, max);
         }
         "duration" => {
-            return DeclType::simple("duration", Type::Duration, Scalar::Duration, MIN_DURATION_JSON, MAX_TIME_JSON);
+            return DeclType::simple(
+                "duration",
+                Type::Duration,
+                Scalar::Duration,
+                MIN_DURATION_JSON,
+                MAX_TIME_JSON,
+            );
         }
         "date" => return DeclType::simple("timestamp", Type::Timestamp, Scalar::Date, DATE_JSON, DATE_JSON),
         "date-time" => {

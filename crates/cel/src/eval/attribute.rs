@@ -80,7 +80,8 @@ impl<'a> Run<'a, '_> {
             let test = attr.test_only && index == last;
             optional = optional || qualifier.optional;
             if optional {
-                let found = if test { self.test(&value, qualifier)? } else { self.find(&value, qualifier, true)? };
+                let found =
+                    if test { self.test(&value, qualifier)? } else { self.find(&value, qualifier, true)? };
                 let Some(found) = found else { return Ok(Value::none()) };
                 self.charge(1)?;
                 value = found;

@@ -17,7 +17,9 @@ impl<'a> Run<'a, '_> {
                 for index in 0..list.len() {
                     let Some(item) = list.get(index) else { break };
                     let variables = match fold.var2 {
-                        Some(second) => [Some((fold.var, Ok(Value::Int(index as i64)))), Some((second, item))],
+                        Some(second) => {
+                            [Some((fold.var, Ok(Value::Int(index as i64)))), Some((second, item))]
+                        }
                         None => [Some((fold.var, item)), None],
                     };
                     if !self.iterate(fold, variables)? {

@@ -18,7 +18,10 @@ pub(crate) enum Node {
     Attr(Box<Attr>),
     And(Box<[Node]>),
     Or(Box<[Node]>),
-    Equal { sides: Box<(Node, Node)>, negated: bool },
+    Equal {
+        sides: Box<(Node, Node)>,
+        negated: bool,
+    },
     /// Membership in a constant list; costs nothing.
     InSet(Box<(Node, Set)>),
     NotStrictlyFalse(Box<Node>),
@@ -26,15 +29,27 @@ pub(crate) enum Node {
     /// A function of a pattern known when the program was made.
     Pattern(Box<PatternCall>),
     /// `or` and `orValue`.
-    OptionalOr { sides: Box<(Node, Node)>, value: bool },
+    OptionalOr {
+        sides: Box<(Node, Node)>,
+        value: bool,
+    },
     List(Box<[Item]>),
     Map(Box<[MapItem]>),
-    Object { type_name: Arc<str>, fields: Box<[ObjectItem]> },
+    Object {
+        type_name: Arc<str>,
+        fields: Box<[ObjectItem]>,
+    },
     Fold(Box<Fold>),
     /// Adds an element to the list that a fold accumulates.
-    Append { accu: usize, element: Box<Node> },
+    Append {
+        accu: usize,
+        element: Box<Node>,
+    },
     /// Adds entries to the map that a fold accumulates.
-    Insert { accu: usize, args: Box<[Node]> },
+    Insert {
+        accu: usize,
+        args: Box<[Node]>,
+    },
 }
 
 #[derive(Debug)]

@@ -83,14 +83,18 @@ impl Planner<'_> {
             target.into_iter().chain(args).map(|arg| self.node(arg)).collect();
         let mut nodes = nodes?;
         match name {
-            op::AND => return Ok(Node::And(flatten(nodes, |node| match node {
-                Node::And(terms) => Ok(terms),
-                other => Err(other),
-            }))),
-            op::OR => return Ok(Node::Or(flatten(nodes, |node| match node {
-                Node::Or(terms) => Ok(terms),
-                other => Err(other),
-            }))),
+            op::AND => {
+                return Ok(Node::And(flatten(nodes, |node| match node {
+                    Node::And(terms) => Ok(terms),
+                    other => Err(other),
+                })));
+            }
+            op::OR => {
+                return Ok(Node::Or(flatten(nodes, |node| match node {
+                    Node::Or(terms) => Ok(terms),
+                    other => Err(other),
+                })));
+            }
             _ => {}
         }
         if let (op::CONDITIONAL, 3) = (name, nodes.len()) {
@@ -167,12 +171,18 @@ impl Planner<'_> {
             && let Some(Node::Const(Value::String(text))) = args.get(1)
         {
             let regex = pattern::compile(text.as_str())?;
-            return Ok(Node::Pattern(Box::new(PatternCall { kind, regex, args: args.into(), rule: rule(call) })));
+            return Ok(Node::Pattern(Box::new(PatternCall {
+                kind,
+                regex,
+                args: args.into(),
+                rule: rule(call),
+            })));
         }
         let function = match name {
             "sum" => sum_of(overload),
-            _ => lib_fns::function(name)
-                .ok_or_else(|| EvalError::new(format!("no such overload: {name}")))?,
+            _ => {
+                lib_fns::function(name).ok_or_else(|| EvalError::new(format!("no such overload: {name}")))?
+            }
         };
         let singleton = is_singleton(name);
         let stops_early = args.len() > 2 || name == "format" || (overloads.len() > 1 && !singleton);
@@ -244,7 +254,9 @@ impl Planner<'_> {
 fn in_place(step: Node, accu: usize) -> Node {
     let is_accu = |node: &Node| match node {
         Node::Attr(attr) => {
-            matches!(attr.root, Root::Local(slot) if slot == accu) && attr.qualifiers.is_empty() && !attr.test_only
+            matches!(attr.root, Root::Local(slot) if slot == accu)
+                && attr.qualifiers.is_empty()
+                && !attr.test_only
         }
         _ => false,
     };
@@ -423,4 +435,3 @@ fn is_conversion(name: &str) -> bool {
         "bool" | "bytes" | "double" | "duration" | "dyn" | "int" | "string" | "timestamp" | "type" | "uint"
     )
 }
-

@@ -134,7 +134,11 @@ impl Value<'_> {
     }
 
     /// The variable `authorizer.requestResource`.
-    pub fn resource_check(authorizer: Arc<dyn Authorizer>, user: AuthorizerUser, check: ResourceCheck) -> Self {
+    pub fn resource_check(
+        authorizer: Arc<dyn Authorizer>,
+        user: AuthorizerUser,
+        check: ResourceCheck,
+    ) -> Self {
         let asker = Asker { authorizer, user: Arc::new(user) };
         let question = Question { check, ..Question::default() };
         Self::opaque(Opaque::Authz(Authz::Resource(asker, Arc::new(question))))

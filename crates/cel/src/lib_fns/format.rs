@@ -27,12 +27,12 @@ pub(super) fn format<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
             rest = after;
             continue;
         }
-        let value = list.get(index).ok_or_else(|| EvalError::new(format!("index {index} out of range")))??;
+        let value =
+            list.get(index).ok_or_else(|| EvalError::new(format!("index {index} out of range")))??;
         index += 1;
         let (clause, after) = clause(rest).map_err(EvalError::new)?;
-        let formatted = clause
-            .apply(&value)
-            .map_err(|why| EvalError::new(format!("error during formatting: {why}")))?;
+        let formatted =
+            clause.apply(&value).map_err(|why| EvalError::new(format!("error during formatting: {why}")))?;
         out.push_str(&formatted);
         rest = after;
     }
@@ -72,7 +72,9 @@ pub(crate) fn clause(rest: &str) -> Result<(Clause, &str), String> {
         }
     };
     match rest.chars().next() {
-        Some(verb @ ('s' | 'd' | 'f' | 'e' | 'b' | 'x' | 'X' | 'o')) => Ok((Clause { verb, precision }, &rest[1..])),
+        Some(verb @ ('s' | 'd' | 'f' | 'e' | 'b' | 'x' | 'X' | 'o')) => {
+            Ok((Clause { verb, precision }, &rest[1..]))
+        }
         Some(other) => Err(said(format!("unrecognized formatting clause \"{other}\""))),
         None => Err(said("unexpected end of string".to_owned())),
     }
@@ -188,7 +190,9 @@ fn scientific(value: f64) -> String {
     };
     let raised: String = format!("{digits:0>2}")
         .chars()
-        .map(|digit| ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit.to_digit(10).unwrap_or(0) as usize])
+        .map(|digit| {
+            ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][digit.to_digit(10).unwrap_or(0) as usize]
+        })
         .collect();
     format!("{mantissa}×10{sign}{raised}")
 }
@@ -215,7 +219,8 @@ fn string(value: &Value<'_>, depth: usize) -> Formatted {
         | Value::Duration(_)
         | Value::Type(_) => super::convert::string_of(value).map_err(|_| {
             // Bytes that are no text.
-            "could not convert argument \"invalid UTF-8 in bytes, cannot convert to string\" to string".to_owned()
+            "could not convert argument \"invalid UTF-8 in bytes, cannot convert to string\" to string"
+                .to_owned()
         }),
         other => Err(unsuitable('s', other.type_name())),
     }

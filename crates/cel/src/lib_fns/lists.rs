@@ -44,8 +44,7 @@ pub(crate) fn sum<'a>(args: Args<'_, 'a>, overload: &str) -> Outcome<'a> {
 
 fn extreme<'a>(args: Args<'_, 'a>, name: &str, better: Ordering) -> Outcome<'a> {
     let mut items = list(&args[0])?.to_vec()?.into_iter();
-    let mut best =
-        items.next().ok_or_else(|| EvalError::new(format!("{name} called on empty list")))?;
+    let mut best = items.next().ok_or_else(|| EvalError::new(format!("{name} called on empty list")))?;
     for item in items {
         if compare(&item, &best) == Ok(better) {
             best = item;
@@ -66,7 +65,8 @@ pub(super) fn index_of<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     if let Value::String(_) = args[0] {
         return super::strings::index_of(args);
     }
-    let found = list(&args[0])?.iter().position(|item| item.is_ok_and(|item| equal(&item, &args[1]) == Ok(true)));
+    let found =
+        list(&args[0])?.iter().position(|item| item.is_ok_and(|item| equal(&item, &args[1]) == Ok(true)));
     Ok(Value::Int(found.map_or(-1, |index| index as i64)))
 }
 

@@ -238,8 +238,20 @@ mod tests {
     #[test]
     fn every_declared_function_is_there() {
         const KNOWN_TO_THE_EVALUATOR: [&str; 14] = [
-            "_&&_", "_||_", "_?_:_", "_==_", "_!=_", "_[_]", "_[?_]", "_?._", "@not_strictly_false", "or", "orValue",
-            "sum", "optional.none", "jsonpatch.escapeKey",
+            "_&&_",
+            "_||_",
+            "_?_:_",
+            "_==_",
+            "_!=_",
+            "_[_]",
+            "_[?_]",
+            "_?._",
+            "@not_strictly_false",
+            "or",
+            "orValue",
+            "sum",
+            "optional.none",
+            "jsonpatch.escapeKey",
         ];
         let missing: Vec<_> = functions::names()
             .filter(|name| super::function(name).is_none() && super::constant(name).is_none())

@@ -136,7 +136,12 @@ fn is_date_time(text: &str) -> bool {
             pair.iter().all(u8::is_ascii_digit) && (pair[0] - b'0') * 10 + (pair[1] - b'0') <= most
         })
     };
-    if !(pair(0, 23) && bytes.get(2) == Some(&b':') && pair(3, 59) && bytes.get(5) == Some(&b':') && pair(6, 59)) {
+    if !(pair(0, 23)
+        && bytes.get(2) == Some(&b':')
+        && pair(3, 59)
+        && bytes.get(5) == Some(&b':')
+        && pair(6, 59))
+    {
         return false;
     }
     let rest = &clock[8..];

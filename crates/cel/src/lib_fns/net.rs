@@ -106,7 +106,9 @@ fn why_no_address(raw: &str) -> String {
                     b'.' => {
                         if index == 0 || index == bytes.len() - 1 || bytes[index - 1] == b'.' {
                             let rest = quote(&raw[index..]);
-                            return format!("ParseAddr({quoted}): IPv4 field must have at least one digit (at {rest})");
+                            return format!(
+                                "ParseAddr({quoted}): IPv4 field must have at least one digit (at {rest})"
+                            );
                         }
                         if fields == 3 {
                             return said("IPv4 address too long");
@@ -173,7 +175,11 @@ fn why_no_v6(raw: &str, quoted: &str) -> String {
     if !rest.is_empty() {
         return at("trailing garbage after address", rest);
     }
-    if ellipsis { said("the :: must expand to at least one field of zeros") } else { said("address string too short") }
+    if ellipsis {
+        said("the :: must expand to at least one field of zeros")
+    } else {
+        said("address string too short")
+    }
 }
 
 fn parse_network(raw: &str) -> Result<Cidr, String> {

@@ -56,7 +56,11 @@ fn uint_and_double(a: u64, b: f64) -> Option<Ordering> {
 }
 
 pub(crate) fn double_to_int(value: f64) -> Result<i64, EvalError> {
-    if value.is_finite() && value > -TWO_63 && value < TWO_63 { Ok(value as i64) } else { Err(int_overflow()) }
+    if value.is_finite() && value > -TWO_63 && value < TWO_63 {
+        Ok(value as i64)
+    } else {
+        Err(int_overflow())
+    }
 }
 
 pub(crate) fn double_to_uint(value: f64) -> Result<u64, EvalError> {

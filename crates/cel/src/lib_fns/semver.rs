@@ -54,7 +54,9 @@ impl Semver {
             version.pre.push(if identifier.bytes().all(|b| b.is_ascii_digit()) {
                 if identifier.len() > 1 && identifier.starts_with('0') {
                     let quoted = quote(identifier);
-                    return Err(format!("Numeric PreRelease version must not contain leading zeroes {quoted}"));
+                    return Err(format!(
+                        "Numeric PreRelease version must not contain leading zeroes {quoted}"
+                    ));
                 }
                 Pre::Number(parse_u64(identifier)?)
             } else if allowed(identifier) {

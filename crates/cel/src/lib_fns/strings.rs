@@ -131,7 +131,11 @@ pub(super) fn replace<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     if length > MAX_LENGTH {
         return Err(EvalError::new("result of replace is too long"));
     }
-    Ok(Value::text(if limit == usize::MAX { subject.replace(old, new) } else { subject.replacen(old, new, limit) }))
+    Ok(Value::text(if limit == usize::MAX {
+        subject.replace(old, new)
+    } else {
+        subject.replacen(old, new, limit)
+    }))
 }
 
 pub(super) fn split<'a>(args: Args<'_, 'a>) -> Outcome<'a> {

@@ -73,7 +73,8 @@ fn unescape(raw: &str, part: Part) -> Result<Vec<u8>, String> {
     while at < bytes.len() {
         match bytes[at] {
             b'%' => {
-                let pair = bytes.get(at + 1).copied().and_then(hex).zip(bytes.get(at + 2).copied().and_then(hex));
+                let pair =
+                    bytes.get(at + 1).copied().and_then(hex).zip(bytes.get(at + 2).copied().and_then(hex));
                 let Some((high, low)) = pair else {
                     let end = (at + 3).min(bytes.len());
                     let shown = String::from_utf8_lossy(&bytes[at..end]).into_owned();
@@ -141,7 +142,9 @@ impl Url {
             _ => (raw, None),
         };
         url.fragment = match fragment {
-            Some(fragment) => Some(String::from_utf8_lossy(&unescape(fragment, Part::Fragment)?).into_owned()),
+            Some(fragment) => {
+                Some(String::from_utf8_lossy(&unescape(fragment, Part::Fragment)?).into_owned())
+            }
             None => None,
         };
         let (scheme, mut rest) = split_scheme(raw)?;
@@ -183,9 +186,7 @@ impl Url {
         };
         self.host = read_host(host)?;
         if let Some(user) = user {
-            let allowed = |b: u8| {
-                b.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&b)
-            };
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&b);
             if !user.bytes().all(allowed) {
                 return Err("net/url: invalid userinfo".to_owned());
             }
@@ -200,8 +201,10 @@ impl Url {
 
     fn escaped_path(&self) -> String {
         let valid = |byte: u8| {
-            matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')
-                || matches!(byte, b'[' | b']' | b'%')
+            matches!(
+                byte,
+                b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@'
+            ) || matches!(byte, b'[' | b']' | b'%')
                 || plain(byte, Part::Path)
         };
         if !self.raw_path.is_empty() && self.raw_path.bytes().all(valid) {
@@ -247,7 +250,8 @@ impl fmt::Display for Url {
         if !self.opaque.is_empty() {
             f.write_str(&self.opaque)?;
         } else {
-            if self.has_authority && (!self.scheme.is_empty() || !self.host.is_empty() || self.user.is_some()) {
+            if self.has_authority && (!self.scheme.is_empty() || !self.host.is_empty() || self.user.is_some())
+            {
                 f.write_str("//")?;
                 if let Some(user) = &self.user {
                     write!(f, "{user}@")?;
@@ -327,7 +331,9 @@ pub(super) fn get_query<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
             continue;
         }
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (Ok(key), Ok(value)) = (unescape(key, Part::Query), unescape(value, Part::Query)) else { continue };
+        let (Ok(key), Ok(value)) = (unescape(key, Part::Query), unescape(value, Part::Query)) else {
+            continue;
+        };
         let key = String::from_utf8_lossy(&key).into_owned();
         let value = Value::text(String::from_utf8_lossy(&value).into_owned());
         found.entry(key).or_default().push(value);

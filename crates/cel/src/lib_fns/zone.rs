@@ -25,7 +25,8 @@ pub(crate) fn offset_at(zone: &str, seconds: i64) -> Result<i64, EvalError> {
         return Err(EvalError::new("time: invalid location name"));
     }
     let file = FOLDERS.iter().find_map(|folder| std::fs::read(Path::new(folder).join(zone)).ok());
-    parse(&file.ok_or_else(unknown)?, seconds).ok_or_else(|| EvalError::new("malformed time zone information"))
+    parse(&file.ok_or_else(unknown)?, seconds)
+        .ok_or_else(|| EvalError::new("malformed time zone information"))
 }
 
 fn number(text: &str) -> Result<i64, EvalError> {
@@ -90,7 +91,12 @@ impl Header {
     }
 
     fn length(&self, size: usize) -> usize {
-        self.times * (size + 1) + self.types * 6 + self.chars + self.leap * (size + 4) + self.isstd + self.isut
+        self.times * (size + 1)
+            + self.types * 6
+            + self.chars
+            + self.leap * (size + 4)
+            + self.isstd
+            + self.isut
     }
 
     fn last_transition(&self, bytes: &[u8], at: usize) -> Option<Option<i64>> {

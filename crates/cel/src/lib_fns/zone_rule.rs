@@ -56,7 +56,8 @@ fn moment(text: &str, year: i64) -> Option<i64> {
         let mut parts = rule.split('.').map(|part| part.parse::<i64>().ok());
         let (month, week, day) = (parts.next()??, parts.next()??, parts.next()??);
         let first = days_from_civil(year, month, 1);
-        let next = if month == 12 { days_from_civil(year + 1, 1, 1) } else { days_from_civil(year, month + 1, 1) };
+        let next =
+            if month == 12 { days_from_civil(year + 1, 1, 1) } else { days_from_civil(year, month + 1, 1) };
         let mut at = first + (day - (first + 4)).rem_euclid(7) + (week - 1) * 7;
         while at >= next {
             at -= 7;

@@ -258,7 +258,9 @@ impl Lexer<'_> {
         match first {
             b'r' | b'R' if quote(second) => Some((Token::String, self.string(start + 1, true).ok()?)),
             b'b' | b'B' if quote(second) => Some((Token::Bytes, self.string(start + 1, false).ok()?)),
-            b'b' | b'B' if matches!(second, Some(b'r' | b'R')) && quote(self.bytes.get(start + 2).copied()) => {
+            b'b' | b'B'
+                if matches!(second, Some(b'r' | b'R')) && quote(self.bytes.get(start + 2).copied()) =>
+            {
                 Some((Token::Bytes, self.string(start + 2, true).ok()?))
             }
             _ => None,

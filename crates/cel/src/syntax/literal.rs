@@ -45,7 +45,8 @@ pub(super) fn unquote_bytes(text: &str) -> Result<Vec<u8>, &'static str> {
 /// What stands between the quotes with line ends normalized, and whether it is raw.
 fn body(text: &str) -> Result<(String, bool), &'static str> {
     const BAD: &str = "unable to unescape string";
-    let text = if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.to_owned() };
+    let text =
+        if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.to_owned() };
     let (quoted, raw) = match text.strip_prefix(['r', 'R']) {
         Some(rest) => (rest, true),
         None => (text.as_str(), false),

@@ -134,7 +134,15 @@ impl Maker<'_, '_> {
         Ok((first, second))
     }
 
-    fn fold(&mut self, range: Expr, vars: Vars, init: Expr, condition: Expr, step: Expr, result: Expr) -> Expr {
+    fn fold(
+        &mut self,
+        range: Expr,
+        vars: Vars,
+        init: Expr,
+        condition: Expr,
+        step: Expr,
+        result: Expr,
+    ) -> Expr {
         let (var, var2) = vars;
         let accu = ACCUMULATOR.into();
         let fold = Comprehension { range, var, var2, accu, init, condition, step, result };
@@ -197,7 +205,8 @@ impl Maker<'_, '_> {
     }
 
     fn map(&mut self, target: Expr, mut args: Vec<Expr>, count: usize) -> Result<Expr, Problem> {
-        let otherwise = if count == 1 { "argument is not an identifier" } else { "argument must be a simple name" };
+        let otherwise =
+            if count == 1 { "argument is not an identifier" } else { "argument must be a simple name" };
         let vars = self.vars(&mut args, count, otherwise)?;
         let filter = if args.len() == 2 { Some(args.remove(0)) } else { None };
         let transform = args.remove(0);
@@ -268,7 +277,8 @@ impl Maker<'_, '_> {
     fn sort_by(&mut self, target: Expr, mut args: Vec<Expr>) -> Result<Expr, Problem> {
         const INPUT: &str = "@__sortBy_input__";
         if matches!(target.kind, Kind::Literal(_) | Kind::Map(_) | Kind::Struct { .. }) {
-            let message = "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
+            let message =
+                "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
             return self.problem(&target, message);
         }
         args.truncate(2);
@@ -296,7 +306,10 @@ impl Maker<'_, '_> {
                 Kind::Call { function: function.clone(), target, args }
             }
             Kind::List(elements) => Kind::List(
-                elements.iter().map(|e| Element { value: self.copy(&e.value), optional: e.optional }).collect(),
+                elements
+                    .iter()
+                    .map(|e| Element { value: self.copy(&e.value), optional: e.optional })
+                    .collect(),
             ),
             Kind::Map(entries) => {
                 let copy = |e: &Entry, maker: &mut Self| Entry {

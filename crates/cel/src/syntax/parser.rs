@@ -18,8 +18,24 @@ const MAX_NODES: usize = 200_000;
 
 /// Words that cannot name a variable.
 const RESERVED: [&str; 18] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-    "namespace", "return", "var", "void", "while", "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+    "in",
 ];
 
 /// The tokens an expression can begin with.
@@ -677,9 +693,9 @@ impl Parser<'_> {
             Token::String => {
                 literal::unquote_string(&text).map(|text| Literal::String(text.into())).map_err(str::to_owned)
             }
-            Token::Bytes => {
-                literal::unquote_bytes(&text[1..]).map(|bytes| Literal::Bytes(bytes.into())).map_err(str::to_owned)
-            }
+            Token::Bytes => literal::unquote_bytes(&text[1..])
+                .map(|bytes| Literal::Bytes(bytes.into()))
+                .map_err(str::to_owned),
             _ => {
                 self.unexpected("mismatched", &START);
                 return Err(Stop);

@@ -16,9 +16,10 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
         (Value::Bool(a), Value::Bool(b)) => a == b,
         (Value::Int(a), Value::Int(b)) => a == b,
         (Value::String(a), Value::String(b)) => a.as_str() == b.as_str(),
-        (Value::Int(_) | Value::Uint(_) | Value::Double(_), Value::Int(_) | Value::Uint(_) | Value::Double(_)) => {
-            number::compare(a, b) == Some(Ordering::Equal)
-        }
+        (
+            Value::Int(_) | Value::Uint(_) | Value::Double(_),
+            Value::Int(_) | Value::Uint(_) | Value::Double(_),
+        ) => number::compare(a, b) == Some(Ordering::Equal),
         (Value::Bytes(a), Value::Bytes(b)) => a == b,
         (Value::Duration(a), Value::Duration(b)) => a == b,
         (Value::Timestamp(a), Value::Timestamp(b)) => (a.seconds, a.nanos) == (b.seconds, b.nanos),
@@ -58,7 +59,9 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
         },
         (Value::Object(a), Value::Object(b)) => a.0.equals(&b.0),
         (Value::Preserved(a), Value::Preserved(b)) => same_json(a, b),
-        (Value::Opaque(a), Value::Opaque(b)) => return a.0.equals(&b.0).ok_or_else(EvalError::no_such_overload),
+        (Value::Opaque(a), Value::Opaque(b)) => {
+            return a.0.equals(&b.0).ok_or_else(EvalError::no_such_overload);
+        }
         (Value::Opaque(_), _) => return Err(EvalError::no_such_overload()),
         (Value::Variables, Value::Variables) => true,
         _ => false,
@@ -68,7 +71,9 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
 fn same_json(a: &Json, b: &Json) -> bool {
     match (a, b) {
         (Json::Number(a), Json::Number(b)) => a.as_f64() == b.as_f64(),
-        (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_json(a, b)),
+        (Json::Array(a), Json::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_json(a, b))
+        }
         (Json::Object(a), Json::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same_json(a, b)))
         }
@@ -146,9 +151,10 @@ pub(crate) fn compare(a: &Value<'_>, b: &Value<'_>) -> Result<Ordering, EvalErro
     Ok(match (a, b) {
         (Value::Int(a), Value::Int(b)) => a.cmp(b),
         (Value::String(a), Value::String(b)) => a.as_str().cmp(b.as_str()),
-        (Value::Int(_) | Value::Uint(_) | Value::Double(_), Value::Int(_) | Value::Uint(_) | Value::Double(_)) => {
-            number::compare(a, b).ok_or_else(|| EvalError::new("NaN values cannot be ordered"))?
-        }
+        (
+            Value::Int(_) | Value::Uint(_) | Value::Double(_),
+            Value::Int(_) | Value::Uint(_) | Value::Double(_),
+        ) => number::compare(a, b).ok_or_else(|| EvalError::new("NaN values cannot be ordered"))?,
         (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
         (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
         (Value::Duration(a), Value::Duration(b)) => a.cmp(b),

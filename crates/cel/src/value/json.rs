@@ -1,7 +1,7 @@
 //! From JSON to values and back.
 
-use super::{ListRepr, MapRepr, Text, Value};
 use super::{List, MapValue};
+use super::{ListRepr, MapRepr, Text, Value};
 use crate::decl::{DeclType, Scalar, Shape};
 use crate::error::EvalError;
 use crate::lib_fns::time;
@@ -49,13 +49,17 @@ pub(crate) fn from_typed<'a>(json: &'a Json, decl: &'a DeclType) -> Result<Value
         Shape::Object(_) | Shape::Map { .. } => {
             return match json {
                 Json::Object(map) => Ok(Value::Map(MapValue(MapRepr::Json(map, Some(decl))))),
-                _ => Err(EvalError::new("invalid data, expected a map for the provided schema with type=object")),
+                _ => Err(EvalError::new(
+                    "invalid data, expected a map for the provided schema with type=object",
+                )),
             };
         }
         Shape::List { .. } => {
             return match json {
                 Json::Array(items) => Ok(Value::List(List(ListRepr::Json(items, Some(decl))))),
-                _ => Err(EvalError::new("invalid data, expected an array for the provided schema with type=array")),
+                _ => Err(EvalError::new(
+                    "invalid data, expected an array for the provided schema with type=array",
+                )),
             };
         }
         Shape::Preserved => return Ok(Value::Preserved(json)),
@@ -64,16 +68,20 @@ pub(crate) fn from_typed<'a>(json: &'a Json, decl: &'a DeclType) -> Result<Value
     match (scalar, json) {
         (Scalar::Dyn, _) => Ok(from_json(json)),
         (Scalar::Bool, Json::Bool(value)) => Ok(Value::Bool(*value)),
-        (Scalar::Bool, _) => Err(EvalError::new(format!("invalid data, expected bool, got {}", go_type(json)))),
+        (Scalar::Bool, _) => {
+            Err(EvalError::new(format!("invalid data, expected bool, got {}", go_type(json))))
+        }
         (Scalar::Int, Json::Number(number)) if number.is_i64() => Ok(from_json(json)),
         (Scalar::Int, _) => Err(EvalError::new(format!("invalid data, expected int, got {}", go_type(json)))),
         (Scalar::Double, Json::Number(number)) => Ok(Value::Double(number.as_f64().unwrap_or(f64::NAN))),
-        (Scalar::Double, _) => Err(EvalError::new(format!("invalid data, expected float, got {}", go_type(json)))),
+        (Scalar::Double, _) => {
+            Err(EvalError::new(format!("invalid data, expected float, got {}", go_type(json))))
+        }
         (Scalar::IntOrString, Json::String(_)) => Ok(from_json(json)),
         (Scalar::IntOrString, Json::Number(number)) if number.is_i64() => Ok(from_json(json)),
-        (Scalar::IntOrString, _) => Err(EvalError::new(
-            "invalid data, expected XIntOrString value to be either a string or integer",
-        )),
+        (Scalar::IntOrString, _) => {
+            Err(EvalError::new("invalid data, expected XIntOrString value to be either a string or integer"))
+        }
         (_, Json::String(text)) => from_text(scalar, text),
         _ => Err(EvalError::new(format!("invalid data, expected string, got {}", go_type(json)))),
     }
@@ -87,9 +95,9 @@ fn from_text(scalar: Scalar, text: &str) -> Result<Value<'_>, EvalError> {
         Scalar::Date => time::parse_date(text)
             .map(Value::Timestamp)
             .map_err(|problem| EvalError::new(format!("Invalid date formatted string {text}: {problem}"))),
-        Scalar::DateTime => time::parse_format_date_time(text)
-            .map(Value::Timestamp)
-            .map_err(|problem| EvalError::new(format!("Invalid date-time formatted string {text}: {problem}"))),
+        Scalar::DateTime => time::parse_format_date_time(text).map(Value::Timestamp).map_err(|problem| {
+            EvalError::new(format!("Invalid date-time formatted string {text}: {problem}"))
+        }),
         Scalar::Bytes => STANDARD
             .decode(text)
             .map(|bytes| Value::Bytes(bytes.into()))
@@ -119,7 +127,9 @@ fn to_json(value: &Value<'_>, depth: usize) -> Result<Json, EvalError> {
         Value::Uint(value) => Json::from(*value),
         Value::Double(value) => match Number::from_f64(*value) {
             // Whole numbers are written as such.
-            Some(_) if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => Json::from(*value as i64),
+            Some(_) if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 => {
+                Json::from(*value as i64)
+            }
             Some(number) => Json::Number(number),
             None => return Err(EvalError::new("cannot convert a number that is not finite to JSON")),
         },

@@ -154,7 +154,9 @@ impl<'a> MapValue<'a> {
     /// The entries of the map as JSON has them, converted.
     pub(crate) fn entries(&self) -> Vec<(Value<'a>, Result<Value<'a>, EvalError>)> {
         match &self.0 {
-            MapRepr::Shared(map) => map.iter().map(|(key, value)| (key.to_value(), Ok(value.clone()))).collect(),
+            MapRepr::Shared(map) => {
+                map.iter().map(|(key, value)| (key.to_value(), Ok(value.clone()))).collect()
+            }
             MapRepr::Json(..) => {
                 let found = |key: Value<'a>| self.find(&key).map(|value| (key, value));
                 self.keys().into_iter().filter_map(found).collect()

@@ -10,8 +10,8 @@ pub(crate) use compare::{compare, contains, equal, same_keys};
 pub(crate) use format::literal;
 pub(crate) use json::{from_json, from_typed};
 pub(crate) use map::{Key, Map};
-pub(crate) use object::Object;
 pub use object::JsonPatchOp;
+pub(crate) use object::Object;
 
 use crate::check::types::Type;
 use crate::decl::{DeclType, Identity};

@@ -57,7 +57,9 @@ impl<'a> Object<'a> {
     pub fn get(&self, name: &str) -> Option<Value<'a>> {
         let found = self.fields.get(name).map(as_map);
         match name {
-            "op" | "path" | "from" if &*self.type_name == "JSONPatch" => Some(found.unwrap_or(Value::text(""))),
+            "op" | "path" | "from" if &*self.type_name == "JSONPatch" => {
+                Some(found.unwrap_or(Value::text("")))
+            }
             _ => found,
         }
     }
@@ -113,9 +115,8 @@ impl Value<'_> {
             let Value::Object(object) = &item else {
                 return Err(EvalError::new(format!("type {} is not JSONPatch", item.type_name())));
             };
-            let text = |name: &str| {
-                object.0.fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
-            };
+            let text =
+                |name: &str| object.0.fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             let value = object.0.fields.get("value").map(Value::to_json).transpose()?;
             operations.push(JsonPatchOp { op: text("op"), path: text("path"), from: text("from"), value });
         }

@@ -1,8 +1,8 @@
 //! Runs the tables in `cases/`: one JSON object a line.
 
 use knarr_cel::{
-    Authorizer, AuthorizerAttributes, AuthorizerDecision, AuthorizerUser, Bindings, DeclType, Env, PER_CALL_LIMIT,
-    ResourceCheck, Type, Value,
+    Authorizer, AuthorizerAttributes, AuthorizerDecision, AuthorizerUser, Bindings, DeclType, Env,
+    PER_CALL_LIMIT, ResourceCheck, Type, Value,
 };
 use serde_json::Value as Json;
 use std::sync::Arc;
@@ -30,7 +30,9 @@ impl Authorizer for Echo {
                 let terms: Vec<String> = selector
                     .requirements()
                     .iter()
-                    .map(|term| format!("{{{} {} {}}}", if term.negated { "!=" } else { "=" }, term.field, term.value))
+                    .map(|term| {
+                        format!("{{{} {} {}}}", if term.negated { "!=" } else { "=" }, term.field, term.value)
+                    })
                     .collect();
                 reason += &format!("|fs:[{}]", terms.join(" "));
             }
@@ -124,11 +126,18 @@ fn run(table: &str, name: &str) {
         let got = answer(&case);
         for key in ["issues", "type", "estimate", "instantiation", "cost", "value", "error"] {
             if case.get(key) != got.get(key) {
-                let show = |of: &Json| of.get(key).map_or("nothing".to_owned(), |value| match value {
-                    Json::String(text) => text.clone(),
-                    other => other.to_string(),
-                });
-                wrong.push(format!("{}\n  {key}: want {}\n  {key}:  got {}", case["expr"], show(&case), show(&got)));
+                let show = |of: &Json| {
+                    of.get(key).map_or("nothing".to_owned(), |value| match value {
+                        Json::String(text) => text.clone(),
+                        other => other.to_string(),
+                    })
+                };
+                wrong.push(format!(
+                    "{}\n  {key}: want {}\n  {key}:  got {}",
+                    case["expr"],
+                    show(&case),
+                    show(&got)
+                ));
             }
         }
     }
