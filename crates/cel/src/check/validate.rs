@@ -3,7 +3,7 @@
 
 use super::checker::Checked;
 use super::types::Type;
-use crate::lib_fns::{pattern, time};
+use crate::lib_fns::{format, pattern, time};
 use crate::syntax::ast::*;
 use crate::syntax::issues::Issues;
 
@@ -11,7 +11,6 @@ use crate::syntax::issues::Issues;
 pub(super) fn validate(checked: &Checked, issues: &mut Issues) {
     literal_arguments(checked, issues, "duration", |literal| match literal {
         Literal::String(text) => time::parse_duration(text).is_ok(),
-        Literal::Int(_) => true,
         _ => false,
     });
     literal_arguments(checked, issues, "timestamp", |literal| match literal {
@@ -24,6 +23,89 @@ pub(super) fn validate(checked: &Checked, issues: &mut Issues) {
         _ => false,
     });
     mixed_literals(checked, issues);
+    format_calls(checked, issues);
+}
+
+/// Format strings that are known, with lists of arguments that are.
+fn format_calls(checked: &Checked, issues: &mut Issues) {
+    checked.root.visit(&mut |expr| {
+        let Kind::Call { function, target: Some(target), args } = &expr.kind else { return };
+        let (Kind::Literal(Literal::String(template)), [Expr { kind: Kind::List(items), .. }]) =
+            (&target.kind, &args[..])
+        else {
+            return;
+        };
+        if &**function != "format" {
+            return;
+        }
+        let offset = |expr: &Expr| checked.offsets[expr.id as usize];
+        match format_call(checked, template, items) {
+            Ok(used) if items.len() > used => issues.report(
+                offset(expr),
+                format!(
+                    "too many arguments supplied to string.format (expected {used}, got {})",
+                    items.len()
+                ),
+            ),
+            Ok(_) => {}
+            Err((at, message)) => issues.report(offset(at.unwrap_or(expr)), message),
+        }
+    });
+}
+
+/// The number of arguments a format string takes, or what is wrong and with which argument.
+fn format_call<'e>(
+    checked: &Checked,
+    template: &str,
+    items: &'e [Element],
+) -> Result<usize, (Option<&'e Expr>, String)> {
+    let mut rest = template;
+    let mut used = 0;
+    while let Some(at) = rest.find('%') {
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('%') {
+            rest = after;
+            continue;
+        }
+        if rest.is_empty() {
+            return Err((None, "unexpected end of string".to_owned()));
+        }
+        let Some(item) = items.get(used) else { return Err((None, format!("index {used} out of range"))) };
+        used += 1;
+        let (clause, after) = format::clause(rest).map_err(|message| (None, message))?;
+        rest = after;
+        if let Some(wrong) = unsuitable(checked, clause.verb, &item.value) {
+            let why = format::unsuitable(clause.verb, checked.type_of(wrong).name());
+            return Err((Some(wrong), format!("error during formatting: {why}")));
+        }
+    }
+    Ok(used)
+}
+
+/// The part of an argument that a verb cannot write.
+fn unsuitable<'e>(checked: &Checked, verb: char, expr: &'e Expr) -> Option<&'e Expr> {
+    let t = checked.type_of(expr);
+    let fits = *t == Type::Dyn
+        || match verb {
+            'd' | 'o' => matches!(t, Type::Int | Type::Uint),
+            'f' | 'e' => matches!(t, Type::Double | Type::String),
+            'b' => matches!(t, Type::Int | Type::Uint | Type::Bool),
+            'x' | 'X' => matches!(t, Type::Int | Type::Uint | Type::String | Type::Bytes),
+            _ => !matches!(t, Type::Any | Type::Error | Type::Opaque(..) | Type::Struct(_) | Type::Param(_)),
+        };
+    if !fits {
+        return Some(expr);
+    }
+    if verb != 's' {
+        return None;
+    }
+    match &expr.kind {
+        Kind::List(items) => items.iter().find_map(|item| unsuitable(checked, verb, &item.value)),
+        Kind::Map(entries) => entries.iter().find_map(|entry| {
+            unsuitable(checked, verb, &entry.key).or_else(|| unsuitable(checked, verb, &entry.value))
+        }),
+        _ => None,
+    }
 }
 
 fn literal_arguments(checked: &Checked, issues: &mut Issues, name: &str, valid: impl Fn(&Literal) -> bool) {

@@ -182,7 +182,8 @@ pub(crate) fn cost(rule: Rule, args: &[Value<'_>], result: Option<&Value<'_>>) -
                 Some(Value::Int(depth)) => *depth as f64,
                 _ => 1.0,
             };
-            (first() as f64 * depth) as u64 + 1 + LIST
+            // Go's conversion of a negative number wraps round.
+            ((first() as f64 * depth) as i64 as u64).wrapping_add(1 + LIST)
         }
         Rule::SelfCompare(index) => {
             let Some(Value::List(list)) = args.get(index) else { return 1 };

@@ -108,8 +108,14 @@ impl<'a> Run<'a, '_> {
 
     /// Whether a field is there, for `has()`; its value does not matter.
     fn test(&mut self, value: &Value<'a>, qualifier: &'a Qualifier) -> Found<'a> {
-        if let (Value::Object(object), QualifierKey::Field { identifier, .. }) = (value, &qualifier.key) {
-            return Ok(object.0.has(identifier).then_some(Value::Null));
+        match (value, &qualifier.key) {
+            (Value::Object(object), QualifierKey::ObjectField(name)) => {
+                return Ok(object.0.has(name).then_some(Value::Null));
+            }
+            (Value::Object(object), QualifierKey::Field { identifier, .. }) if object.0.is_json_patch() => {
+                return Ok(object.0.has(identifier).then_some(Value::Null));
+            }
+            _ => {}
         }
         self.find(value, qualifier, true)
     }
@@ -120,7 +126,7 @@ impl<'a> Run<'a, '_> {
             QualifierKey::Field { identifier, name } => {
                 let found = match value {
                     Value::Map(map) => map.find_field(identifier, name.as_deref()).transpose()?,
-                    Value::Object(object) => object.0.get(identifier),
+                    Value::Object(object) if object.0.is_json_patch() => object.0.get(identifier),
                     Value::Variables => self.bindings.variable(identifier).transpose()?,
                     Value::List(_) => return Err(EvalError::new("unsupported index type 'string' in list")),
                     _ => None,
@@ -131,6 +137,13 @@ impl<'a> Run<'a, '_> {
                     found => Ok(found),
                 }
             }
+            // A field of an object that is known to be one is null when it is not set.
+            QualifierKey::ObjectField(name) => match value {
+                Value::Object(object) if presence => Ok(object.0.get(name)),
+                Value::Object(object) => Ok(Some(object.0.get(name).unwrap_or(Value::Null))),
+                _ if presence => Ok(None),
+                _ => Err(EvalError::new(format!("cannot get field {name:?}"))),
+            },
             QualifierKey::Const(key) => find_key(value, key.clone(), presence),
             QualifierKey::Attr(attr) => {
                 let key = self.resolve(attr)?;
@@ -145,7 +158,7 @@ impl<'a> Run<'a, '_> {
                         }
                         find_key(value, key, presence)
                     }
-                    other => Err(EvalError::new(format!("invalid qualifier type: {}", other.type_name()))),
+                    other => Err(EvalError::new(format!("invalid qualifier type: {}", other.go_type()))),
                 }
             }
         }
@@ -178,11 +191,13 @@ fn find_key<'a>(value: &Value<'a>, key: Value<'a>, presence: bool) -> Found<'a> 
             None if presence => Ok(None),
             None => Err(EvalError::new(format!("no such key: {}", plain(&key)))),
         },
-        Value::Object(object) => match key.as_str().and_then(|name| object.0.get(name)) {
-            Some(found) => Ok(Some(found)),
-            None if presence => Ok(None),
-            None => Err(EvalError::new(format!("no such key: {}", plain(&key)))),
-        },
+        Value::Object(object) if object.0.is_json_patch() => {
+            match key.as_str().and_then(|name| object.0.get(name)) {
+                Some(found) => Ok(Some(found)),
+                None if presence => Ok(None),
+                None => Err(EvalError::new(format!("no such key: {}", plain(&key)))),
+            }
+        }
         _ if presence => Ok(None),
         _ => Err(EvalError::new(format!("no such key: {}", plain(&key)))),
     }

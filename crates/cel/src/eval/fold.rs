@@ -39,7 +39,7 @@ impl<'a> Run<'a, '_> {
                 }
             }
             other => {
-                let name = other.type_name();
+                let name = other.go_type();
                 return Err(EvalError::new(format!("got '{name}', expected iterable type")));
             }
         }

@@ -145,6 +145,8 @@ pub(crate) struct Qualifier {
 pub(crate) enum QualifierKey {
     /// A field or key known when the program was made: the identifier, and the field name it stands for.
     Field { identifier: Box<str>, name: Option<Box<str>> },
+    /// A field of an object that the expression makes.
+    ObjectField(Box<str>),
     /// A constant of another type.
     Const(Value<'static>),
     /// A computed key.

@@ -4,6 +4,7 @@
 use super::node::*;
 use super::run::Run;
 use crate::bindings::Bindings;
+use crate::check::types::Type;
 use crate::check::{Checked, Reference};
 use crate::cost;
 use crate::cost::runtime::rule;
@@ -35,7 +36,7 @@ impl Planner<'_> {
         match &expr.kind {
             Kind::Unspecified => Err(EvalError::new("unsupported expression")),
             Kind::Literal(literal) => Ok(Node::Const(constant(literal))),
-            Kind::Ident(name) => Ok(self.ident(expr, name)),
+            Kind::Ident(name) => self.ident(expr, name),
             Kind::Select { operand, field, test_only } => self.select(operand, field, *test_only),
             Kind::Call { function, target, args } => self.call(expr, function, target.as_deref(), args),
             Kind::List(elements) => self.list(elements),
@@ -56,21 +57,32 @@ impl Planner<'_> {
         self.locals.iter().rposition(|local| &**local == name)
     }
 
-    fn ident(&self, expr: &Expr, name: &Arc<str>) -> Node {
-        if let Some(Reference::Type(t)) = self.checked.reference(expr) {
-            return Node::Const(Value::Type(Arc::new(t.clone())));
+    fn ident(&self, expr: &Expr, name: &Arc<str>) -> Planned {
+        match self.checked.reference(expr) {
+            // Types of declared data have a name but are no values.
+            Some(Reference::Type(Type::Struct(name))) => {
+                return Err(EvalError::new(format!("reference to undefined type: {name}")));
+            }
+            Some(Reference::Type(t)) => return Ok(Node::Const(Value::Type(Arc::new(t.clone())))),
+            _ => {}
         }
         let root = match self.local(name) {
             Some(slot) => Root::Local(slot),
             None => Root::Variable(name.clone()),
         };
-        Node::Attr(Box::new(Attr { root, qualifiers: Vec::new(), test_only: false }))
+        Ok(Node::Attr(Box::new(Attr { root, qualifiers: Vec::new(), test_only: false })))
     }
 
     fn select(&mut self, operand: &Expr, field: &str, test_only: bool) -> Planned {
+        let key = match self.checked.type_of(operand) {
+            Type::Struct(name) if &**name == "Object" || name.starts_with("Object.") => {
+                QualifierKey::ObjectField(field.into())
+            }
+            _ => field_key(field),
+        };
         let operand = self.node(operand)?;
         let mut attr = into_attr(operand);
-        push(&mut attr, Arc::new(Qualifier { key: field_key(field), optional: false }), test_only);
+        push(&mut attr, Arc::new(Qualifier { key, optional: false }), test_only);
         Ok(Node::Attr(Box::new(attr)))
     }
 

@@ -197,7 +197,7 @@ impl<'a, 'b> Run<'a, 'b> {
         let outcome = (call.function)(args);
         self.charge(runtime::cost(call.rule, args, outcome.as_ref().ok()))?;
         match outcome {
-            Err(error) if call.guarded && error == EvalError::no_such_overload() => {
+            Err(error) if call.guarded && error.is_no_such_overload() => {
                 let types: Vec<&str> = args.iter().map(Value::type_name).collect();
                 Err(EvalError::new(format!("no such overload: {}({})", call.name, types.join(", "))))
             }

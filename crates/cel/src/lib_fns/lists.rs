@@ -115,6 +115,11 @@ fn flatten_into<'a>(items: &List<'a>, depth: i64, out: &mut Vec<Value<'a>>) -> R
 }
 
 pub(super) fn flatten<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
+    if !matches!(args[..], [Value::List(_)] | [Value::List(_), Value::Int(_)]) {
+        let types: Vec<&str> = args.iter().map(Value::type_name).collect();
+        let (list, depth) = (types[0], types[1..].join(", "));
+        return Err(EvalError::new(format!("no such overload: {list}.flatten({depth})")));
+    }
     let depth = args.get(1).map(int).transpose()?.unwrap_or(1);
     if depth < 0 {
         return Err(EvalError::new("level must be non-negative"));
@@ -158,7 +163,8 @@ fn sort_by_keys<'a>(items: Vec<Value<'a>>, keys: Vec<Value<'a>>) -> Outcome<'a> 
 }
 
 pub(super) fn sort<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
-    let items = list(&args[0])?.to_vec()?;
+    let Value::List(items) = &args[0] else { return Err(EvalError::new("no such overload: sort")) };
+    let items = items.to_vec()?;
     sort_by_keys(items.clone(), items)
 }
 

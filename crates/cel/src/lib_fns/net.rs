@@ -306,7 +306,8 @@ pub(super) fn is_global_unicast<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
 pub(super) fn contains_ip<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     let cidr = *network(&args[0])?;
     let other = match &args[1] {
-        Value::String(raw) => parse_address(raw.as_str()).map_err(EvalError::new)?,
+        // Upstream loses the parser's words here.
+        Value::String(raw) => parse_address(raw.as_str()).map_err(|_| EvalError::new("no such overload"))?,
         other => *address(other)?,
     };
     Ok(Value::Bool(cidr.contains(other)))

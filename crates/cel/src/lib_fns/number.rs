@@ -36,7 +36,7 @@ fn int_and_double(a: i64, b: f64) -> Option<Ordering> {
         None
     } else if b < -TWO_63 {
         Some(Ordering::Greater)
-    } else if b >= TWO_63 {
+    } else if b > TWO_63 {
         Some(Ordering::Less)
     } else {
         (a as f64).partial_cmp(&b)
@@ -48,7 +48,7 @@ fn uint_and_double(a: u64, b: f64) -> Option<Ordering> {
         None
     } else if b < 0.0 {
         Some(Ordering::Greater)
-    } else if b >= TWO_64 {
+    } else if b > TWO_64 {
         Some(Ordering::Less)
     } else {
         (a as f64).partial_cmp(&b)

@@ -18,7 +18,7 @@ pub(super) fn negate<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
         Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(number::int_overflow),
         Value::Double(value) => Ok(Value::Double(-value)),
         Value::Duration(nanos) => nanos.checked_neg().map(Value::Duration).ok_or_else(number::int_overflow),
-        Value::Bool(_) => Err(no_overload()),
+        Value::Bool(_) | Value::String(_) | Value::Timestamp(_) => Err(no_overload()),
         _ => Err(EvalError::new("no such overload: -_")),
     }
 }
@@ -213,6 +213,7 @@ pub(super) fn size<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
         value @ (Value::String(_) | Value::Bytes(_) | Value::List(_) | Value::Map(_)) => {
             Ok(Value::Int(value.size().unwrap_or(0) as i64))
         }
+        Value::Duration(_) | Value::Timestamp(_) => Err(no_overload()),
         _ => Err(EvalError::new("no such overload: size")),
     }
 }

@@ -68,7 +68,8 @@ pub(crate) fn parse(source: &str) -> Result<Tree, Issues> {
         return Err(issues);
     }
     let tokens = tokenize(source, &mut issues);
-    let mut parser = Parser { source, tokens, at: 0, offsets: Vec::new(), issues, depth: 0 };
+    let mut parser =
+        Parser { source, tokens, at: 0, offsets: Vec::new(), issues, depth: 0, open: Vec::new() };
     let root = parser.expr();
     if root.is_ok() && parser.current() != Token::End {
         let surplus = parser.peek(1) == Token::End;
@@ -95,6 +96,8 @@ pub(super) struct Parser<'s> {
     offsets: Vec<u32>,
     issues: Issues,
     depth: u32,
+    /// What closes the brackets around, innermost last, and whether a comma may follow in them.
+    open: Vec<(Token, bool)>,
 }
 
 impl Parser<'_> {
@@ -159,7 +162,8 @@ impl Parser<'_> {
         }
         self.unexpected("mismatched", &expected);
         // A lone operator is stepped over, to find that nothing follows.
-        if self.current() <= Token::Or && self.peek(1) == Token::End {
+        let operator = self.current() <= Token::Or || self.current() == Token::Question;
+        if operator && self.peek(1) == Token::End {
             self.advance();
             self.unexpected("mismatched", &expected);
         }
@@ -183,7 +187,7 @@ impl Parser<'_> {
         }
         let could_be_missing = match token {
             Token::Colon => START.contains(&self.current()),
-            Token::RParen | Token::RBracket => also.is_empty() && !START.contains(&self.current()),
+            Token::RParen | Token::RBracket | Token::RBrace => also.is_empty() && self.may_follow(),
             _ => false,
         };
         if could_be_missing {
@@ -193,6 +197,24 @@ impl Parser<'_> {
         }
         self.unexpected("mismatched", &expected);
         Err(Stop)
+    }
+
+    /// Closes the innermost brackets.
+    fn close(&mut self, also: &[Token]) -> Parsed<()> {
+        let Some((token, _)) = self.open.pop() else { return Ok(()) };
+        self.expect(token, also).map(|_| ())
+    }
+
+    /// Whether the current token could stand after a closing bracket here.
+    fn may_follow(&self) -> bool {
+        let around = self.open.last();
+        match self.current() {
+            Token::End => around.is_none(),
+            Token::Comma => around.is_some_and(|(_, comma)| *comma),
+            Token::Plus | Token::Minus | Token::Star | Token::Slash | Token::Percent => true,
+            Token::Question | Token::Colon | Token::Dot | Token::LBracket => true,
+            token => token <= Token::Or || around.is_some_and(|(close, _)| *close == token),
+        }
     }
 
     fn enter(&mut self) -> Parsed<()> {
@@ -361,7 +383,9 @@ impl Parser<'_> {
             count += 1;
         }
         if token == Token::Minus && self.current() == Token::End {
-            self.syntax_error("no viable alternative at input '-'".to_owned());
+            let last = self.tokens[self.at - 1].start;
+            let seen = &self.source[last as usize..self.offset() as usize];
+            self.syntax_error(format!("no viable alternative at input '{seen}'"));
             self.unexpected("mismatched", &START);
             return Err(Stop);
         }
@@ -388,8 +412,9 @@ impl Parser<'_> {
                     self.advance();
                     let optional = self.eat(Token::Question);
                     self.skip_to_start(if optional { &[] } else { &[Token::Question] })?;
+                    self.open.push((Token::RBracket, false));
                     let index = self.expr()?;
-                    self.expect(Token::RBracket, &[])?;
+                    self.close(&[])?;
                     let function = if optional { op::OPT_INDEX } else { op::INDEX };
                     operand = self.call(offset, function, vec![operand, index]);
                 }
@@ -446,6 +471,11 @@ impl Parser<'_> {
             }
             _ => {
                 let previous = &self.source[dot as usize..self.tokens[self.at].start as usize];
+                if previous.ends_with('?') && matches!(self.peek(1), Token::Ident | Token::EscIdent) {
+                    self.unexpected("extraneous", &[Token::Ident, Token::EscIdent]);
+                    self.advance();
+                    return self.field_name(dot);
+                }
                 if previous.ends_with('?') {
                     self.unexpected("mismatched", &[Token::Ident, Token::EscIdent]);
                     self.issues.report(self.offset(), "unsupported ident kind");
@@ -474,11 +504,12 @@ impl Parser<'_> {
             return Ok(args);
         }
         self.skip_to_start(&[Token::RParen])?;
+        self.open.push((Token::RParen, true));
         args.push(self.expr()?);
         while self.eat(Token::Comma) {
             args.push(self.expr()?);
         }
-        self.expect(Token::RParen, &[])?;
+        self.close(&[])?;
         Ok(args)
     }
 
@@ -488,8 +519,9 @@ impl Parser<'_> {
         match self.current() {
             Token::LParen => {
                 self.advance();
+                self.open.push((Token::RParen, false));
                 let inner = self.expr()?;
-                self.expect(Token::RParen, &[])?;
+                self.close(&[])?;
                 Ok(inner)
             }
             Token::LBracket => self.list(),
@@ -506,68 +538,71 @@ impl Parser<'_> {
     }
 
     fn list(&mut self) -> Parsed<Expr> {
-        let offset = self.offset();
+        let id = self.id(self.offset());
         self.advance();
-        let id = self.id(offset);
+        self.open.push((Token::RBracket, true));
         let mut elements = Vec::new();
-        loop {
-            if self.eat(Token::RBracket) {
-                break;
-            }
-            if elements.is_empty() && self.current() == Token::Comma && self.peek(1) == Token::RBracket {
-                self.advance();
-                continue;
-            }
-            let optional = self.eat(Token::Question);
-            let also: &[Token] = match (optional, elements.is_empty()) {
-                (true, _) => &[],
-                (false, true) => &[Token::RBracket, Token::Comma, Token::Question],
-                (false, false) => &[Token::RBracket, Token::Question],
-            };
-            self.skip_to_start(also)?;
-            let value = self.expr()?;
-            elements.push(Element { value, optional });
-            if !self.eat(Token::Comma) {
-                self.expect(Token::RBracket, &[Token::Comma])?;
-                break;
+        if self.begins(&[Token::RBracket, Token::Comma, Token::Question])? {
+            loop {
+                let optional = self.eat(Token::Question);
+                let value = self.expr()?;
+                elements.push(Element { value, optional });
+                if !self.goes_on()? {
+                    break;
+                }
             }
         }
         Ok(Expr { id, kind: Kind::List(elements) })
     }
 
     fn map(&mut self) -> Parsed<Expr> {
-        let offset = self.offset();
+        let id = self.id(self.offset());
         self.advance();
-        let id = self.id(offset);
+        self.open.push((Token::RBrace, true));
         let mut entries = Vec::new();
-        loop {
-            if self.eat(Token::RBrace) {
-                break;
-            }
-            if self.current() == Token::Comma && self.peek(1) == Token::RBrace {
-                if !entries.is_empty() {
-                    self.unexpected("extraneous", &[Token::RBrace]);
+        if self.begins(&[Token::RBrace, Token::Comma, Token::Question])? {
+            loop {
+                let optional = self.eat(Token::Question);
+                let key = self.expr()?;
+                self.expect(Token::Colon, &[])?;
+                let value = self.expr()?;
+                entries.push(Entry { key, value, optional });
+                if !self.goes_on()? {
+                    break;
                 }
-                self.advance();
-                continue;
-            }
-            let optional = self.eat(Token::Question);
-            let also: &[Token] = match (optional, entries.is_empty()) {
-                (true, _) => &[],
-                (false, true) => &[Token::RBrace, Token::Comma, Token::Question],
-                (false, false) => &[Token::RBrace, Token::Question],
-            };
-            self.skip_to_start(also)?;
-            let key = self.expr()?;
-            self.expect(Token::Colon, &[])?;
-            let value = self.expr()?;
-            entries.push(Entry { key, value, optional });
-            if !self.eat(Token::Comma) {
-                self.expect(Token::RBrace, &[Token::Comma])?;
-                break;
             }
         }
         Ok(Expr { id, kind: Kind::Map(entries) })
+    }
+
+    /// Whether something stands in brackets just opened; closes them if not.
+    fn begins(&mut self, also: &[Token]) -> Parsed<bool> {
+        let close = also[0];
+        if self.current() == Token::Comma && self.peek(1) == close {
+            self.advance();
+        }
+        if self.current() == close {
+            self.close(&[])?;
+            return Ok(false);
+        }
+        if self.current() != Token::Question {
+            self.skip_to_start(also)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether another element follows, after a comma; closes the brackets if not.
+    fn goes_on(&mut self) -> Parsed<bool> {
+        if !self.eat(Token::Comma) {
+            self.close(&[Token::Comma])?;
+            return Ok(false);
+        }
+        let more =
+            START.contains(&self.current()) || matches!(self.current(), Token::Question | Token::EscIdent);
+        if !more {
+            self.close(&[])?;
+        }
+        Ok(more)
     }
 
     /// An identifier, a call of a global function or an object literal.
@@ -623,15 +658,16 @@ impl Parser<'_> {
         }
         let id = self.id(self.offset());
         self.advance();
+        self.open.push((Token::RBrace, true));
         let mut fields = Vec::new();
+        if self.current() == Token::Comma && self.peek(1) == Token::RBrace {
+            self.advance();
+        }
+        if self.current() == Token::RBrace {
+            self.close(&[])?;
+            return Ok(Expr { id, kind: Kind::Struct { name: name.into(), fields } });
+        }
         loop {
-            if self.eat(Token::RBrace) {
-                break;
-            }
-            if self.current() == Token::Comma && self.peek(1) == Token::RBrace {
-                self.advance();
-                continue;
-            }
             let optional = self.eat(Token::Question);
             let field = match self.current() {
                 Token::Ident => Some(self.text().into()),
@@ -655,8 +691,7 @@ impl Parser<'_> {
             if let Some(name) = field {
                 fields.push(Field { id: field_id, name, value, optional });
             }
-            if !self.eat(Token::Comma) {
-                self.expect(Token::RBrace, &[Token::Comma])?;
+            if !self.goes_on()? {
                 break;
             }
         }

@@ -220,7 +220,31 @@ impl<'a> Value<'a> {
             Self::List(_) => Type::list(Type::Dyn),
             Self::Map(_) => Type::map(Type::Dyn, Type::Dyn),
             Self::Optional(_) => Type::Opaque(crate::check::types::OPTIONAL.into(), Arc::from([])),
+            Self::Object(_) => Type::Type(None),
             other => Type::object(other.type_name()),
+        }
+    }
+
+    /// What Go calls the value's type, for problems.
+    pub(crate) fn go_type(&self) -> &'static str {
+        match self {
+            Self::Null => "types.Null",
+            Self::Bool(_) => "types.Bool",
+            Self::Int(_) => "types.Int",
+            Self::Uint(_) => "types.Uint",
+            Self::Double(_) => "types.Double",
+            Self::String(_) => "types.String",
+            Self::Bytes(_) => "types.Bytes",
+            Self::Duration(_) => "types.Duration",
+            Self::Timestamp(_) => "types.Timestamp",
+            Self::Type(_) => "*types.Type",
+            Self::List(_) => "*types.baseList",
+            Self::Map(_) => "*types.baseMap",
+            Self::Optional(_) => "*types.Optional",
+            Self::Object(_) => "*dynamic.ObjectVal",
+            Self::Preserved(_) => "*common.unknownPreserved",
+            Self::Opaque(_) => "cel.Opaque",
+            Self::Variables => "*lazy.MapValue",
         }
     }
 

@@ -32,7 +32,12 @@ impl<'a> Object<'a> {
             for (name, value) in &fields {
                 match &**name {
                     "op" | "path" | "from" if value.as_str().is_none() => {
-                        let found = value.type_name();
+                        let found = match value {
+                            Value::Int(_) => "int64",
+                            Value::Uint(_) => "uint64",
+                            Value::Double(_) => "float64",
+                            other => other.type_name(),
+                        };
                         return Err(EvalError::new(format!(
                             "unexpected type {found} for JSONPatchType '{name}' field"
                         )));
@@ -47,6 +52,10 @@ impl<'a> Object<'a> {
 
     pub fn type_name(&self) -> &str {
         &self.type_name
+    }
+
+    pub fn is_json_patch(&self) -> bool {
+        &*self.type_name == "JSONPatch"
     }
 
     pub fn fields(&self) -> impl Iterator<Item = (&Arc<str>, &Value<'a>)> {
@@ -67,7 +76,7 @@ impl<'a> Object<'a> {
     /// Whether `has()` of the field holds.
     pub fn has(&self, name: &str) -> bool {
         match self.fields.get(name) {
-            Some(value) if &*self.type_name == "JSONPatch" => value.as_str() != Some(""),
+            Some(value) if self.is_json_patch() => value.as_str() != Some(""),
             Some(_) => true,
             None => false,
         }
@@ -86,7 +95,7 @@ impl<'a> Object<'a> {
 
 fn as_map<'a>(value: &Value<'a>) -> Value<'a> {
     match value {
-        Value::Object(object) if object.0.type_name() != "JSONPatch" => {
+        Value::Object(object) if !object.0.is_json_patch() => {
             let entry = |(name, value): (&Arc<str>, &Value<'a>)| {
                 (Key::String(Text::Shared(name.clone())), as_map(value))
             };

@@ -40,7 +40,10 @@ impl Authorizer for Echo {
             None => {}
         }
         match &a.label_selector {
-            Some(Ok(selector)) => reason += &format!("|ls:{selector}"),
+            Some(Ok(selector)) => {
+                let terms: Vec<String> = selector.requirements().iter().map(ToString::to_string).collect();
+                reason += &format!("|ls:{}", terms.join(", "));
+            }
             Some(Err(why)) => reason += &format!("|lserr:{why}"),
             None => {}
         }
@@ -154,4 +157,6 @@ macro_rules! tables {
     };
 }
 
-tables! { all }
+tables! {
+    conversions, issues, kubernetes, limits, lists, macros, operators, optionals, patches, strings, syntax, times, typed,
+}
