@@ -257,12 +257,12 @@ impl Parser<'_> {
     fn expr(&mut self) -> Parsed<Expr> {
         self.enter()?;
         let depth = self.depth;
-        let condition = self.logical(Token::Or)?;
+        let condition = self.binary(1)?;
         self.depth = depth;
         let result = if self.current() == Token::Question {
             let offset = self.offset();
             self.advance();
-            let truthy = self.logical(Token::Or)?;
+            let truthy = self.binary(1)?;
             self.expect(Token::Colon, &[])?;
             let falsy = self.expr()?;
             self.call(offset, op::CONDITIONAL, vec![condition, truthy, falsy])
@@ -273,24 +273,38 @@ impl Parser<'_> {
         Ok(result)
     }
 
-    /// A chain of `||` (of chains of `&&`), as a balanced tree.
-    fn logical(&mut self, token: Token) -> Parsed<Expr> {
-        let mut terms = vec![self.operand_of(token)?];
+    /// Operators that bind at least as tightly as `least`. One function for all of them keeps the stack small.
+    fn binary(&mut self, least: u8) -> Parsed<Expr> {
+        let depth = self.depth;
+        let mut left = self.unary()?;
+        while let Some((tightness, function)) = operator(self.current())
+            && tightness >= least
+        {
+            if function == op::OR || function == op::AND {
+                left = self.chain(left, function, tightness)?;
+                continue;
+            }
+            self.enter()?;
+            let offset = self.offset();
+            self.advance();
+            let right = self.binary(tightness + 1)?;
+            left = self.call(offset, function, vec![left, right]);
+        }
+        self.depth = depth;
+        Ok(left)
+    }
+
+    /// A chain of `||` or of `&&`, as a balanced tree.
+    fn chain(&mut self, first: Expr, function: &str, tightness: u8) -> Parsed<Expr> {
+        let token = self.current();
+        let mut terms = vec![first];
         let mut offsets = Vec::new();
         while self.current() == token {
             offsets.push(self.offset());
             self.advance();
-            terms.push(self.operand_of(token)?);
+            terms.push(self.binary(tightness + 1)?);
         }
-        if offsets.is_empty() {
-            return Ok(terms.remove(0));
-        }
-        let function = if token == Token::Or { op::OR } else { op::AND };
         Ok(self.balanced(function, &mut terms.into_iter(), &offsets))
-    }
-
-    fn operand_of(&mut self, token: Token) -> Parsed<Expr> {
-        if token == Token::Or { self.logical(Token::And) } else { self.relation() }
     }
 
     fn balanced(&mut self, function: &str, terms: &mut std::vec::IntoIter<Expr>, offsets: &[u32]) -> Expr {
@@ -305,69 +319,6 @@ impl Parser<'_> {
         };
         let args = left.into_iter().chain(right).collect();
         self.call(offsets[middle], function, args)
-    }
-
-    fn relation(&mut self) -> Parsed<Expr> {
-        let mut left = self.sum()?;
-        let depth = self.depth;
-        loop {
-            let function = match self.current() {
-                Token::Less => "_<_",
-                Token::LessEquals => "_<=_",
-                Token::GreaterEquals => "_>=_",
-                Token::Greater => "_>_",
-                Token::Equals => op::EQUALS,
-                Token::NotEquals => op::NOT_EQUALS,
-                Token::In => "@in",
-                _ => break,
-            };
-            self.enter()?;
-            let offset = self.offset();
-            self.advance();
-            let right = self.sum()?;
-            left = self.call(offset, function, vec![left, right]);
-        }
-        self.depth = depth;
-        Ok(left)
-    }
-
-    fn sum(&mut self) -> Parsed<Expr> {
-        let mut left = self.product()?;
-        let depth = self.depth;
-        loop {
-            let function = match self.current() {
-                Token::Plus => op::ADD,
-                Token::Minus => "_-_",
-                _ => break,
-            };
-            self.enter()?;
-            let offset = self.offset();
-            self.advance();
-            let right = self.product()?;
-            left = self.call(offset, function, vec![left, right]);
-        }
-        self.depth = depth;
-        Ok(left)
-    }
-
-    fn product(&mut self) -> Parsed<Expr> {
-        let mut left = self.unary()?;
-        let depth = self.depth;
-        loop {
-            let function = match self.current() {
-                Token::Star => "_*_",
-                Token::Slash => "_/_",
-                Token::Percent => "_%_",
-                _ => break,
-            };
-            self.enter()?;
-            let offset = self.offset();
-            self.advance();
-            let right = self.unary()?;
-            left = self.call(offset, function, vec![left, right]);
-        }
-        self.depth = depth;
-        Ok(left)
     }
 
     fn unary(&mut self) -> Parsed<Expr> {
@@ -739,6 +690,27 @@ impl Parser<'_> {
         self.advance();
         Ok(value)
     }
+}
+
+/// How tightly an operator binds, and its function.
+fn operator(token: Token) -> Option<(u8, &'static str)> {
+    Some(match token {
+        Token::Or => (1, op::OR),
+        Token::And => (2, op::AND),
+        Token::Less => (3, "_<_"),
+        Token::LessEquals => (3, "_<=_"),
+        Token::GreaterEquals => (3, "_>=_"),
+        Token::Greater => (3, "_>_"),
+        Token::Equals => (3, op::EQUALS),
+        Token::NotEquals => (3, op::NOT_EQUALS),
+        Token::In => (3, "@in"),
+        Token::Plus => (4, op::ADD),
+        Token::Minus => (4, "_-_"),
+        Token::Star => (5, "_*_"),
+        Token::Slash => (5, "_/_"),
+        Token::Percent => (5, "_%_"),
+        _ => return None,
+    })
 }
 
 /// Tokens as a problem lists them: one bare, several in braces and in the lexer's order.

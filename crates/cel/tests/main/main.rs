@@ -3,4 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod api;
+mod fuzz;
 mod tables;

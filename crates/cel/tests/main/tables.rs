@@ -1,4 +1,5 @@
-//! Runs the tables in `cases/`: one JSON object a line.
+//! Runs the tables in `cases/`: one JSON object a line. An object with `defaults` says what the cases after it have
+//! in common.
 
 use knarr_cel::{
     Authorizer, AuthorizerAttributes, AuthorizerDecision, AuthorizerUser, Bindings, DeclType, Env,
@@ -123,8 +124,17 @@ fn answer(case: &Json) -> Json {
 fn run(table: &str, name: &str) {
     let mut wrong = Vec::new();
     let mut count = 0;
+    let mut defaults = serde_json::Map::new();
     for line in table.lines().filter(|line| !line.trim().is_empty()) {
-        let case: Json = serde_json::from_str(line).unwrap();
+        let mut case: serde_json::Map<String, Json> = serde_json::from_str(line).unwrap();
+        if let Some(Json::Object(common)) = case.remove("defaults") {
+            defaults = common;
+            continue;
+        }
+        for (key, value) in &defaults {
+            case.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        let case = Json::Object(case);
         count += 1;
         let got = answer(&case);
         for key in ["issues", "type", "estimate", "instantiation", "cost", "value", "error"] {
@@ -158,5 +168,14 @@ macro_rules! tables {
 }
 
 tables! {
-    conversions, issues, kubernetes, limits, lists, macros, operators, optionals, patches, strings, syntax, times, typed,
+    conversions, issues, kubernetes, limits, lists, macros, operators, optionals, patches, random, random_typed, strings, syntax,
+    times, typed,
+}
+
+/// A table made elsewhere, such as one of random expressions: the file that `CEL_CASES` names.
+#[test]
+#[ignore = "wants a table in CEL_CASES"]
+fn from_file() {
+    let path = std::env::var("CEL_CASES").unwrap();
+    run(&std::fs::read_to_string(&path).unwrap(), &path);
 }
