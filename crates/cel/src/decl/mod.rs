@@ -3,6 +3,7 @@
 //! becomes values. Follows upstream's `DeclType` (KEP-2876).
 
 pub mod escape;
+mod kind;
 mod schema;
 mod well_known;
 

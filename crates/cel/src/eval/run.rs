@@ -219,9 +219,9 @@ impl<'a, 'b> Run<'a, 'b> {
             Some(_) => Err(EvalError::no_such_overload()),
             None => Ok(None),
         };
-        let outcome = match (args[0].as_str(), limit) {
-            (Some(text), Ok(limit)) => Ok(match call.kind {
-                PatternKind::Matches => Value::Bool(call.regex.is_match(text)),
+        let outcome = match (&args[0], limit) {
+            (Value::String(text), Ok(limit)) => Ok(match call.kind {
+                PatternKind::Matches => Value::Bool(call.regex.is_match(text.as_str())),
                 PatternKind::Find => strings::find_with(&call.regex, text),
                 PatternKind::FindAll => strings::find_all_with(&call.regex, text, limit),
             }),

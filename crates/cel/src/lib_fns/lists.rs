@@ -175,7 +175,7 @@ pub(super) fn sort_by_associated_keys<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
 pub(super) fn range<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     let count = int(&args[0])?.max(0);
     // Costs forbid longer ones in the end; this keeps them from being made first.
-    if count as u64 > MAX_ELEMENTS as u64 {
+    if count as u64 > crate::PER_CALL_LIMIT {
         return Err(EvalError::cost_exceeded());
     }
     Ok(Value::list((0..count).map(Value::Int).collect()))

@@ -60,7 +60,27 @@ fn rewrite(pattern: &str) -> Result<String, String> {
                 out.push_str("\\{");
                 rest = &rest[1..];
             }
-            '(' if rest.starts_with("(?P<") || rest.starts_with("(?<") || rest.starts_with("(?") => {
+            '{' => {
+                let end = rest.find('}').map_or(rest.len(), |end| end + 1);
+                let counts = rest[1..end - 1].split(',').filter(|count| !count.is_empty());
+                let counts: Vec<u32> = counts.map(|count| count.parse().unwrap_or(u32::MAX)).collect();
+                if counts.iter().any(|count| *count > 1000) || counts.windows(2).any(|pair| pair[0] > pair[1])
+                {
+                    return Err(format!("error parsing regexp: invalid repeat count: `{}`", &rest[..end]));
+                }
+                out.push_str(&rest[..end]);
+                rest = &rest[end..];
+            }
+            '(' if rest.starts_with("(?") => {
+                let named = rest.starts_with("(?P<") || rest.starts_with("(?<");
+                let end = rest.find([':', ')']).unwrap_or(rest.len());
+                // RE2 has four flags; the crate knows more.
+                if !named && !rest[2..end].bytes().all(|flag| b"imsU-".contains(&flag)) {
+                    let shown: String = rest.chars().take(3).collect();
+                    return Err(format!(
+                        "error parsing regexp: invalid or unsupported Perl syntax: `{shown}`"
+                    ));
+                }
                 out.push_str("(?");
                 rest = &rest[2..];
             }
@@ -224,6 +244,9 @@ mod tests {
             (r"^\Qa.b\E$", "a.b", true),
             (r"(?i)ABC", "abc", true),
             (r"(?P<n>a)", "a", true),
+            (r"(?<n>a)", "a", true),
+            (r"(?s-i:a.)", "a\n", true),
+            (r"^a{2,3}$", "aa", true),
             (r"^[[:alpha:]]+$", "ab", true),
         ];
         for (pattern, text, want) in matches {
@@ -235,6 +258,9 @@ mod tests {
             ("a)", "error parsing regexp: unexpected ): `a)`"),
             ("*", "error parsing regexp: missing argument to repetition operator: `*`"),
             ("(?=a)", "error parsing regexp: invalid or unsupported Perl syntax: `(?=`"),
+            ("(?x)a", "error parsing regexp: invalid or unsupported Perl syntax: `(?x`"),
+            ("a{1001}", "error parsing regexp: invalid repeat count: `{1001}`"),
+            ("a{3,2}", "error parsing regexp: invalid repeat count: `{3,2}`"),
             (r"\y", r"error parsing regexp: invalid escape sequence: `\y`"),
         ];
         for (pattern, want) in problems {

@@ -2,7 +2,7 @@
 
 use super::{Args, Outcome, int, no_overload, pattern, text};
 use crate::error::EvalError;
-use crate::value::{Value, chars, literal};
+use crate::value::{Text, Value, chars, literal};
 
 pub(super) fn contains<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     Ok(Value::Bool(text(&args[0])?.contains(text(&args[1])?)))
@@ -26,24 +26,32 @@ fn illegal(problem: EvalError) -> EvalError {
 
 pub(super) fn find<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     let regex = pattern::compile(text(&args[1])?).map_err(illegal)?;
-    Ok(find_with(&regex, text(&args[0])?))
+    match &args[0] {
+        Value::String(subject) => Ok(find_with(&regex, subject)),
+        _ => Err(no_overload()),
+    }
 }
 
 /// The first match, or nothing.
-pub(crate) fn find_with<'a>(regex: &regex::Regex, subject: &str) -> Value<'a> {
-    Value::text(regex.find(subject).map_or("", |found| found.as_str()))
+pub(crate) fn find_with<'a>(regex: &regex::Regex, subject: &Text<'a>) -> Value<'a> {
+    let (start, end) = regex.find(subject.as_str()).map_or((0, 0), |found| (found.start(), found.end()));
+    Value::String(subject.piece(start, end))
 }
 
 pub(super) fn find_all<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     let regex = pattern::compile(text(&args[1])?).map_err(illegal)?;
     let limit = args.get(2).map(int).transpose()?;
-    Ok(find_all_with(&regex, text(&args[0])?, limit))
+    match &args[0] {
+        Value::String(subject) => Ok(find_all_with(&regex, subject, limit)),
+        _ => Err(no_overload()),
+    }
 }
 
 /// All matches, or at most `limit`.
-pub(crate) fn find_all_with<'a>(regex: &regex::Regex, subject: &str, limit: Option<i64>) -> Value<'a> {
+pub(crate) fn find_all_with<'a>(regex: &regex::Regex, subject: &Text<'a>, limit: Option<i64>) -> Value<'a> {
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    Value::list(regex.find_iter(subject).take(limit).map(|found| Value::text(found.as_str())).collect())
+    let found = regex.find_iter(subject.as_str()).take(limit);
+    Value::list(found.map(|found| Value::String(subject.piece(found.start(), found.end()))).collect())
 }
 
 fn out_of_range(index: i64) -> EvalError {
@@ -60,11 +68,19 @@ fn offset(subject: &str, index: i64) -> Result<usize, EvalError> {
     offsets.into_iter().nth(wanted).ok_or_else(|| out_of_range(index))
 }
 
+/// A piece of a text, by bytes.
+fn piece<'a>(subject: &Value<'a>, start: usize, end: usize) -> Outcome<'a> {
+    match subject {
+        Value::String(text) => Ok(Value::String(text.piece(start, end))),
+        _ => Err(no_overload()),
+    }
+}
+
 pub(super) fn char_at<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     let subject = text(&args[0])?;
     let start = offset(subject, int(&args[1])?)?;
     let end = subject[start..].chars().next().map_or(start, |c| start + c.len_utf8());
-    Ok(Value::text(&subject[start..end]))
+    piece(&args[0], start, end)
 }
 
 pub(super) fn index_of<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
@@ -116,7 +132,10 @@ pub(super) fn upper_ascii<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
 }
 
 pub(super) fn trim<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
-    Ok(Value::text(text(&args[0])?.trim_matches(char::is_whitespace)))
+    let subject = text(&args[0])?;
+    let start = subject.len() - subject.trim_start().len();
+    let end = start + subject.trim().len();
+    piece(&args[0], start, end)
 }
 
 /// Results longer than a request can be are refused: repeated replacement could grow without bound.
@@ -145,18 +164,28 @@ pub(super) fn split<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     if limit == 0 {
         return Ok(Value::list(Vec::new()));
     }
-    let pieces: Vec<Value<'a>> = if separator.is_empty() {
-        let mut pieces = Vec::new();
-        let mut rest = subject;
-        while let Some(c) = rest.chars().next() {
-            let end = if pieces.len() + 1 >= limit { rest.len() } else { c.len_utf8() };
-            pieces.push(Value::text(&rest[..end]));
-            rest = &rest[end..];
-        }
-        pieces
-    } else {
-        subject.splitn(limit, separator).map(Value::text).collect()
-    };
+    let Value::String(whole) = &args[0] else { return Err(no_overload()) };
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    while pieces.len() + 1 < limit {
+        let rest = &subject[start..];
+        let (end, next) = if separator.is_empty() {
+            match rest.chars().next() {
+                Some(c) if rest.len() > c.len_utf8() => (start + c.len_utf8(), start + c.len_utf8()),
+                _ => break,
+            }
+        } else {
+            match rest.find(separator) {
+                Some(at) => (start + at, start + at + separator.len()),
+                None => break,
+            }
+        };
+        pieces.push(Value::String(whole.piece(start, end)));
+        start = next;
+    }
+    if !(separator.is_empty() && subject.is_empty()) {
+        pieces.push(Value::String(whole.piece(start, subject.len())));
+    }
     Ok(Value::list(pieces))
 }
 
@@ -174,7 +203,7 @@ pub(super) fn substring<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
         Some(to) => offset(subject, to)?,
         None => subject.len(),
     };
-    Ok(Value::text(&subject[start..end]))
+    piece(&args[0], start, end)
 }
 
 pub(super) fn join<'a>(args: Args<'_, 'a>) -> Outcome<'a> {

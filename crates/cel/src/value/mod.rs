@@ -71,6 +71,14 @@ pub enum Text<'a> {
 }
 
 impl Text<'_> {
+    /// The piece at these bytes; what is borrowed stays so.
+    pub(crate) fn piece(&self, start: usize, end: usize) -> Self {
+        match self {
+            Self::Borrowed(text) => Self::Borrowed(text.get(start..end).unwrap_or_default()),
+            Self::Shared(text) => Self::Shared(text.get(start..end).unwrap_or_default().into()),
+        }
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         match self {

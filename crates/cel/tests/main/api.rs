@@ -229,7 +229,7 @@ fn deep_and_long_expressions_are_refused() {
         format!("{}1{}", "[".repeat(240), "]".repeat(240)),
         vec!["object"; 240].join(" + "),
         format!("{}object{}", "-(".repeat(240), ")".repeat(240)),
-        format!("{}1{}", "true ? ".repeat(1) + &"(false ? 1 : ".repeat(110), ")".repeat(110) + " : 2"),
+        format!("{}1{}", "true ? ".to_owned() + &"(false ? 1 : ".repeat(110), ")".repeat(110) + " : 2"),
         format!("{}1{}", "object.map(a, ".repeat(120), ")".repeat(120)),
         format!("{}1{}", "{'a': ".repeat(200), "}".repeat(200)),
         format!("object{}", "[0]".repeat(240)),
@@ -251,4 +251,29 @@ fn deep_and_long_expressions_are_refused() {
     // A macro that repeats its target does not grow without end.
     let doubling = format!("optional.of(1){}", ".optMap(x, x)".repeat(40));
     assert!(objects().compile(&doubling).is_err());
+}
+
+#[test]
+fn built_in_kinds() {
+    use knarr_meta::schema::{Field, ListType, Schema, StructType, Type as Of};
+    let mut schema = Schema::default();
+    let tree = schema.insert(StructType::new("Tree", Vec::new()));
+    let fields = vec![
+        Field::new("name", Of::String, 1),
+        Field::new("created", Of::Time, 2),
+        Field::new("size", Of::Quantity, 3),
+        Field::new("port", Of::IntOrString, 4),
+        Field::new("children", Of::List(Box::new(ListType::atomic(Of::Struct(tree)))), 5),
+        Field::new("labels", Of::Map(Box::new(Of::String)), 6),
+    ];
+    schema.insert(StructType::new("Tree", fields));
+    let decl = DeclType::from_kind(&schema, tree).unwrap();
+    let env = Env::kubernetes().with_declared("object", &decl);
+    let output = |source: &str| env.compile(source).map(|ast| ast.output_type().to_string());
+    assert_eq!(output("object.created").unwrap(), "google.protobuf.Timestamp");
+    assert_eq!(output("object.port").unwrap(), "dyn");
+    assert_eq!(output("object.labels").unwrap(), "map(string, string)");
+    assert_eq!(output("object.metadata.name + object.kind").unwrap(), "string");
+    assert!(output("object.size").unwrap_err().to_string().contains("undefined field 'size'"));
+    assert!(output("object.children").unwrap_err().to_string().contains("undefined field 'children'"));
 }
