@@ -30,7 +30,9 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let failed: Vec<&&str> = listed.iter().filter(|name| results.get(**name) == Some(&false)).collect();
     let new: Vec<&str> = results
         .iter()
-        .filter(|(name, passed)| **passed && name.contains("[Conformance]") && !listed.contains(&name.as_str()))
+        .filter(|(name, passed)| {
+            **passed && name.contains("[Conformance]") && !listed.contains(&name.as_str())
+        })
         .map(|(name, _)| name.as_str())
         .collect();
     for name in &new {
@@ -55,7 +57,9 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
 fn read(report: &str, results: &mut BTreeMap<String, bool>) {
     for case in report.split("<testcase ").skip(1) {
         let head = case.split('>').next().unwrap_or_default();
-        let (Some(name), Some(status)) = (attribute(head, "name"), attribute(head, "status")) else { continue };
+        let (Some(name), Some(status)) = (attribute(head, "name"), attribute(head, "status")) else {
+            continue;
+        };
         let Some(name) = name.strip_prefix("[It] ") else { continue };
         if matches!(status.as_str(), "skipped" | "pending") {
             continue;
@@ -68,7 +72,8 @@ fn read(report: &str, results: &mut BTreeMap<String, bool>) {
 fn attribute(head: &str, name: &str) -> Option<String> {
     let value = head.split(&format!("{name}=\"")).nth(1)?.split('"').next()?;
     let mut text = value.to_owned();
-    for (entity, plain) in [("&lt;", "<"), ("&gt;", ">"), ("&#34;", "\""), ("&quot;", "\""), ("&#39;", "'"), ("&amp;", "&")]
+    for (entity, plain) in
+        [("&lt;", "<"), ("&gt;", ">"), ("&#34;", "\""), ("&quot;", "\""), ("&#39;", "'"), ("&amp;", "&")]
     {
         text = text.replace(entity, plain);
     }
@@ -87,7 +92,8 @@ mod tests {
             <testcase name="[ReportAfterSuite]" status="passed"/></testsuite>"#;
         let mut results = BTreeMap::new();
         read(report, &mut results);
-        let expected = [("[sig-x] a <b> [Conformance]".to_owned(), true), ("[sig-x] c [Conformance]".to_owned(), false)];
+        let expected =
+            [("[sig-x] a <b> [Conformance]".to_owned(), true), ("[sig-x] c [Conformance]".to_owned(), false)];
         assert_eq!(results.into_iter().collect::<Vec<_>>(), expected);
     }
 }

@@ -20,7 +20,9 @@ fn main() -> Result<()> {
         Some("test") => test::run(&root, &arguments[1..]),
         Some("tidy") => tidy(&root),
         Some("conformance") => conformance::run(&root, &arguments[1..]),
-        other => bail!("usage: cargo xtask test [--no-e2e] | tidy | conformance FOLDER [--add] (not {other:?})"),
+        other => {
+            bail!("usage: cargo xtask test [--no-e2e] | tidy | conformance FOLDER [--add] (not {other:?})")
+        }
     }
 }
 
