@@ -6,6 +6,7 @@ use crate::defaulting;
 use crate::kubeversion;
 use crate::scale::Scale;
 use crate::schema::{ParseError, Schema, structural};
+use crate::version::Rules;
 use crate::select::SelectableField;
 use crate::version::Version;
 use knarr_meta::object::{get_str, name as object_name, uid as object_uid};
@@ -278,6 +279,7 @@ fn version(
         columns: Columns::parse(&json["additionalPrinterColumns"]),
         preserve_unknown_fields,
         apply,
+        rules: Rules::new(schema.as_ref(), given),
         schema,
         name,
     })

@@ -14,6 +14,7 @@ mod number;
 mod objectmeta;
 pub mod openapi;
 mod prune;
+mod rules;
 mod scale;
 pub mod schema;
 mod select;

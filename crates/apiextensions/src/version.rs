@@ -7,6 +7,7 @@ use crate::listtype;
 use crate::number;
 use crate::objectmeta;
 use crate::prune;
+use crate::rules::{self, Findings, Validator};
 use crate::scale::Scale;
 use crate::schema::Schema;
 use crate::select::SelectableField;
@@ -19,6 +20,7 @@ use knarr_meta::table::ColumnDefinition;
 use knarr_meta::validate::qualified_name;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 /// One version of a custom resource.
@@ -49,6 +51,28 @@ pub struct Version {
     pub(crate) columns: Columns,
     pub(crate) preserve_unknown_fields: bool,
     pub(crate) apply: (Types, Type),
+    pub(crate) rules: Rules,
+}
+
+/// The rules of a schema, compiled when the first object comes: most definitions are compiled far more often than
+/// anybody writes their objects.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    /// The schema as written, if there are rules in it.
+    source: Option<Arc<Value>>,
+    compiled: Arc<OnceLock<Option<Validator>>>,
+}
+
+impl Rules {
+    pub(crate) fn new(schema: Option<&Schema>, json: &Value) -> Self {
+        let source = schema.filter(|schema| rules::has_rules(schema)).map(|_| Arc::new(json.clone()));
+        Self { source, compiled: Arc::default() }
+    }
+
+    fn validator(&self, schema: &Schema) -> Option<&Validator> {
+        let source = self.source.as_ref()?;
+        self.compiled.get_or_init(|| Validator::new(schema, source, true)).as_ref()
+    }
 }
 
 /// How an object is taken up.
@@ -201,13 +225,33 @@ impl Version {
             errors.extend(objectmeta::validate_embedded(object, Some(schema), false, &Path::nil()));
             errors.extend(listtype::validate(object, schema, &Path::nil()));
         }
+        self.run_rules(object, None, &mut errors);
         errors
+    }
+
+    /// Runs the rules unless what they would see is malformed; warnings are about what did not change.
+    fn run_rules(&self, new: &Value, old: Option<&Value>, errors: &mut ErrorList) -> Vec<String> {
+        let Some(schema) = &self.schema else { return Vec::new() };
+        let Some(validator) = self.rules.validator(schema) else { return Vec::new() };
+        if rules::blocked_by(errors) {
+            errors.push(rules::not_checked());
+            return Vec::new();
+        }
+        let correlation = old.map(|old| Correlation::new(old, schema));
+        let Findings { errors: found, warnings } = validator.validate(new, old, correlation, &Path::nil());
+        errors.extend(found);
+        warnings
     }
 
     /// All errors of a changed object, but for its own metadata. What was wrong before and did not change is forgiven.
     pub fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        self.check_update(new, old).0
+    }
+
+    /// [`Version::validate_update`], and warnings about rules that fail in parts that did not change.
+    pub fn check_update(&self, new: &Value, old: &Value) -> (ErrorList, Vec<String>) {
         let mut errors = self.type_meta(new);
-        let Some(map) = new.as_object().filter(|_| errors.is_empty()) else { return errors };
+        let Some(map) = new.as_object().filter(|_| errors.is_empty()) else { return (errors, Vec::new()) };
         if let Some(schema) = &self.schema {
             let correlation = Correlation::new(old, schema);
             errors.extend(validate::validate_update(new, schema, Use::Resource, &Path::nil(), &correlation));
@@ -220,13 +264,19 @@ impl Version {
                 errors.extend(found);
             }
         }
-        errors
+        let warnings = self.run_rules(new, Some(old), &mut errors);
+        (errors, warnings)
     }
 
     /// All errors of a changed status.
     pub fn validate_status_update(&self, new: &Value, old: &Value) -> ErrorList {
+        self.check_status_update(new, old).0
+    }
+
+    /// [`Version::validate_status_update`], and warnings about rules that fail in parts that did not change.
+    pub fn check_status_update(&self, new: &Value, old: &Value) -> (ErrorList, Vec<String>) {
         let mut errors = self.type_meta(new);
-        let Some(map) = new.as_object().filter(|_| errors.is_empty()) else { return errors };
+        let Some(map) = new.as_object().filter(|_| errors.is_empty()) else { return (errors, Vec::new()) };
         if let (Some(schema), Some(status)) = (&self.schema, map.get("status"))
             && let Some(part) = schema.properties.get("status")
         {
@@ -245,7 +295,8 @@ impl Version {
                 errors.extend(found);
             }
         }
-        errors
+        let warnings = self.run_rules(new, Some(old), &mut errors);
+        (errors, warnings)
     }
 
     fn type_meta(&self, object: &Value) -> ErrorList {

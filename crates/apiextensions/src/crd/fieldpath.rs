@@ -91,13 +91,20 @@ fn unescape(text: &str) -> Result<String, String> {
             out.push(c);
             continue;
         }
-        match chars.next() {
-            Some(escaped @ ('\'' | '\\' | '"')) => out.push(escaped),
-            Some('n') => out.push('\n'),
-            Some('t') => out.push('\t'),
-            Some('r') => out.push('\r'),
-            _ => return Err("invalid string literal: invalid syntax".into()),
-        }
+        out.push(match chars.next() {
+            Some('a') => '\u{7}',
+            Some('b') => '\u{8}',
+            Some('f') => '\u{c}',
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('v') => '\u{b}',
+            Some(same @ ('\'' | '\\')) => same,
+            other => {
+                let other = other.map(String::from).unwrap_or_default();
+                return Err(format!("invalid string literal: invalid escape char \\{other}"));
+            }
+        });
     }
     Ok(out)
 }

@@ -37,6 +37,8 @@ struct Options<'a> {
     any_ca_bundle: bool,
     /// Versions that keep too many selectable fields (none: all of them in common).
     many_selectable: Vec<&'a str>,
+    /// Versions whose schema did not change: their rules cost what they cost.
+    unchanged: Vec<&'a str>,
 }
 
 /// Fills in what a definition leaves out: singular name, kind of lists, conversion, port of the webhook's service, and
@@ -95,6 +97,7 @@ pub fn validate(crd: &Value) -> ErrorList {
         map_keys: true,
         any_ca_bundle: true,
         many_selectable: Vec::new(),
+        unchanged: Vec::new(),
     };
     let mut errors = ErrorList::new();
     let name = object::name(crd);
@@ -305,6 +308,13 @@ fn update_options<'a>(old: &Value, old_spec: &Spec<'_>, new: &Spec<'a>, establis
         map_keys: !old_spec.any_schema(|s| !schema::keys_and_sets(s, &Path::nil()).is_empty()),
         any_ca_bundle: !established || ca_bundle_problem(bundle).is_some(),
         many_selectable,
+        unchanged: (new.versions.iter())
+            .filter(|version| {
+                let before = old_spec.versions.iter().find(|old| old.name == version.name);
+                before.is_some_and(|before| new.json_of(version) == old_spec.json_of(before))
+            })
+            .map(|version| version.name)
+            .collect(),
     }
 }
 
@@ -410,12 +420,7 @@ fn validate_spec(spec: &Spec<'_>, mut options: Options<'_>, errors: &mut ErrorLi
     let has_status = |part: &Part<'_>| part.subresources.is_some_and(|given| !given["status"].is_null());
     let any_status = has_status(&spec.common) || spec.versions.iter().any(|version| has_status(&version.own));
     if spec.common.schema.is_some() {
-        errors.extend(schema::validate(
-            spec.common.openapi(),
-            any_status,
-            &options,
-            &path.child("validation"),
-        ));
+                errors.extend(schema::validate(&spec.common, spec.version, any_status, &options, &path.child("validation")));
     }
     validate_part(&spec.common, &path, errors);
     if !spec.common.selectable.is_empty() {
@@ -462,7 +467,7 @@ fn validate_version(
             spec.common.subresources
         };
         let status = subresources.is_some_and(|given| !given["status"].is_null());
-        errors.extend(schema::validate(version.own.openapi(), status, options, &path.child("schema")));
+        errors.extend(schema::validate(&version.own, version.name, status, options, &path.child("schema")));
     }
     validate_part(&version.own, path, errors);
     if !version.own.selectable.is_empty() {

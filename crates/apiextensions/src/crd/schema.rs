@@ -1,10 +1,14 @@
 //! What a schema within a definition may say, beyond being structural (upstream's
 //! `ValidateCustomResourceDefinitionOpenAPISchema`).
 
+use super::spec::Part;
 use super::{Options, defaults, dump, fieldpath};
+use crate::rules::estimate::{Context, EXPRESSION_LIMIT, SCHEMA_LIMIT, Total, exceeded};
+use crate::rules::{Compiled, compile_rules};
 use crate::schema::{Schema, SchemaOrBool, structural};
 use knarr_meta::field::{self, ErrorList, ErrorType, FieldError, Path};
 use serde_json::Value;
+use std::cell::RefCell;
 
 /// The types of OpenAPI v3, in the order of upstream's error text.
 pub(super) const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -50,13 +54,16 @@ pub(super) fn invalid_go(path: &Path, shown: String, detail: impl Into<String>) 
 
 /// Checks `validation` or a version's `schema`, at `path`.
 pub(super) fn validate(
-    given: Option<&Schema>,
+    part: &Part<'_>,
+    version: &str,
     status: bool,
     options: &Options<'_>,
     path: &Path,
 ) -> ErrorList {
     let mut errors = ErrorList::new();
-    let Some(schema) = given else { return errors };
+    let (Some(schema), Some(json)) = (part.openapi(), part.json) else { return errors };
+    let total = RefCell::new(Total::default());
+    let mut context = None;
     let at = path.child("openAPIV3Schema");
     if status {
         root(schema, path, &mut errors);
@@ -73,20 +80,46 @@ pub(super) fn validate(
             not_convertible = Some(field::invalid(&at, "", error));
         } else {
             let found = structural::validate(schema, &at);
-            let found = if found.is_empty() {
-                defaults::validate(schema, &at, options.pruned_defaults)
-            } else {
-                found
-            };
+                        let found =
+                if found.is_empty() { defaults::validate(schema, json, &at, options.pruned_defaults) } else { found };
+            if found.is_empty() {
+                context = Some(Context::root(schema, json, &total));
+            }
             errors.extend(found);
         }
     }
-    let walk = Walk { options, defaults: None, inside_meta: false };
-    errors.extend(walk.schema(schema, true, &at));
+    let keep_costs = options.unchanged.contains(&version);
+    let walk = Walk { options, keep_costs, defaults: None, inside_meta: false, uncorrelatable: None };
+    let found = walk.schema(schema, true, &at, context.as_ref());
+    errors.extend(found.schema);
+    errors.extend(found.rules);
     if errors.is_empty() {
         errors.extend(not_convertible);
     }
+    let total = total.into_inner();
+    if total.cost > SCHEMA_LIMIT {
+        for (path, _) in &total.worst {
+            let detail = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            errors.push(field::forbidden(path, detail));
+        }
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        errors.push(field::forbidden(&at, exceeded(what, total.cost, SCHEMA_LIMIT)));
+    }
     errors
+}
+
+/// What was found: rules are compiled only where the schema is right, and are told last.
+#[derive(Default)]
+struct Found {
+    schema: ErrorList,
+    rules: ErrorList,
+}
+
+impl Found {
+    fn extend(&mut self, other: Found) {
+        self.schema.extend(other.schema);
+        self.rules.extend(other.rules);
+    }
 }
 
 fn root(schema: &Schema, path: &Path, errors: &mut ErrorList) {
@@ -114,12 +147,17 @@ struct Walk<'a> {
     /// Why there may be no defaults here.
     defaults: Option<&'a str>,
     inside_meta: bool,
+    /// Whether rules may cost what they cost.
+    keep_costs: bool,
+    /// The schema above within which old values cannot be found.
+    uncorrelatable: Option<&'a Path>,
 }
 
 impl Walk<'_> {
-    fn schema(&self, s: &Schema, is_root: bool, path: &Path) -> ErrorList {
-        let mut errors = ErrorList::new();
-        self.keywords(s, path, &mut errors);
+    fn schema(&self, s: &Schema, is_root: bool, path: &Path, context: Option<&Context<'_>>) -> Found {
+        let mut found = Found::default();
+        let errors = &mut found.schema;
+        self.keywords(s, path, errors);
         if s.unique_items {
             let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
             errors.push(field::forbidden(&path.child("uniqueItems"), detail));
@@ -134,12 +172,16 @@ impl Walk<'_> {
                 if self.inside_meta {
                     walk.defaults = Some("inside additionalProperties applying to object metadata");
                 }
-                errors.extend(walk.schema(other, false, &path.child("additionalProperties")));
+                let context = context.map(|context| context.additional(other));
+                found.extend(walk.schema(other, false, &path.child("additionalProperties"), context.as_ref()));
             }
         }
         for (name, field) in &s.properties {
             let reason = format!("in top-level {name}");
             let mut walk = Walk { defaults: self.defaults, ..*self };
+            if !matches!(s.map_type.as_deref(), None | Some("granular" | "atomic")) {
+                walk.uncorrelatable = walk.uncorrelatable.or(Some(path));
+            }
             if (is_root || s.embedded_resource) && matches!(name.as_str(), "metadata" | "kind" | "apiVersion")
             {
                 walk.inside_meta = true;
@@ -147,25 +189,82 @@ impl Walk<'_> {
                     walk.defaults = Some(&reason);
                 }
             }
-            errors.extend(walk.schema(field, false, &path.child("properties").key(name)));
+            let context = context.map(|context| context.field(name, field));
+            found.extend(walk.schema(field, false, &path.child("properties").key(name), context.as_ref()));
         }
         if let Some(not) = &s.not {
-            errors.extend(self.schema(not, false, &path.child("not")));
+            found.extend(self.schema(not, false, &path.child("not"), None));
         }
         for (name, list) in [("allOf", &s.all_of), ("oneOf", &s.one_of), ("anyOf", &s.any_of)] {
             for (index, schema) in list.iter().enumerate() {
-                errors.extend(self.schema(schema, false, &path.child(name).index(index)));
+                found.extend(self.schema(schema, false, &path.child(name).index(index), None));
             }
         }
         if let Some(items) = &s.items {
-            errors.extend(self.schema(items, false, &path.child("items")));
+            let mut walk = *self;
+            if s.list_type.as_deref() != Some("map") {
+                walk.uncorrelatable = walk.uncorrelatable.or(Some(path));
+            }
+            let context = context.map(|context| context.items(items));
+            found.extend(walk.schema(items, false, &path.child("items"), context.as_ref()));
         }
         for (index, schema) in s.unsupported.items_list.iter().enumerate() {
-            errors.extend(self.schema(schema, false, &path.child("items").index(index)));
+            found.extend(self.schema(schema, false, &path.child("items").index(index), None));
         }
-        self.extensions(s, path, &mut errors);
-        rules(s, path, &mut errors);
-        errors
+        self.extensions(s, path, &mut found.schema);
+        rules(s, path, &mut found.schema);
+        if !s.validations.is_empty()
+            && found.schema.is_empty()
+            && let Some(context) = context
+        {
+            self.expressions(s, context, &path.child("x-kubernetes-validations"), &mut found.rules);
+        }
+        found
+    }
+
+    /// Compiles the rules of a schema, and tells what they may cost.
+    fn expressions(&self, s: &Schema, context: &Context<'_>, path: &Path, errors: &mut ErrorList) {
+        let Some(decl) = context.decl() else {
+            let detail = "internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations";
+            errors.push(field::internal(path, detail));
+            return;
+        };
+        for (index, compiled) in compile_rules(s, decl).iter().enumerate() {
+            let path = path.index(index);
+            let rule_path = path.child("rule");
+            let times = context.cardinality.unwrap_or_else(|| decl.max_cardinality());
+            let cost = compiled.max_cost.saturating_mul(if compiled.program.is_some() { times } else { 0 });
+            let observe = |path: Path, what: &str, cost: u64, errors: &mut ErrorList| {
+                if !self.keep_costs && cost > EXPRESSION_LIMIT {
+                    errors.push(field::forbidden(&path, exceeded(what, cost, EXPRESSION_LIMIT)));
+                }
+                context.observe(path, cost);
+            };
+            observe(rule_path.clone(), "estimated rule cost", cost, errors);
+            if let Some(error) = &compiled.error {
+                errors.push(invalid_go(&rule_path, dump::rule(&compiled.rule), error));
+            }
+            let message_path = path.child("messageExpression");
+            if let Some(error) = &compiled.message_error {
+                errors.push(invalid_go(&message_path, dump::rule(&compiled.rule), error));
+            } else if compiled.message.is_some() {
+                observe(message_path, "estimated messageExpression cost", compiled.message_max_cost, errors);
+            }
+            self.transition(compiled, &path, errors);
+        }
+    }
+
+    fn transition(&self, compiled: &Compiled, path: &Path, errors: &mut ErrorList) {
+        if compiled.uses_old_self {
+            if let Some(within) = self.uncorrelatable {
+                let detail =
+                    format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
+                errors.push(field::invalid(&path.child("rule"), &compiled.rule.rule, detail));
+            }
+        } else if let Some(optional) = compiled.rule.optional_old_self {
+            let detail = "may not be set if oldSelf is not used in rule";
+            errors.push(field::invalid(&path.child("optionalOldSelf"), optional, detail));
+        }
     }
 
     fn keywords(&self, s: &Schema, path: &Path, errors: &mut ErrorList) {

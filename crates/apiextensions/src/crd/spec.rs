@@ -35,6 +35,8 @@ pub(super) struct SpecVersion<'a> {
 pub(super) struct Part<'a> {
     /// `schema`, in it `openAPIV3Schema`.
     pub schema: Option<Option<Schema>>,
+    /// `openAPIV3Schema` as written.
+    pub json: Option<&'a Value>,
     pub subresources: Option<&'a Value>,
     pub columns: &'a [Value],
     pub selectable: &'a [Value],
@@ -64,10 +66,12 @@ impl<'a> Spec<'a> {
         };
         let part = |json: &'a Value, wanted: &dyn Fn(&str) -> bool| -> Result<Part<'a>, ParseError> {
             let schema = given(json, "schema").filter(|_| wanted("schema"));
+            let raw = schema.and_then(|schema| given(schema, "openAPIV3Schema"));
             let schema = schema.map(|schema| given(schema, "openAPIV3Schema").map(Schema::parse).transpose());
             let pick = |name: &str| if wanted(name) { list(json, name) } else { &[] };
             Ok(Part {
                 schema: schema.transpose()?,
+                json: raw,
                 subresources: given(json, "subresources").filter(|_| wanted("subresources")),
                 columns: pick("additionalPrinterColumns"),
                 selectable: pick("selectableFields"),
@@ -113,5 +117,10 @@ impl<'a> Spec<'a> {
     /// The schema of a version, wherever it stands.
     pub fn schema_of(&self, version: &SpecVersion<'_>) -> Option<Schema> {
         self.common.openapi().or(version.own.openapi()).cloned()
+    }
+
+    /// The same as it was written.
+    pub fn json_of(&self, version: &SpecVersion<'a>) -> Option<&'a Value> {
+        self.common.json.or(version.own.json)
     }
 }

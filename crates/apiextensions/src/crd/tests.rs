@@ -362,3 +362,59 @@ fn schemas_without_structure_are_told_in_a_condition() {
     let found = non_structural(&with_schema(json!({"$ref": "x"}))).unwrap();
     assert_eq!((found.status, found.reason), ("Unknown", "StructuralError"));
 }
+
+#[test]
+fn rules_are_compiled_and_weighed() {
+    let at = "spec.validation.openAPIV3Schema.properties[a]";
+    let with = |schema: Value| with_schema(json!({"type": "object", "properties": {"a": schema}}));
+    let tail = ",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\"OptionalOldSelf\":null}";
+    let budget = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+    for (schema, want) in [
+        (json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1"}]}), vec![]),
+        (
+            json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self.x"}, {"rule": "self + 1"}]}),
+            vec![
+                format!(
+                    "{at}.x-kubernetes-validations[0].rule: Invalid value: {{\"Rule\":\"self.x\"{tail}: compilation failed: ERROR: <input>:1:5: type 'int' does not support field selection\n | self.x\n | ....^"
+                ),
+                format!(
+                    "{at}.x-kubernetes-validations[1].rule: Invalid value: {{\"Rule\":\"self + 1\"{tail}: cel expression must evaluate to a bool"
+                ),
+            ],
+        ),
+        (
+            json!({"type": "array", "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > oldSelf"}]}, "maxItems": 5}),
+            vec![format!(
+                "{at}.items.x-kubernetes-validations[0].rule: Invalid value: \"self > oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within {at}"
+            )],
+        ),
+        (
+            json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self > 1", "optionalOldSelf": true}]}),
+            vec![format!(
+                "{at}.x-kubernetes-validations[0].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule"
+            )],
+        ),
+        (
+            json!({"type": "integer", "default": 0, "x-kubernetes-validations": [{"rule": "self > 1"}]}),
+            vec![format!("{at}.default: Invalid value: 0: failed rule: self > 1")],
+        ),
+        (
+            json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [{"rule": "self.all(x, self.all(y, x == y))"}]}),
+            vec![
+                format!("{at}.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x {budget}"),
+                format!("{at}.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"),
+                format!("spec.validation.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x {budget}"),
+            ],
+        ),
+    ] {
+        let found = texts(&validate(&with(schema.clone())));
+        assert_eq!(found, want, "{schema}");
+    }
+    // Rules that cost too much once may stay as they are.
+    let old = with(json!({"type": "array", "items": {"type": "string", "maxLength": 1000}, "maxItems": 300,
+        "x-kubernetes-validations": [{"rule": "self.all(x, self.all(y, x == y))"}]}));
+    let new = validate(&old);
+    assert_eq!(new.len(), 1, "{new}");
+    assert!(new[0].detail.starts_with("estimated rule cost exceeds budget by factor of "), "{new}");
+    assert_eq!(texts(&validate_update(&old, &old)), [""; 0]);
+}

@@ -40,17 +40,20 @@ impl ErasedStrategy for CustomStrategy {
         new: Encoded<'_>,
         old: Encoded<'_>,
     ) -> Result<(ErrorList, Vec<String>), Status> {
-        let errors = self.own().validate_update(new.value, old.value);
-        Ok((errors, self.own().warnings(new.value, Some(old.value))))
+        let (errors, mut warnings) = self.own().check_update(new.value, old.value);
+        warnings.extend(self.own().warnings(new.value, Some(old.value)));
+        Ok((errors, warnings))
     }
 
     fn validate_status_update(
         &self,
-        _cx: &RequestCx,
+        cx: &RequestCx,
         new: Encoded<'_>,
         old: Encoded<'_>,
     ) -> Result<ErrorList, Status> {
-        Ok(self.own().validate_status_update(new.value, old.value))
+        let (errors, warnings) = self.own().check_status_update(new.value, old.value);
+        warnings.into_iter().for_each(|warning| cx.warn(warning));
+        Ok(errors)
     }
 
     fn coerce(&self, object: &mut Value, report: bool) -> Option<Result<Vec<String>, String>> {
