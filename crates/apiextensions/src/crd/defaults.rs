@@ -69,7 +69,8 @@ impl Checker {
             self.check(&below, root, &deeper(None), inside_meta, &path.child("items"));
         }
         for (name, field) in &schema.properties {
-            let meta = inside_meta || (here.embedded && matches!(name.as_str(), "metadata" | "apiVersion" | "kind"));
+            let meta =
+                inside_meta || (here.embedded && matches!(name.as_str(), "metadata" | "apiVersion" | "kind"));
             let at = path.child("properties").key(name);
             let below = At {
                 schema: field,

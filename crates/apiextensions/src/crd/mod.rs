@@ -420,7 +420,13 @@ fn validate_spec(spec: &Spec<'_>, mut options: Options<'_>, errors: &mut ErrorLi
     let has_status = |part: &Part<'_>| part.subresources.is_some_and(|given| !given["status"].is_null());
     let any_status = has_status(&spec.common) || spec.versions.iter().any(|version| has_status(&version.own));
     if spec.common.schema.is_some() {
-                errors.extend(schema::validate(&spec.common, spec.version, any_status, &options, &path.child("validation")));
+        errors.extend(schema::validate(
+            &spec.common,
+            spec.version,
+            any_status,
+            &options,
+            &path.child("validation"),
+        ));
     }
     validate_part(&spec.common, &path, errors);
     if !spec.common.selectable.is_empty() {

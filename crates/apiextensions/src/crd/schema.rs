@@ -80,8 +80,11 @@ pub(super) fn validate(
             not_convertible = Some(field::invalid(&at, "", error));
         } else {
             let found = structural::validate(schema, &at);
-                        let found =
-                if found.is_empty() { defaults::validate(schema, json, &at, options.pruned_defaults) } else { found };
+            let found = if found.is_empty() {
+                defaults::validate(schema, json, &at, options.pruned_defaults)
+            } else {
+                found
+            };
             if found.is_empty() {
                 context = Some(Context::root(schema, json, &total));
             }
@@ -99,7 +102,8 @@ pub(super) fn validate(
     let total = total.into_inner();
     if total.cost > SCHEMA_LIMIT {
         for (path, _) in &total.worst {
-            let detail = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            let detail =
+                "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
             errors.push(field::forbidden(path, detail));
         }
         let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
@@ -173,7 +177,12 @@ impl Walk<'_> {
                     walk.defaults = Some("inside additionalProperties applying to object metadata");
                 }
                 let context = context.map(|context| context.additional(other));
-                found.extend(walk.schema(other, false, &path.child("additionalProperties"), context.as_ref()));
+                found.extend(walk.schema(
+                    other,
+                    false,
+                    &path.child("additionalProperties"),
+                    context.as_ref(),
+                ));
             }
         }
         for (name, field) in &s.properties {
@@ -257,8 +266,9 @@ impl Walk<'_> {
     fn transition(&self, compiled: &Compiled, path: &Path, errors: &mut ErrorList) {
         if compiled.uses_old_self {
             if let Some(within) = self.uncorrelatable {
-                let detail =
-                    format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {within}");
+                let detail = format!(
+                    "oldSelf cannot be used on the uncorrelatable portion of the schema within {within}"
+                );
                 errors.push(field::invalid(&path.child("rule"), &compiled.rule.rule, detail));
             }
         } else if let Some(optional) = compiled.rule.optional_old_self {

@@ -87,7 +87,9 @@ fn one(rule: &Rule, schema: &Schema, env: &Env, decl: &DeclType) -> Compiled {
         }
     }
     if !rule.field_path.is_empty() {
-        compiled.path = fieldpath::follow(&rule.field_path, schema, true).ok().and_then(|(path, _)| Some(path?.to_string()));
+        compiled.path = fieldpath::follow(&rule.field_path, schema, true)
+            .ok()
+            .and_then(|(path, _)| Some(path?.to_string()));
     }
     compiled
 }
@@ -98,7 +100,9 @@ fn program(ast: &Ast, decl: &DeclType) -> Result<(Program, u64), String> {
 }
 
 fn message(expression: &str, env: &Env, decl: &DeclType) -> Result<(Program, u64), String> {
-    let ast = env.compile(expression).map_err(|issues| format!("messageExpression compilation failed: {issues}"))?;
+    let ast = env
+        .compile(expression)
+        .map_err(|issues| format!("messageExpression compilation failed: {issues}"))?;
     if *ast.output_type() != Type::String {
         return Err("messageExpression must evaluate to a string".into());
     }

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 /// Longest message that an expression may make.
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
-const NO_BUDGET: &str = "validation failed due to running out of cost budget, no further validation rules will be run";
+const NO_BUDGET: &str =
+    "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// The rules of a schema and of what is below it; only parts with rules are there.
 #[derive(Debug)]
@@ -266,7 +267,10 @@ impl Run {
                 Err(error) => {
                     let text = error.to_string();
                     if error.is_cost_exceeded() {
-                        let detail = format!("'{text}': no further validation rules will be run due to call cost exceeds limit for rule: {}", named(compiled));
+                        let detail = format!(
+                            "'{text}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
+                            named(compiled)
+                        );
                         self.findings.errors.push(fail(detail));
                         return Err(Exhausted);
                     }
@@ -353,8 +357,7 @@ impl Run {
         old: Option<&Value>,
         decl: &Arc<DeclType>,
     ) -> Result<String, Option<String>> {
-        let bindings =
-            bind(value, old.filter(|_| validator.uses_old_self), decl, false).map_err(|_| None)?;
+        let bindings = bind(value, old.filter(|_| validator.uses_old_self), decl, false).map_err(|_| None)?;
         let outcome = program.eval(&bindings, PER_CALL_LIMIT);
         if i64::try_from(outcome.cost).is_ok_and(|cost| cost > self.budget) {
             return Err(Some(
@@ -408,9 +411,8 @@ fn named(compiled: &Compiled) -> &str {
 
 fn same_key<'a>(list: &'a [Value], element: &Value, keys: &[String]) -> Option<&'a Value> {
     let map = element.as_object()?;
-    list.iter().find(|old| {
-        old.as_object().is_some_and(|old| keys.iter().all(|key| old.get(key) == map.get(key)))
-    })
+    list.iter()
+        .find(|old| old.as_object().is_some_and(|old| keys.iter().all(|key| old.get(key) == map.get(key))))
 }
 
 /// Whether rules are skipped because what they would see is malformed.

@@ -46,22 +46,35 @@ fn rules_are_checked_where_they_stand() {
         ),
         case(object("a", string(rule("self == 'x'"))), json!({}), None, vec![]),
         case(
-            object("a", string(json!([{"rule": "self == 'x'", "message": " be x "}, {"rule": "self != 'y'", "messageExpression": "'not ' + self"}]))),
+            object(
+                "a",
+                string(
+                    json!([{"rule": "self == 'x'", "message": " be x "}, {"rule": "self != 'y'", "messageExpression": "'not ' + self"}]),
+                ),
+            ),
             json!({"a": "y"}),
             None,
             vec![r#"a: Invalid value: "y": be x"#, r#"a: Invalid value: "y": not y"#],
         ),
         case(
-            object("a", string(json!([{"rule": "false", "reason": "FieldValueForbidden"}, {"rule": "false", "reason": "FieldValueRequired", "message": "m"},
-                {"rule": "false", "reason": "FieldValueDuplicate"}]))),
+            object(
+                "a",
+                string(
+                    json!([{"rule": "false", "reason": "FieldValueForbidden"}, {"rule": "false", "reason": "FieldValueRequired", "message": "m"},
+                {"rule": "false", "reason": "FieldValueDuplicate"}]),
+                ),
+            ),
             json!({"a": "y"}),
             None,
             vec!["a: Forbidden: failed rule: false", "a: Required value: m", r#"a: Duplicate value: "y""#],
         ),
         // What is large is not shown, and a field within may be blamed.
         case(
-            object("a", json!({"type": "object", "properties": {"b": {"type": "integer"}}, "x-kubernetes-validations": [
-                {"rule": "self.b > 1", "fieldPath": ".b"}, {"rule": "has(self.c) || true"}, {"rule": "self.b > 2"}]})),
+            object(
+                "a",
+                json!({"type": "object", "properties": {"b": {"type": "integer"}}, "x-kubernetes-validations": [
+                {"rule": "self.b > 1", "fieldPath": ".b"}, {"rule": "has(self.c) || true"}, {"rule": "self.b > 2"}]}),
+            ),
             json!({"a": {"b": 1}}),
             None,
             vec![
@@ -71,21 +84,30 @@ fn rules_are_checked_where_they_stand() {
             ],
         ),
         case(
-            object("l", json!({"type": "array", "items": {"type": "integer", "x-kubernetes-validations": rule("self < 5")}})),
+            object(
+                "l",
+                json!({"type": "array", "items": {"type": "integer", "x-kubernetes-validations": rule("self < 5")}}),
+            ),
             json!({"l": [1, 7]}),
             None,
             vec!["l[1]: Invalid value: 7: failed rule: self < 5"],
         ),
         case(
-            object("m", json!({"type": "object", "additionalProperties": {"type": "integer", "x-kubernetes-validations": rule("self < 5")}})),
+            object(
+                "m",
+                json!({"type": "object", "additionalProperties": {"type": "integer", "x-kubernetes-validations": rule("self < 5")}}),
+            ),
             json!({"m": {"k": 7}}),
             None,
             vec!["m[k]: Invalid value: 7: failed rule: self < 5"],
         ),
         // Names that are no identifiers are escaped.
         case(
-            object("a", json!({"type": "object", "properties": {"x-y": {"type": "string"}, "namespace": {"type": "string"}},
-                "x-kubernetes-validations": rule("self.x__dash__y == self.__namespace__")})),
+            object(
+                "a",
+                json!({"type": "object", "properties": {"x-y": {"type": "string"}, "namespace": {"type": "string"}},
+                "x-kubernetes-validations": rule("self.x__dash__y == self.__namespace__")}),
+            ),
             json!({"a": {"x-y": "1", "namespace": "1"}}),
             None,
             vec![],
@@ -100,7 +122,10 @@ fn rules_are_checked_where_they_stand() {
         ),
         case(object("a", string(rule("self == oldSelf"))), json!({"a": "y"}), Some(json!({})), vec![]),
         case(
-            object("a", string(json!([{"rule": "oldSelf.hasValue() || self == 'new'", "optionalOldSelf": true}]))),
+            object(
+                "a",
+                string(json!([{"rule": "oldSelf.hasValue() || self == 'new'", "optionalOldSelf": true}])),
+            ),
             json!({"a": "y"}),
             None,
             vec![r#"a: Invalid value: "y": failed rule: oldSelf.hasValue() || self == 'new'"#],
@@ -120,7 +145,10 @@ fn rules_are_checked_where_they_stand() {
         ),
         // What did not change is warned about.
         Case {
-            schema: object("a", json!({"type": "object", "properties": {"b": {"type": "integer", "x-kubernetes-validations": rule("self > 1")}, "c": {"type": "integer"}}})),
+            schema: object(
+                "a",
+                json!({"type": "object", "properties": {"b": {"type": "integer", "x-kubernetes-validations": rule("self > 1")}, "c": {"type": "integer"}}}),
+            ),
             new: json!({"a": {"b": 1, "c": 2}}),
             old: Some(json!({"a": {"b": 1, "c": 1}})),
             errors: vec![],
@@ -136,7 +164,10 @@ fn rules_are_checked_where_they_stand() {
 
 #[test]
 fn the_budget_ends_validation() {
-    let schema = object("l", json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": rule("self.contains('x')")}}));
+    let schema = object(
+        "l",
+        json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": rule("self.contains('x')")}}),
+    );
     let parsed = Schema::parse(&schema).unwrap();
     let validator = Validator::new(&parsed, &schema, false).unwrap();
     let value = json!({"l": ["x", "x", "x", "x"]});
@@ -144,7 +175,11 @@ fn the_budget_ends_validation() {
     let found = validator.validate_within(&value, None, None, &Path::nil(), &mut budget).errors;
     assert!(budget < 0);
     assert_eq!(found.len(), 1);
-    assert!(found[0].to_string().ends_with(&format!("Invalid value: \"string\": {NO_BUDGET}")), "{}", found[0]);
+    assert!(
+        found[0].to_string().ends_with(&format!("Invalid value: \"string\": {NO_BUDGET}")),
+        "{}",
+        found[0]
+    );
 }
 
 #[test]
