@@ -47,6 +47,7 @@ impl Cluster {
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             audiences: Vec::new(),
             seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
+            compaction_interval: knarr_apiserver::COMPACTION_INTERVAL,
         };
         let store = MemoryStore::new(&ctx);
         let server = ApiServer::new(config, &ctx, store, knarr_resources::all(), knarr_resources::plugins())

@@ -46,6 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         issuer: "https://kubernetes.default.svc.cluster.local".into(),
         audiences: Vec::new(),
         seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
+        compaction_interval: knarr_apiserver::COMPACTION_INTERVAL,
     };
     let defs = vec![
         plain::<Namespace>().status(),

@@ -20,4 +20,4 @@ pub use front::authn::Tokens;
 pub use front::authz::escalation;
 pub use front::authz::node::node_identity;
 pub use front::pki;
-pub use server::{ApiServer, ServerConfig, ServerError};
+pub use server::{ApiServer, COMPACTION_INTERVAL, ServerConfig, ServerError};

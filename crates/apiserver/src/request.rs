@@ -1,5 +1,6 @@
 //! CONTRACT. One request on its way through the server: who asks for what.
 
+use futures_util::future::BoxFuture;
 use knarr_base::Ctx;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -127,6 +128,18 @@ pub trait Reader: Send + Sync {
         let mut objects = self.list(group, resource, namespace);
         objects.retain(|object| knarr_meta::object::get_str(object, &path) == value);
         objects
+    }
+    /// Makes sure that an object which another server has just made can be read here, where several share a store:
+    /// asks the store itself. True when it was found there, and reading again may tell more than before. For
+    /// what would otherwise be refused because it is missing or another one.
+    fn look_for<'a>(
+        &'a self,
+        _group: &'a str,
+        _resource: &'a str,
+        _namespace: &'a str,
+        _name: &'a str,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
     }
     /// The revision of the last change of the resource; lets a reader keep what it compiled from it.
     fn revision(&self, group: &str, resource: &str) -> u64;

@@ -38,7 +38,7 @@ use tokio::sync::watch;
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Upstream's default of --etcd-compaction-interval.
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+pub const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
 
 /// What every request may need for its authentication and authorization.
 const AUTHORIZATION_KINDS: [(&str, &str); 7] = [
@@ -66,6 +66,8 @@ pub struct ServerConfig {
     pub audiences: Vec<String>,
     /// How many requests are served at once, besides those that are exempt (see [`flowcontrol::TOTAL_SEATS`]).
     pub seats: u64,
+    /// How often the store's history is compacted; zero for never.
+    pub compaction_interval: Duration,
 }
 
 /// Why a server cannot start.
@@ -193,6 +195,10 @@ impl ApiServer {
     /// authentication and authorization read is in memory.
     pub async fn start(self: &Arc<Self>) -> Result<Vec<SocketAddr>, ServerError> {
         let gate = self.ctx.tasks.ready_gate("authorization-caches");
+        if self.store.freshness() != knarr_store::Freshness::Told {
+            // What the server's own parts read without waiting is read from the caches then.
+            self.chain.registry.warm_all().await;
+        }
         let mut bound = Vec::new();
         for address in &self.config.listen {
             let failed = |source| ServerError::Listen { address: *address, source };
@@ -212,7 +218,9 @@ impl ApiServer {
         });
         let flow = self.chain.flow.clone().run(loopback, served);
         self.ctx.tasks.spawn_until_stopped("priority and fairness", flow);
-        self.ctx.tasks.spawn_until_stopped("compaction", compact(self.ctx.clone(), self.store.clone()));
+        let (store, interval) = (self.store.clone(), self.config.compaction_interval);
+        let compaction = knarr_store::compact_periodically(self.ctx.clone(), store, interval);
+        self.ctx.tasks.spawn_until_stopped("compaction", compaction);
         let this = Arc::downgrade(self);
         let clock = self.ctx.clock.clone();
         self.ctx.tasks.spawn_until_stopped("certificate renewal", async move {
@@ -303,19 +311,6 @@ impl ApiServer {
     /// Stops listening, ends watches, lets requests finish; false when some did not within `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.ctx.tasks.shutdown(deadline).await
-    }
-}
-
-/// Forgets history older than one to two intervals, as upstream's compactor does.
-async fn compact(ctx: Ctx, store: Arc<dyn Store>) {
-    let mut seen = store.revision();
-    loop {
-        ctx.clock.sleep(COMPACTION_INTERVAL).await;
-        match store.compact(seen).await {
-            Ok(()) | Err(knarr_store::StoreError::Compacted { .. }) => {}
-            Err(error) => tracing::error!(%error, "the store's history could not be compacted"),
-        }
-        seen = store.revision();
     }
 }
 

@@ -18,7 +18,7 @@ mod tests;
 mod watch;
 
 pub use compaction::{Compaction, compact_periodically};
-pub use watch::WatchStream;
+pub use watch::{ProgressRequests, WatchStream};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};

@@ -37,7 +37,23 @@ impl WatchStream {
 
     /// Asks the backend how far this watch has come; the answer is a batch, most likely an empty one.
     pub fn request_progress(&self) {
-        if let Some(progress) = &self.progress {
+        self.progress().request();
+    }
+
+    /// The means to ask so, apart from the stream.
+    pub fn progress(&self) -> ProgressRequests {
+        ProgressRequests(self.progress.clone())
+    }
+}
+
+/// Asks for the progress of a watch.
+#[derive(Clone, Debug)]
+pub struct ProgressRequests(Option<Arc<Notify>>);
+
+impl ProgressRequests {
+    /// Asks. Requests that come before the first is sent are one.
+    pub fn request(&self) {
+        if let Some(progress) = &self.0 {
             progress.notify_one();
         }
     }

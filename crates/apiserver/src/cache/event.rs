@@ -61,6 +61,9 @@ const MIN_EVENTS: usize = 100;
 const MAX_BYTES: usize = 4 << 20;
 /// How many events are kept at most.
 const MAX_EVENTS: usize = 4096;
+/// The same where the store is elsewhere: what is forgotten here has to be listed again.
+const REMOTE_MAX_BYTES: usize = 16 << 20;
+const REMOTE_MAX_EVENTS: usize = 32 * 1024;
 /// How many of the newest events keep their frames.
 const HOT: usize = 64;
 
@@ -70,12 +73,18 @@ pub struct Window {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
     since: u64,
+    remote: bool,
 }
 
 impl Window {
+    /// An empty one; `remote` when the store is elsewhere.
+    pub fn new(remote: bool) -> Self {
+        Self { remote, ..Self::default() }
+    }
+
     /// Starts over: what happened up to `since` is unknown.
     pub fn reset(&mut self, since: u64) {
-        *self = Self { since, ..Self::default() };
+        *self = Self { since, ..Self::new(self.remote) };
     }
 
     /// A watch can start after this revision and any later one.
@@ -87,7 +96,9 @@ impl Window {
     pub fn push(&mut self, event: Arc<Event>) {
         self.bytes += event.size();
         self.events.push_back(event);
-        while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > MIN_EVENTS) {
+        let (max_events, max_bytes) =
+            if self.remote { (REMOTE_MAX_EVENTS, REMOTE_MAX_BYTES) } else { (MAX_EVENTS, MAX_BYTES) };
+        while self.events.len() > max_events || (self.bytes > max_bytes && self.events.len() > MIN_EVENTS) {
             let Some(oldest) = self.events.pop_front() else { break };
             self.bytes -= oldest.size();
             self.since = oldest.revision();

@@ -1,8 +1,10 @@
 //! The watch cache: the current objects of one storage resource in key order and a bounded window of past
 //! changes, fed by one watch of the store and started by the first who needs it. It is what upstream's
 //! cacher (KEP-2340 consistent reads, KEP-3157 watch-list) is: lists and watches are answered from here, and
-//! a read at the latest revision waits until the cache has seen it.
+//! a read at the latest revision waits until the cache has seen it. How it knows that it has depends on the store
+//! ([`knarr_store::Freshness`]).
 
+mod ahead;
 pub mod event;
 pub mod filter;
 mod read;
@@ -10,6 +12,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod wishes;
 
 pub use event::{Event, FrameKey, Window};
 pub use filter::{Field, Filter, Requirement, Trigger, key};
@@ -17,10 +20,11 @@ pub use watch::{Matched, Watch, WatchError, WatchStart, classify};
 
 use crate::def::Codec;
 use crate::obj::{Forms, Obj, Shape};
+use ahead::Ahead;
 use bytes::Bytes;
 use knarr_base::{Backoff, Ctx};
 use knarr_meta::status::Status;
-use knarr_store::{Range, Store, WatchBatch, prefix_end};
+use knarr_store::{Freshness, Range, Store, StoreError, WatchBatch, WatchStream, prefix_end};
 use read::FillError;
 use serde_json::Value;
 use state::State;
@@ -30,6 +34,7 @@ use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use wishes::{Waiting, Wishes};
 
 /// How long a read waits for the cache to catch up before it fails, as upstream.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
@@ -63,6 +68,9 @@ pub enum CacheError {
     /// The objects cannot be brought into the version that is asked for.
     #[error("{}", .0.message)]
     Unreadable(Box<Status>),
+    /// The store could not say what its latest revision is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// See the module's documentation.
@@ -81,6 +89,10 @@ pub struct Cache {
     changed: AtomicU64,
     /// The revision of the last change that this server itself has made, which may still be on its way here.
     written: AtomicU64,
+    /// What those changes made of the objects, where the store does not tell its watches at once.
+    ahead: Ahead,
+    /// Who waits for the cache to come further.
+    wishes: Arc<Wishes>,
     started: AtomicBool,
     /// Parsed objects that are kept for the next who asks.
     parsed: Mutex<VecDeque<Arc<Value>>>,
@@ -126,14 +138,16 @@ impl Cache {
         Arc::new_cyclic(|myself| Self {
             myself: myself.clone(),
             ctx: ctx.clone(),
-            store,
             shape,
             prefix: format!("{prefix}/").into(),
-            state: RwLock::default(),
+            state: RwLock::new(State::new(store.freshness() != Freshness::Told)),
+            store,
             seen: AtomicU64::new(0),
             progress: tokio::sync::watch::Sender::new(0),
             changed: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            ahead: Ahead::default(),
+            wishes: Arc::default(),
             started: AtomicBool::new(false),
             parsed: Mutex::default(),
             formed: Mutex::default(),
@@ -180,9 +194,10 @@ impl Cache {
             let Some(this) = cache.upgrade() else { return };
             match this.fill().await {
                 Ok(mut stream) => {
+                    let (store, wishes) = (this.store.clone(), this.wishes.clone());
                     drop(this);
                     backoff.reset();
-                    while let Some(mut batch) = stream.recv().await {
+                    while let Some(mut batch) = wishes.next_batch(&ctx, &*store, &mut stream).await {
                         // One lock for whatever has gathered meanwhile.
                         while let Ok(next) = stream.try_recv() {
                             batch.events.extend(next.events);
@@ -209,7 +224,7 @@ impl Cache {
     }
 
     /// Reads everything and starts the watch after it.
-    async fn fill(&self) -> Result<knarr_store::WatchStream, FillError> {
+    async fn fill(&self) -> Result<WatchStream, FillError> {
         let end = prefix_end(&self.prefix);
         let range = Range { start: self.prefix.clone(), end: end.clone(), ..Range::default() };
         let result = self.store.range(range).await?;
@@ -229,6 +244,7 @@ impl Cache {
         }
         let mut state = self.state.write().expect("no holder of the cache lock panics");
         state.replace(objs, result.revision);
+        self.ahead.forget(result.revision);
         self.changed.fetch_max(changed, Ordering::AcqRel);
         drop(state);
         self.reached(result.revision);
@@ -288,6 +304,7 @@ impl Cache {
         }
         state.revision = batch.revision.max(state.revision);
         let revision = state.revision;
+        self.ahead.forget(revision);
         self.reached(revision);
         Ok(())
     }
@@ -316,6 +333,7 @@ impl Cache {
             self.retry.notify_one();
         }
         let mut progress = self.progress.subscribe();
+        let _waiting = Waiting::new(&self.wishes);
         let wait = progress.wait_for(|seen| *seen >= wanted || self.failure().is_some());
         let arrived = knarr_base::clock::timeout(&*self.ctx.clock, FRESH_LIMIT, wait).await.map(|_| ());
         match (arrived, self.seen.load(Ordering::Acquire)) {
@@ -329,9 +347,34 @@ impl Cache {
         }
     }
 
-    /// Waits until the cache has seen all that is committed now.
-    pub async fn wait_latest(&self) -> Result<(), CacheError> {
-        self.wait_for(self.store.revision()).await
+    /// Waits until the cache has seen all that is committed now. False when it cannot tell, or is too far behind:
+    /// then only the store can answer.
+    pub async fn fresh(&self) -> Result<bool, CacheError> {
+        self.start();
+        match self.store.freshness() {
+            Freshness::Told => self.wait_for(self.store.revision()).await.map(|()| true),
+            Freshness::OnRequest => match self.wait_for(self.store.latest().await?).await {
+                Ok(()) => Ok(true),
+                Err(error @ CacheError::Unreadable(_)) => Err(error),
+                Err(_) => Ok(false),
+            },
+            Freshness::ByReading => Ok(false),
+        }
+    }
+
+    /// Waits until the cache has seen `revision`. False when it may never tell that it has.
+    pub async fn reach(&self, revision: u64) -> Result<bool, CacheError> {
+        if self.store.freshness() == Freshness::ByReading && revision > self.revision() {
+            self.start();
+            return Ok(false);
+        }
+        self.wait_for(revision).await.map(|()| true)
+    }
+
+    /// Waits until the cache is filled, however long that takes.
+    pub async fn filled(&self) {
+        self.start();
+        let _ = self.progress.subscribe().wait_for(|seen| *seen > 0).await;
     }
 
     /// The revision it has seen.
@@ -344,9 +387,48 @@ impl Cache {
         self.changed.load(Ordering::Acquire).max(self.written.load(Ordering::Acquire))
     }
 
-    /// Notes a change that this server has made.
-    pub fn wrote(&self, revision: u64) {
+    /// Notes a change that this server has made; `value` is `None` for a deletion.
+    pub fn wrote(&self, key: &Bytes, revision: u64, value: Option<&Bytes>) {
+        if self.is_remote() {
+            self.note(key, revision, value);
+        }
         self.written.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    /// Notes what a key was at a revision that the cache may not have seen yet.
+    pub fn note(&self, key: &Bytes, revision: u64, value: Option<&Bytes>) {
+        // Objects that take a conversion are left to the watch.
+        if revision <= self.revision() || self.codec.is_some() {
+            return;
+        }
+        let read = |value: &Bytes| {
+            Obj::new(&self.shape, &self.prefix, key.clone(), value.clone(), revision).ok().map(Arc::new)
+        };
+        self.ahead.note(key, revision, value.and_then(read));
+        // The cache may have come here meanwhile.
+        self.ahead.forget(self.state.read().expect("no holder of the cache lock panics").revision);
+    }
+
+    /// Whether the store may be changed by others without this server being told at once.
+    pub fn is_remote(&self) -> bool {
+        self.store.freshness() != Freshness::Told
+    }
+
+    /// One object as this server knows it: with its own changes that have not arrived yet.
+    pub fn known(&self, key: &[u8]) -> Option<Arc<Obj>> {
+        self.ahead.get(key).unwrap_or_else(|| self.get(key))
+    }
+
+    /// The objects of a namespace (of all when it is empty) as this server knows them.
+    pub fn list_known(&self, filter: &Filter, namespaced: bool) -> Vec<Arc<Obj>> {
+        let ahead = self.ahead.below(&self.scope(filter, namespaced));
+        let mut objs = self.list(filter, namespaced, &[], 0).objs;
+        if !ahead.is_empty() {
+            objs.retain(|obj| !ahead.iter().any(|(key, _)| *key == obj.key));
+            objs.extend(ahead.into_iter().filter_map(|(_, obj)| obj).filter(|obj| filter.matches(obj)));
+            objs.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        objs
     }
 
     /// Whether it holds the objects, with every change that this server has made.

@@ -28,6 +28,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Nothing yet. Of a store that cannot tell of the past cheaply (`remote`), more of it is kept here.
+    pub fn new(remote: bool) -> Self {
+        Self { window: Window::new(remote), ..Self::default() }
+    }
+
     /// Starts over with these objects.
     pub fn replace(&mut self, objs: BTreeMap<Bytes, Arc<Obj>>, revision: u64) {
         // Whoever watched an earlier filling has missed something and must list again.

@@ -2,8 +2,10 @@
 //! watcher that does not keep up is cut off when its queue is full; the client then watches again from
 //! where it was.
 
+use super::wishes::PROGRESS_EVERY;
 use super::{Cache, Event, Filter, Trigger};
 use crate::obj::Obj;
+use knarr_store::{Freshness, WatchBatch, WatchStream};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -224,6 +226,11 @@ impl Cache {
     /// Starts a watch after a revision that the window has forgotten, out of the store's history.
     pub async fn replay(&self, filter: Filter, namespaced: bool, revision: u64) -> Result<Watch, WatchError> {
         let too_old = |oldest| WatchError::TooOld { asked: revision, oldest };
+        if self.store.freshness() == Freshness::ByReading {
+            // Where its replay ends could not be told.
+            let since = self.state.read().expect("no holder of the cache lock panics").window.since();
+            return Err(too_old(since));
+        }
         // First the watch, then the history up to its start: nothing falls in between.
         let mut watch = self.watch(filter, namespaced, WatchStart::Now)?;
         let end = knarr_store::prefix_end(&self.prefix);
@@ -235,7 +242,7 @@ impl Cache {
         let mut events = VecDeque::new();
         let mut reached = revision;
         while reached < watch.started_at {
-            let Some(batch) = history.recv().await else { return Err(too_old(watch.started_at)) };
+            let Some(batch) = self.next_of(&mut history).await else { return Err(too_old(watch.started_at)) };
             reached = batch.revision;
             for change in batch.events.into_iter().filter(|c| c.kv.mod_revision <= watch.started_at) {
                 let Some(event) = self.event_of(change).await else { continue };
@@ -245,6 +252,35 @@ impl Cache {
             }
         }
         watch.precede(events);
+        Ok(watch)
+    }
+
+    /// The next batch of a replay, which is asked how far it has come where it does not say so by itself.
+    async fn next_of(&self, history: &mut WatchStream) -> Option<WatchBatch> {
+        let progress = history.progress();
+        loop {
+            progress.request();
+            let pause = self.ctx.clock.sleep(PROGRESS_EVERY);
+            tokio::select! {
+                biased;
+                batch = history.recv() => return batch,
+                () = pause => {}
+            }
+        }
+    }
+
+    /// Starts a watch with the objects of a list that was read from the store at `revision`.
+    pub fn watch_listed(
+        &self,
+        filter: Filter,
+        namespaced: bool,
+        revision: u64,
+        objs: Vec<Arc<Obj>>,
+    ) -> Result<Watch, WatchError> {
+        let mut watch = self.watch(filter, namespaced, WatchStart::After(revision))?;
+        for obj in objs.into_iter().rev() {
+            watch.initial.push_front(Arc::new(Event::new(obj, None, false)));
+        }
         Ok(watch)
     }
 

@@ -190,7 +190,7 @@ impl Chain {
         mut call: Call,
         marks: &mut Option<Marks>,
     ) -> Result<Response<Body>, Status> {
-        let user = self.identify(&mut call)?;
+        let user = self.identify(&mut call).await?;
         let _admitted = match self.wait(&mut call, &user, marks).await {
             Ok(admitted) => admitted,
             Err(Refused { retry_after }) => return Ok(too_many_requests(retry_after)),
@@ -230,17 +230,23 @@ impl Chain {
         Ok(None)
     }
 
-    fn identify(&self, call: &mut Call) -> Result<Arc<UserInfo>, Status> {
+    async fn identify(&self, call: &mut Call) -> Result<Arc<UserInfo>, Status> {
         let requester = match &call.identity {
             Identity::Established(user) => user.clone(),
             Identity::Connection(certificate) => {
-                let user = self.authenticator.authenticate(
-                    &call.parts.headers,
-                    certificate.as_ref(),
-                    &call.info,
-                    &*self.reader,
-                    self.ctx.clock.now(),
-                );
+                let authenticate = || {
+                    self.authenticator.authenticate(
+                        &call.parts.headers,
+                        certificate.as_ref(),
+                        &call.info,
+                        &*self.reader,
+                        self.ctx.clock.now(),
+                    )
+                };
+                let mut user = authenticate();
+                if user.is_none() && self.authenticator.look_for(&call.parts.headers, &*self.reader).await {
+                    user = authenticate();
+                }
                 self.metrics.authenticated(user.is_some());
                 strip_credentials(&mut call.parts.headers);
                 user.ok_or_else(|| Status::unauthorized("Unauthorized"))?

@@ -188,8 +188,19 @@ impl Registry {
     pub async fn warm(&self, resources: &[(&str, &str)]) {
         for (group, name) in resources {
             if let Some(resource) = self.resource(group, name) {
-                let _ = resource.cache.wait_latest().await;
+                resource.cache.filled().await;
             }
+        }
+    }
+
+    /// Fills all caches, however long that takes. Where the store is elsewhere the server's own reads rely on them.
+    pub async fn warm_all(&self) {
+        let caches = self.catalog.load().caches();
+        for cache in &caches {
+            cache.start();
+        }
+        for cache in &caches {
+            cache.filled().await;
         }
     }
 

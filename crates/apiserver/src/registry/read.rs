@@ -22,6 +22,15 @@ const INCONSISTENT: &str = "The provided continue parameter is too old to displa
 /// How many keys are read from the store at once when selectors decide which of them count.
 const PAGE: usize = 500;
 
+/// As of when a list is read from the store.
+#[derive(Clone, Copy)]
+enum At {
+    /// A revision.
+    Revision(u64),
+    /// Now, which must not be before a revision.
+    Least(u64),
+}
+
 /// Where a list goes on.
 struct Continue {
     /// The revision of the first page; -1 for whatever is there now.
@@ -77,6 +86,8 @@ pub fn cache_error(error: &CacheError) -> Status {
         }
         CacheError::Unreadable(status) => Status::clone(status),
         CacheError::NotReady => Status::too_many_requests("storage is (re)initializing", 1),
+        CacheError::Store(StoreError::Unavailable(why)) => Status::timeout(why, 1),
+        CacheError::Store(error) => Status::internal(error),
     }
 }
 
@@ -142,7 +153,8 @@ impl Registry {
     /// Serves a get.
     pub(super) async fn get(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let (cx, resource) = (call.cx, call.resource);
-        // The store answers from memory; the cache is only asked where the client accepts what it has.
+        // A store on this machine answers from memory; of another one the cache is asked where the client accepts
+        // what it has.
         let asked = match cx.query("resourceVersion") {
             None | Some("") | Some("0") => 0,
             Some(text) => text.parse::<u64>().map_err(|_| {
@@ -152,6 +164,19 @@ impl Registry {
                 ))
             })?,
         };
+        if resource.cache.is_remote() {
+            let accepts = cx.query("resourceVersion").is_some_and(|text| !text.is_empty());
+            let cached = || resource.cache.get(&resource.key(&cx.info.namespace, &cx.info.name));
+            if accepts
+                && resource.cache.revision() >= asked.max(1)
+                && let Some(obj) = cached()
+            {
+                return Ok(Answer::Stored(200, obj.stored.clone()));
+            }
+            if asked > self.store.revision() {
+                self.store.latest().await.map_err(|e| cache_error(&e.into()))?;
+            }
+        }
         if asked > self.store.revision() {
             resource.cache.wait_for(asked).await.map_err(|e| cache_error(&e))?;
         }
@@ -178,7 +203,8 @@ impl Registry {
             let token = Continue::decode(&options.token, &scope)?;
             return if token.revision > 0 {
                 let revision = token.revision.unsigned_abs();
-                self.list_at(resource, &filter, &scope, revision, &token.start, options.limit, true).await
+                let at = At::Revision(revision);
+                self.list_at(resource, &filter, &scope, at, &token.start, options.limit, true).await
             } else {
                 self.list_latest(resource, &filter, &scope, &token.start, options.limit).await
             };
@@ -191,14 +217,19 @@ impl Registry {
                 Ok(self.page(resource, &filter, &scope, &[], 0))
             }
             (Some(revision), Some(Match::Exact)) => {
-                self.list_at(resource, &filter, &scope, revision, &[], options.limit, false).await
+                self.list_at(resource, &filter, &scope, At::Revision(revision), &[], options.limit, false)
+                    .await
             }
             (Some(revision), None) if options.limit > 0 => {
-                self.list_at(resource, &filter, &scope, revision, &[], options.limit, false).await
+                self.list_at(resource, &filter, &scope, At::Revision(revision), &[], options.limit, false)
+                    .await
             }
             (Some(revision), _) => {
-                resource.cache.wait_for(revision).await.map_err(|e| cache_error(&e))?;
-                Ok(self.page(resource, &filter, &scope, &[], options.limit))
+                if resource.cache.reach(revision).await.map_err(|e| cache_error(&e))? {
+                    return Ok(self.page(resource, &filter, &scope, &[], options.limit));
+                }
+                let at = At::Least(revision);
+                self.list_at(resource, &filter, &scope, at, &[], options.limit, false).await
             }
         }
     }
@@ -211,8 +242,21 @@ impl Registry {
         start: &[u8],
         limit: usize,
     ) -> Result<ListAnswer, Status> {
-        resource.cache.wait_latest().await.map_err(|e| cache_error(&e))?;
-        Ok(self.page(resource, filter, scope, start, limit))
+        if resource.cache.fresh().await.map_err(|e| cache_error(&e))? {
+            return Ok(self.page(resource, filter, scope, start, limit));
+        }
+        self.list_at(resource, filter, scope, At::Least(0), start, limit, false).await
+    }
+
+    /// All matching objects as the store has them now, and the revision of that; it is `least` or later.
+    pub(super) async fn read_all(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+        least: u64,
+    ) -> Result<Listed, Status> {
+        let scope = scope(resource, filter);
+        Ok(self.list_at(resource, filter, &scope, At::Least(least), &[], 0, false).await?.listed)
     }
 
     fn page(
@@ -229,20 +273,24 @@ impl Registry {
         ListAnswer { listed, token, remaining }
     }
 
-    /// A list as of a revision in the past, out of the store's history.
+    /// A list out of the store: as of a revision in the past, or of now.
     #[allow(clippy::too_many_arguments)]
     async fn list_at(
         &self,
         resource: &Resource,
         filter: &Filter,
         scope: &[u8],
-        revision: u64,
+        at: At,
         start: &[u8],
         limit: usize,
         paging: bool,
     ) -> Result<ListAnswer, Status> {
         let end = prefix_end(scope);
-        let mut listed = Listed { objs: Vec::new(), revision, more: false, remaining: 0 };
+        let (mut at, least) = match at {
+            At::Revision(revision) => (Some(revision), 0),
+            At::Least(least) => (None, least),
+        };
+        let mut listed = Listed { objs: Vec::new(), revision: at.unwrap_or(0), more: false, remaining: 0 };
         let mut from = Bytes::copy_from_slice(if start > scope { start } else { scope });
         loop {
             let wanted = match (limit, filter.is_selective()) {
@@ -250,18 +298,21 @@ impl Registry {
                 (limit, false) => limit - listed.objs.len(),
                 (_, true) => PAGE,
             };
-            let range = Range {
-                start: from.clone(),
-                end: end.clone(),
-                at: Some(revision),
-                limit: wanted,
-                count_only: false,
-            };
+            let range = Range { start: from.clone(), end: end.clone(), at, limit: wanted, count_only: false };
             let result = self
                 .store
                 .range(range)
                 .await
                 .map_err(|e| self.range_error(resource, e, paging, start, scope))?;
+            if at.is_none() {
+                if result.revision < least {
+                    let error = CacheError::TooLarge { asked: least, current: result.revision };
+                    return Err(cache_error(&error));
+                }
+                // The pages that follow are of the same moment.
+                listed.revision = result.revision;
+                at = Some(result.revision);
+            }
             let (read, count) = (result.kvs.len(), result.count);
             let keys: Vec<Bytes> = result.kvs.iter().map(|kv| kv.key.clone()).collect();
             let objs = resource.cache.read(result.kvs).await?;
@@ -273,7 +324,7 @@ impl Registry {
                 from = [&key[..], b"\0"].concat().into();
                 match obj {
                     Ok(obj) if !filter.is_selective() || filter.matches(&obj) => {
-                        listed.objs.push(Arc::new(obj))
+                        listed.objs.push(Arc::new(obj));
                     }
                     Ok(_) => {}
                     Err(error) => tracing::error!(%error, "an object in the store is left out of a list"),

@@ -1,12 +1,15 @@
 //! The server's own reads ([`Reader`]): consistent where the store answers from memory, sharing parsed
-//! objects with the watch cache.
+//! objects with the watch cache. From a store elsewhere the cache's word is taken, as upstream's informers' is, together
+//! with whatever this server itself has written since; [`Reader::look_for`] is for what others may just have made.
 
 use super::Registry;
 use super::resource::Resource;
 use crate::cache::{Field, Filter, Requirement};
 use crate::obj::Obj;
 use crate::request::Reader;
+use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use knarr_store::{KeyValue, Range, prefix_end};
 use serde_json::Value;
 use std::sync::{Arc, Weak};
@@ -46,7 +49,10 @@ impl Reader for RegistryReader {
         self.with(group, resource, |registry, resource| {
             resource.cache.start();
             let key = resource.key(namespace, name);
-            // Stores on this machine answer at once; from one that does not, the cache's word is taken.
+            if resource.cache.is_remote() {
+                return resource.cache.known(&key).map(|obj| resource.cache.value(&obj));
+            }
+            // Stores on this machine answer at once.
             match registry.store.get(&key, None).now_or_never() {
                 Some(Ok(kv)) => parsed(resource, kv?),
                 _ => resource.cache.get(&key).map(|obj| resource.cache.value(&obj)),
@@ -57,6 +63,11 @@ impl Reader for RegistryReader {
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         self.with(group, resource, |registry, resource| {
             resource.cache.start();
+            let filter = Filter { namespace: namespace.to_owned(), ..Filter::default() };
+            if resource.cache.is_remote() {
+                let known = resource.cache.list_known(&filter, resource.namespaced());
+                return known.iter().map(|obj| resource.cache.value(obj)).collect();
+            }
             if !resource.cache.is_current() {
                 let start = crate::cache::key(
                     resource.cache.prefix(),
@@ -68,7 +79,6 @@ impl Reader for RegistryReader {
                     return result.kvs.into_iter().filter_map(|kv| parsed(resource, kv)).collect();
                 }
             }
-            let filter = Filter { namespace: namespace.to_owned(), ..Filter::default() };
             let listed = resource.cache.list(&filter, resource.namespaced(), &[], 0);
             listed.objs.iter().map(|obj| resource.cache.value(obj)).collect()
         })
@@ -84,13 +94,17 @@ impl Reader for RegistryReader {
     ) -> Vec<Arc<Value>> {
         let found = self.with(group, resource, |_, resource| {
             let field = Field::find(resource.cache.shape(), field)?;
+            let requirement = Requirement { field, equal: true, value: value.to_owned() };
+            let filter =
+                Filter { namespace: namespace.to_owned(), fields: vec![requirement], ..Filter::default() };
+            if resource.cache.is_remote() {
+                let known = resource.cache.list_known(&filter, resource.namespaced());
+                return Some(known.iter().map(|obj| resource.cache.value(obj)).collect());
+            }
             if !resource.cache.is_current() {
                 resource.cache.start();
                 return None;
             }
-            let requirement = Requirement { field, equal: true, value: value.to_owned() };
-            let filter =
-                Filter { namespace: namespace.to_owned(), fields: vec![requirement], ..Filter::default() };
             let listed = resource.cache.list(&filter, resource.namespaced(), &[], 0);
             Some(listed.objs.iter().map(|obj| resource.cache.value(obj)).collect())
         });
@@ -99,6 +113,35 @@ impl Reader for RegistryReader {
             let mut objects = self.list(group, resource, namespace);
             objects.retain(|object| knarr_meta::object::get_str(object, &path) == value);
             objects
+        })
+    }
+
+    fn look_for<'a>(
+        &'a self,
+        group: &'a str,
+        resource: &'a str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Some(registry) = self.0.upgrade() else { return false };
+            let Some(resource) = registry.resource(group, resource) else { return false };
+            if !resource.cache.is_remote() {
+                return false;
+            }
+            let key: Bytes = resource.key(namespace, name);
+            match registry.store.get(&key, None).await {
+                Ok(Some(kv)) => {
+                    resource.cache.note(&key, kv.mod_revision, Some(&kv.value));
+                    true
+                }
+                // That it is gone will be told by the watch; as of when is not known here.
+                Ok(None) => false,
+                Err(error) => {
+                    tracing::warn!(%error, "an object could not be looked for");
+                    false
+                }
+            }
         })
     }
 

@@ -42,6 +42,11 @@ impl Served {
         &self.defs
     }
 
+    /// The caches of all resources; several resources may share one.
+    pub fn caches(&self) -> Vec<Arc<Cache>> {
+        self.resources.values().flatten().map(|resource| resource.cache.clone()).collect()
+    }
+
     /// Grows with every change.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -7,7 +7,7 @@ use super::read::{cache_error, filter};
 use super::render::{Answer, partial};
 use super::resource::{Resource, Version};
 use super::{Call, Registry, table};
-use crate::cache::{Event, Matched, Watch, WatchStart, classify};
+use crate::cache::{CacheError, Event, Filter, Matched, Watch, WatchError, WatchStart, classify};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use http::Response;
@@ -43,15 +43,6 @@ impl Registry {
         let filter = filter(cx, resource)?;
         let include = table::include(cx)?;
         let initial = options.initial_events == Some(true);
-        let (start, reach) = match (options.revision, initial) {
-            (None, true) => (WatchStart::State, self.store.revision()),
-            (None, false) => (WatchStart::Now, self.store.revision()),
-            (Some(0), true) => (WatchStart::State, 0),
-            (Some(0), false) => (WatchStart::Now, 0),
-            (Some(revision), true) => (WatchStart::State, revision),
-            (Some(revision), false) => (WatchStart::After(revision), 0),
-        };
-        resource.cache.wait_for(reach).await.map_err(|e| cache_error(&e))?;
         let limit = options.timeout.unwrap_or_else(|| MIN_LIMIT.mul_f64(1.0 + cx.ctx.rng.unit()));
         let maker = Frames {
             resource: call.resource_arc.clone(),
@@ -67,13 +58,7 @@ impl Registry {
             headed: false,
         };
         let stream_name = call.accept.media.stream_name().unwrap_or("application/json");
-        let namespaced = resource.namespaced();
-        let watch = match (resource.cache.watch(filter.clone(), namespaced, start), start) {
-            (Err(_), WatchStart::After(revision)) => {
-                resource.cache.replay(filter, namespaced, revision).await
-            }
-            (watch, _) => watch,
-        };
+        let watch = self.start_watch(resource, filter, &options).await?;
         let body = match watch {
             Ok(watch) => {
                 let end_mark = initial && options.bookmarks;
@@ -86,6 +71,44 @@ impl Registry {
         let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(stream_name));
         Ok(Answer::Raw(response))
+    }
+}
+
+impl Registry {
+    /// Starts a watch where the client wants it to. The inner error is told on the stream.
+    async fn start_watch(
+        &self,
+        resource: &Resource,
+        filter: Filter,
+        options: &ListOptions,
+    ) -> Result<Result<Watch, WatchError>, Status> {
+        let (cache, namespaced) = (&resource.cache, resource.namespaced());
+        let failed = |e: CacheError| cache_error(&e);
+        let initial = options.initial_events == Some(true);
+        // Whether the cache has what the client wants to start with, and if not, how new that must be.
+        let (start, fresh, least) = match (options.revision, initial) {
+            (None, true) => (WatchStart::State, cache.fresh().await.map_err(failed)?, 0),
+            (None, false) => (WatchStart::Now, cache.fresh().await.map_err(failed)?, 0),
+            (Some(0), true) => (WatchStart::State, true, 0),
+            (Some(0), false) => (WatchStart::Now, true, 0),
+            (Some(revision), true) => {
+                (WatchStart::State, cache.reach(revision).await.map_err(failed)?, revision)
+            }
+            (Some(revision), false) => (WatchStart::After(revision), true, 0),
+        };
+        cache.wait_for(0).await.map_err(failed)?;
+        if !fresh {
+            if start == WatchStart::Now {
+                let now = self.store.latest().await.map_err(|e| failed(e.into()))?;
+                return Ok(cache.watch(filter, namespaced, WatchStart::After(now)));
+            }
+            let listed = self.read_all(resource, &filter, least).await?;
+            return Ok(cache.watch_listed(filter, namespaced, listed.revision, listed.objs));
+        }
+        Ok(match (cache.watch(filter.clone(), namespaced, start), start) {
+            (Err(_), WatchStart::After(revision)) => cache.replay(filter, namespaced, revision).await,
+            (watch, _) => watch,
+        })
     }
 }
 

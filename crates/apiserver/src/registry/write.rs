@@ -189,11 +189,11 @@ impl Registry {
         let operation = if expect == Expect::Absent { "create" } else { "update" };
         let outcome = self
             .store
-            .put(key, expect, value, lease)
+            .put(key.clone(), expect, value.clone(), lease)
             .await
             .map_err(|e| store_error(resource, operation, e))?;
         if let Outcome::Done(revision) = &outcome {
-            resource.cache.wrote(*revision);
+            resource.cache.wrote(&key, *revision, Some(&value));
         }
         Ok(outcome)
     }
@@ -205,9 +205,10 @@ impl Registry {
         key: Bytes,
         expect: u64,
     ) -> Result<Outcome, Status> {
-        let outcome = self.store.delete(key, expect).await.map_err(|e| store_error(resource, "delete", e))?;
+        let deleted = self.store.delete(key.clone(), expect).await;
+        let outcome = deleted.map_err(|e| store_error(resource, "delete", e))?;
         if let Outcome::Done(revision) = &outcome {
-            resource.cache.wrote(*revision);
+            resource.cache.wrote(&key, *revision, None);
         }
         Ok(outcome)
     }

@@ -58,6 +58,7 @@ impl World {
             issuer: "https://issuer.test".into(),
             audiences: Vec::new(),
             seats,
+            compaction_interval: crate::server::COMPACTION_INTERVAL,
         };
         let defs = vec![
             plain::<ConfigMap>(),

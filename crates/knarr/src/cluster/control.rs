@@ -72,6 +72,7 @@ impl ControlPlane {
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
             audiences: Vec::new(),
             seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
+            compaction_interval: knarr_apiserver::COMPACTION_INTERVAL,
         };
         let server =
             ApiServer::new(server_config, ctx, store, knarr_resources::all(), knarr_resources::plugins())

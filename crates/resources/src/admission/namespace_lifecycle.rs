@@ -30,7 +30,18 @@ impl Plugin for NamespaceLifecycle {
     }
 
     fn mutate<'a>(&'a self, write: &'a mut Write<'_>) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move { check(write) })
+        Box::pin(async move {
+            let (reader, namespace) = (&write.cx.reader, write.namespace);
+            match check(write) {
+                // Another server may have made the namespace a moment ago.
+                Err(status)
+                    if status.code == 404 && reader.look_for("", "namespaces", "", namespace).await =>
+                {
+                    check(write)
+                }
+                result => result,
+            }
+        })
     }
 }
 

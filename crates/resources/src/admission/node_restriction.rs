@@ -48,7 +48,22 @@ impl Plugin for NodeRestriction {
     }
 
     fn mutate<'a>(&'a self, write: &'a mut Write<'_>) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move { check(write) })
+        Box::pin(async move {
+            match check(write) {
+                // Another server may have made the pod a moment ago.
+                Err(status)
+                    if status.code == 404
+                        && write
+                            .cx
+                            .reader
+                            .look_for("", "pods", write.namespace, object_name(write))
+                            .await =>
+                {
+                    check(write)
+                }
+                result => result,
+            }
+        })
     }
 }
 

@@ -27,7 +27,26 @@ impl Plugin for ServiceAccount {
     }
 
     fn mutate<'a>(&'a self, write: &'a mut Write<'_>) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move { admit(write) })
+        Box::pin(async move {
+            if write
+                .cx
+                .reader
+                .get("", "serviceaccounts", write.namespace, account_name(write.object))
+                .is_none()
+            {
+                // Another server may have made it a moment ago.
+                let (namespace, name) = (write.namespace, account_name(write.object));
+                write.cx.reader.look_for("", "serviceaccounts", namespace, name).await;
+            }
+            admit(write)
+        })
+    }
+}
+
+fn account_name(pod: &Value) -> &str {
+    match text(pod, &["spec", "serviceAccountName"]) {
+        "" => "default",
+        name => name,
     }
 }
 
@@ -35,10 +54,7 @@ fn admit(write: &mut Write<'_>) -> Result<(), Status> {
     if write.object["metadata"]["annotations"].get(MIRROR).is_some() {
         return mirror(write);
     }
-    let name = match text(write.object, &["spec", "serviceAccountName"]) {
-        "" => "default".to_owned(),
-        name => name.to_owned(),
-    };
+    let name = account_name(write.object).to_owned();
     let namespace = write.namespace;
     let Some(account) = write.cx.reader.get("", "serviceaccounts", namespace, &name) else {
         let why = format!(

@@ -70,6 +70,7 @@ impl World {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             audiences: Vec::new(),
             seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
+            compaction_interval: knarr_apiserver::COMPACTION_INTERVAL,
         };
         let defs = knarr_resources::all();
         let server = ApiServer::new(config, &ctx, store.clone(), defs, knarr_resources::plugins()).unwrap();

@@ -40,6 +40,14 @@ impl Authenticator {
         }
         None
     }
+
+    /// Looks for what the token of a request refers to. True when authenticating again may end otherwise.
+    pub async fn look_for(&self, headers: &HeaderMap, reader: &dyn Reader) -> bool {
+        match bearer(headers) {
+            Some(token) => self.tokens.look_for(&token, reader).await,
+            None => false,
+        }
+    }
 }
 
 /// Who asks without credentials.

@@ -247,6 +247,31 @@ impl Tokens {
         Some(Verified { user: user(private, &claims.jti), audiences: shared })
     }
 
+    /// Looks for what a token of this server refers to where another server may just have made it. True when
+    /// something was found: the token may be good after all.
+    pub async fn look_for(&self, token: &str, reader: &dyn Reader) -> bool {
+        let Some(claims) = self.verify(token) else { return false };
+        let mut objects = Vec::new();
+        if let Some(private) = &claims.kubernetes {
+            let namespace = private.namespace.as_str();
+            objects.push(("serviceaccounts", namespace, private.serviceaccount.name.as_str()));
+            let bound = [("secrets", &private.secret), ("pods", &private.pod)];
+            objects.extend(
+                bound.iter().filter_map(|(kind, to)| Some((*kind, namespace, to.as_ref()?.name.as_str()))),
+            );
+            objects.extend(private.node.as_ref().map(|node| ("nodes", "", node.name.as_str())));
+        } else {
+            let namespace = claims.legacy_namespace.as_str();
+            objects.push(("serviceaccounts", namespace, claims.legacy_name.as_str()));
+            objects.push(("secrets", namespace, claims.legacy_secret.as_str()));
+        }
+        let mut found = false;
+        for (resource, namespace, name) in objects {
+            found |= reader.look_for("", resource, namespace, name).await;
+        }
+        found
+    }
+
     fn authenticate_legacy(
         &self,
         token: &str,

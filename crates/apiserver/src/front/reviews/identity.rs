@@ -45,12 +45,12 @@ pub(super) struct Review {
 
 impl Handler for Review {
     fn handle<'a>(&'a self, request: SubRequest<'a>) -> BoxFuture<'a, Result<Reply, Status>> {
-        Box::pin(std::future::ready(self.answer(request)))
+        Box::pin(self.answer(request))
     }
 }
 
 impl Review {
-    fn answer(&self, request: SubRequest<'_>) -> Result<Reply, Status> {
+    async fn answer(&self, request: SubRequest<'_>) -> Result<Reply, Status> {
         let mut review = request.body;
         let token = review["spec"]["token"].as_str().unwrap_or_default().to_owned();
         if token.is_empty() {
@@ -67,7 +67,12 @@ impl Review {
             audiences = tokens.audiences().to_vec();
         }
         let now = request.cx.ctx.clock.now();
-        review["status"] = match tokens.authenticate(&token, &audiences, now, &*request.cx.reader) {
+        let reader = &*request.cx.reader;
+        let mut verified = tokens.authenticate(&token, &audiences, now, reader);
+        if verified.is_none() && tokens.look_for(&token, reader).await {
+            verified = tokens.authenticate(&token, &audiences, now, reader);
+        }
+        review["status"] = match verified {
             Some(verified) => json!({
                 "authenticated": true,
                 "user": user(&verified.user),

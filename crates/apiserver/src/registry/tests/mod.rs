@@ -5,6 +5,7 @@ mod delete;
 mod dynamic;
 mod forms;
 mod read;
+mod remote;
 mod watch;
 mod write;
 
