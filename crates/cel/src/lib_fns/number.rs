@@ -134,17 +134,24 @@ fn scientific(digits: &str, exponent: i32) -> String {
     format!("{first}{dot}{rest}e{sign}{:02}", exponent.unsigned_abs())
 }
 
-/// Text to a double as Go's `strconv.ParseFloat` reads it, but for hexadecimal ones.
+/// Text to a double as Go's `strconv.ParseFloat` reads it.
 pub(crate) fn parse_double(text: &str) -> Option<f64> {
+    let bare = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let hexadecimal = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X"));
     if text.contains('_') {
-        // An underscore may stand between two digits.
-        let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
-        let bytes = text.as_bytes();
-        let between = |at: usize| at > 0 && digit(bytes.get(at - 1)) && digit(bytes.get(at + 1));
+        // An underscore may stand between two digits, and after the prefix.
+        let bytes = hexadecimal.unwrap_or(text).as_bytes();
+        let digit =
+            |byte: &u8| if hexadecimal.is_some() { byte.is_ascii_hexdigit() } else { byte.is_ascii_digit() };
+        let before = |at: usize| at.checked_sub(1).map_or(hexadecimal.is_some(), |at| digit(&bytes[at]));
+        let between = |at: usize| before(at) && bytes.get(at + 1).is_some_and(digit);
         let valid = bytes.iter().enumerate().all(|(at, byte)| *byte != b'_' || between(at));
         return if valid { parse_double(&text.replace('_', "")) } else { None };
     }
-    let bare = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if let Some(digits) = hexadecimal {
+        let value = parse_hexadecimal(digits)?;
+        return Some(if text.starts_with('-') { -value } else { value });
+    }
     let word = ["inf", "infinity", "nan"].iter().any(|word| bare.eq_ignore_ascii_case(word));
     if !word && !bare.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
@@ -154,6 +161,64 @@ pub(crate) fn parse_double(text: &str) -> Option<f64> {
     }
     let value: f64 = text.parse().ok()?;
     if value.is_infinite() && !word { None } else { Some(value) }
+}
+
+/// A hexadecimal double after its `0x`: digits with a point among them, and an exponent of two.
+fn parse_hexadecimal(text: &str) -> Option<f64> {
+    let (digits, exponent) = text.split_once(['p', 'P'])?;
+    let unsigned = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    if unsigned.is_empty() || !unsigned.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // A bound far beyond what any number of digits could make up for.
+    let size = unsigned.parse::<i64>().unwrap_or(i64::MAX).min(1 << 40);
+    let mut exponent = if exponent.starts_with('-') { -size } else { size };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let mut mantissa = 0u64;
+    for (at, digit) in whole.bytes().chain(fraction.bytes()).enumerate() {
+        let digit = u64::from(char::from(digit).to_digit(16)?);
+        let fractional = at >= whole.len();
+        if mantissa >> 60 == 0 {
+            mantissa = mantissa << 4 | digit;
+            exponent -= if fractional { 4 } else { 0 };
+        } else {
+            // What no longer fits counts only as something above nothing, for rounding.
+            mantissa |= u64::from(digit != 0);
+            exponent += if fractional { 0 } else { 4 };
+        }
+    }
+    if mantissa == 0 {
+        return Some(0.0);
+    }
+    let bits = 64 - i64::from(mantissa.leading_zeros());
+    let top = exponent + bits - 1;
+    if top > 1023 {
+        return None;
+    }
+    // The bits that the result can keep: fewer among the smallest doubles.
+    let keep = 53 - (-1022 - top).max(0);
+    if keep < 0 {
+        return Some(0.0);
+    }
+    let drop = (bits - keep).max(0);
+    let mut kept = if drop == 64 { 0 } else { mantissa >> drop };
+    if drop > 0 {
+        let half = 1u64 << (drop - 1);
+        let rest = mantissa & (half | (half - 1));
+        if rest > half || (rest == half && kept & 1 == 1) {
+            kept += 1;
+        }
+    }
+    let power = exponent + drop;
+    let scale = match u64::try_from(power + 1023) {
+        Ok(biased) if biased > 0 => f64::from_bits(biased << 52),
+        _ => f64::from_bits(1 << (power + 1074)),
+    };
+    let value = kept as f64 * scale;
+    if value.is_infinite() { None } else { Some(value) }
 }
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ macro_rules! tables {
 }
 
 tables! {
-    conversions, issues, kubernetes, limits, lists, macros, operators, optionals, patches, random, random_typed, strings, syntax,
+    conversions, issues, kubernetes, limits, lists, macros, operators, optionals, patches, random, random_typed, real, strings, syntax,
     times, typed,
 }
 
