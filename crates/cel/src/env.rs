@@ -6,7 +6,7 @@ use crate::check::{self};
 use crate::decl::DeclType;
 use crate::program::Ast;
 use crate::syntax::issues::Issues;
-use crate::syntax::parse;
+use crate::syntax::{Dialect, parse};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ struct Declarations {
     composed: Option<HashMap<Arc<str>, Type>>,
     /// Whether patches can be made: `Object`, `JSONPatch` and `jsonpatch.escapeKey`.
     patches: bool,
+    dialect: Dialect,
 }
 
 impl Env {
@@ -74,6 +75,11 @@ impl Env {
         self.change(|declarations| declarations.patches = true)
     }
 
+    /// Adds the macro `cel.bind(name, value, result)`, which device selectors have.
+    pub fn with_bindings(self) -> Self {
+        self.change(|declarations| declarations.dialect = Dialect::Bindings)
+    }
+
     pub(crate) fn with_composition(self) -> Self {
         self.change(|declarations| declarations.composed = Some(HashMap::new()))
             .with_variable("variables", Type::object(COMPOSED))
@@ -87,7 +93,7 @@ impl Env {
 
     /// Parses and checks an expression.
     pub fn compile(&self, source: &str) -> Result<Ast, Issues> {
-        let tree = parse(source)?;
+        let tree = parse(source, self.0.dialect)?;
         check::check(tree, source, self).map(Ast::new)
     }
 

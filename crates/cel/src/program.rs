@@ -47,7 +47,12 @@ impl Ast {
 
     /// What the expression can cost at least and at most. Every variable's sizes are those of `root`.
     pub fn estimate_cost(&self, root: Option<&DeclType>) -> CostEstimate {
-        estimate::estimate(&self.0, root)
+        estimate::estimate(&self.0, None, root)
+    }
+
+    /// The same where only one variable has declared sizes.
+    pub fn estimate_cost_of(&self, variable: &str, root: &DeclType) -> CostEstimate {
+        estimate::estimate(&self.0, Some(variable), Some(root))
     }
 
     /// The program. Fails when a constant conversion does: `int("x")`.

@@ -101,9 +101,10 @@ impl From<Range> for Estimate {
 }
 
 /// The estimate of an expression.
-pub(crate) fn estimate(checked: &Checked, root: Option<&DeclType>) -> CostEstimate {
+pub(crate) fn estimate(checked: &Checked, variable: Option<&str>, root: Option<&DeclType>) -> CostEstimate {
     let mut estimator = Estimator {
         checked,
+        variable,
         root,
         paths: HashMap::new(),
         locals: HashMap::new(),
@@ -115,6 +116,8 @@ pub(crate) fn estimate(checked: &Checked, root: Option<&DeclType>) -> CostEstima
 
 struct Estimator<'c> {
     checked: &'c Checked,
+    /// The only variable that has the sizes of `root`; none for every one.
+    variable: Option<&'c str>,
     root: Option<&'c DeclType>,
     paths: HashMap<Id, Path>,
     locals: HashMap<Arc<str>, Vec<Local>>,
@@ -191,12 +194,17 @@ impl<'c> Estimator<'c> {
 
     /// The size that the declarations give something on a path.
     fn declared(&self, path: &[Arc<str>]) -> Option<Range> {
-        let (_, rest) = path.split_first()?;
+        let (first, rest) = path.split_first()?;
+        if self.variable.is_some_and(|variable| variable != &**first) {
+            return None;
+        }
         let mut decl = self.root?;
         for name in rest {
             decl = match &**name {
                 "@items" | "@values" => decl.elem()?,
                 "@keys" => decl.key()?,
+                // Attributes of devices, selected by name.
+                _ if decl.elem().is_some_and(|elem| *elem.cel_type() == Type::Any) => decl.elem()?,
                 field => decl.field(field)?,
             };
         }

@@ -2,6 +2,7 @@
 //! [`DeclType`] gives the type checker its types, the cost estimate its sizes, and the evaluator the way JSON
 //! becomes values. Follows upstream's `DeclType` (KEP-2876).
 
+mod device;
 pub mod escape;
 mod kind;
 mod schema;
@@ -151,6 +152,21 @@ impl DeclType {
     /// `google.protobuf.Timestamp`.
     pub fn timestamp() -> Arc<Self> {
         Arc::new(Self::simple("timestamp", Type::Timestamp, Scalar::DateTime, 12, 0))
+    }
+
+    /// `google.protobuf.Any`: a value of whatever simple type.
+    pub fn any() -> Arc<Self> {
+        Arc::new(Self::simple("any", Type::Any, Scalar::Dyn, 1, 0))
+    }
+
+    /// `kubernetes.Quantity`.
+    pub fn quantity() -> Arc<Self> {
+        Arc::new(Self::simple("quantity", Type::object("kubernetes.Quantity"), Scalar::Dyn, 8, 0))
+    }
+
+    /// The same type for values of at most `max_elements` elements or bytes.
+    pub fn sized(&self, max_elements: i64) -> Arc<Self> {
+        Arc::new(Self { max_elements, ..self.clone() })
     }
 
     /// A list of at most `max_items` elements; -1 for any number.

@@ -12,7 +12,7 @@ pub(crate) mod opaque;
 pub(crate) mod ops;
 pub(crate) mod pattern;
 mod quantity;
-mod semver;
+pub(crate) mod semver;
 pub(crate) mod strings;
 pub(crate) mod time;
 mod url;

@@ -199,11 +199,7 @@ pub(super) fn greater_equals<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
 pub(super) fn is_in<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     match &args[1] {
         Value::List(list) => contains(list, &args[0]).map(Value::Bool),
-        Value::Map(map) => match map.find(&args[0]) {
-            None => Ok(Value::Bool(false)),
-            Some(Err(problem)) => Err(problem),
-            Some(Ok(_)) => Ok(Value::Bool(true)),
-        },
+        Value::Map(map) => map.contains(&args[0]).map(Value::Bool),
         _ => Err(no_overload()),
     }
 }

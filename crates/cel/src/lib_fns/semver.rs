@@ -26,7 +26,7 @@ enum Pre {
 }
 
 impl Semver {
-    fn parse(raw: &str) -> Result<Self, String> {
+    pub fn parse(raw: &str) -> Result<Self, String> {
         if raw.is_empty() {
             return Err("Version string empty".to_owned());
         }

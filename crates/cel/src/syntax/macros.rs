@@ -1,8 +1,8 @@
 //! Macros: `has`, those that iterate (CEL specification; two variables as in cel-go's comprehensions library),
-//! `optMap`/`optFlatMap` and `sortBy`. Each becomes the tree its cost is counted on.
+//! `optMap`/`optFlatMap`, `sortBy` and `cel.bind`. Each becomes the tree its cost is counted on.
 
 use super::ast::*;
-use super::parser::Parser;
+use super::parser::{Dialect, Parser};
 use std::sync::Arc;
 
 /// Expands a call of a global function, or gives the arguments back.
@@ -33,6 +33,7 @@ pub(super) fn expand_member(
     target: Expr,
     args: Vec<Expr>,
 ) -> Result<Expr, (Expr, Vec<Expr>)> {
+    let binds = parser.dialect == Dialect::Bindings && target.ident().is_some_and(|name| &**name == "cel");
     let mut maker = Maker { parser, offset };
     let expanded = match (function, args.len()) {
         ("all", 2) => maker.quantifier(Quantifier::All, target, args, 1),
@@ -49,6 +50,7 @@ pub(super) fn expand_member(
         ("optMap", 2) => maker.opt_map(target, args, true),
         ("optFlatMap", 2) => maker.opt_map(target, args, false),
         ("sortBy", 2) => maker.sort_by(target, args),
+        ("bind", 3) if binds => maker.cel_bind(args),
         _ => return Err((target, args)),
     };
     Ok(expanded.unwrap_or_else(|problem| parser.problem(problem.offset, problem.message)))
@@ -259,6 +261,13 @@ impl Maker<'_, '_> {
         let (var, var2, accu) = (UNUSED.into(), None, name.into());
         let fold = Comprehension { range, var, var2, accu, init: value, condition, step, result };
         self.node(Kind::Comprehension(Box::new(fold)))
+    }
+
+    fn cel_bind(&mut self, mut args: Vec<Expr>) -> Result<Expr, Problem> {
+        let name = self.name(&args[0], "cel.bind() variable names must be simple identifiers")?;
+        let result = args.remove(2);
+        let value = args.remove(1);
+        Ok(self.bind(&name, value, result))
     }
 
     fn opt_map(&mut self, target: Expr, mut args: Vec<Expr>, wrap: bool) -> Result<Expr, Problem> {

@@ -7,4 +7,4 @@ mod literal;
 mod macros;
 mod parser;
 
-pub(crate) use parser::parse;
+pub(crate) use parser::{Dialect, parse};

@@ -57,8 +57,18 @@ const START: [Token; 15] = [
     Token::Ident,
 ];
 
+/// Which macros there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Those of Kubernetes' environment.
+    #[default]
+    Base,
+    /// And `cel.bind`.
+    Bindings,
+}
+
 /// Parses `source` into a tree, or says why not.
-pub(crate) fn parse(source: &str) -> Result<Tree, Issues> {
+pub(crate) fn parse(source: &str, dialect: Dialect) -> Result<Tree, Issues> {
     let mut issues = Issues::new(source.into());
     let chars = if source.len() > MAX_CHARS { source.chars().count() } else { 0 };
     if chars > MAX_CHARS {
@@ -69,7 +79,7 @@ pub(crate) fn parse(source: &str) -> Result<Tree, Issues> {
     }
     let tokens = tokenize(source, &mut issues);
     let mut parser =
-        Parser { source, tokens, at: 0, offsets: Vec::new(), issues, depth: 0, open: Vec::new() };
+        Parser { source, tokens, at: 0, offsets: Vec::new(), issues, depth: 0, open: Vec::new(), dialect };
     let root = parser.expr();
     if root.is_ok() && parser.current() != Token::End {
         let surplus = parser.peek(1) == Token::End;
@@ -98,6 +108,7 @@ pub(super) struct Parser<'s> {
     depth: u32,
     /// What closes the brackets around, innermost last, and whether a comma may follow in them.
     open: Vec<(Token, bool)>,
+    pub(super) dialect: Dialect,
 }
 
 impl Parser<'_> {

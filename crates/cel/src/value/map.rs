@@ -95,7 +95,7 @@ impl<'a> MapValue<'a> {
     pub(crate) fn len(&self) -> usize {
         match &self.0 {
             MapRepr::Json(map, _) => map.len(),
-            MapRepr::Shared(map) => map.len(),
+            MapRepr::Shared(map) | MapRepr::Defaulted(map) => map.len(),
         }
     }
 
@@ -109,13 +109,22 @@ impl<'a> MapValue<'a> {
     pub(crate) fn find(&self, key: &Value<'a>) -> Option<Result<Value<'a>, EvalError>> {
         match (&self.0, key) {
             (MapRepr::Shared(map), key) => find_shared(map, key).cloned().map(Ok),
+            (MapRepr::Defaulted(map), key) => Some(Ok(or_empty(find_shared(map, key)))),
             (MapRepr::Json(map, decl), Value::String(text)) => find_json(map, *decl, text.as_str(), None),
             (MapRepr::Json(_, Some(_)), _) => Some(Err(EvalError::no_such_overload())),
             (MapRepr::Json(_, None), _) => None,
         }
     }
 
-    /// The same for a field known when the program was made: its identifier and the name that stands for.
+    /// Whether there is something under `key`: `key in map`.
+    pub(crate) fn contains(&self, key: &Value<'a>) -> Result<bool, EvalError> {
+        match &self.0 {
+            MapRepr::Defaulted(map) => Ok(find_shared(map, key).is_some()),
+            _ => self.find(key).transpose().map(|found| found.is_some()),
+        }
+    }
+
+    /// What [`Self::find`] finds, for a field known when the program was made: its identifier and the name that stands for.
     pub(crate) fn find_field(
         &self,
         identifier: &str,
@@ -128,13 +137,17 @@ impl<'a> MapValue<'a> {
                 let key: Key<'_> = Key::String(Text::Borrowed(identifier));
                 find_borrowed(map, &key).cloned().map(Ok)
             }
+            MapRepr::Defaulted(map) => {
+                let key: Key<'_> = Key::String(Text::Borrowed(identifier));
+                Some(Ok(or_empty(find_borrowed(map, &key))))
+            }
         }
     }
 
     /// The keys, as values. Those of an object with a schema are its fields' identifiers.
     pub(crate) fn keys(&self) -> Vec<Value<'a>> {
         match &self.0 {
-            MapRepr::Shared(map) => map.keys().map(Key::to_value).collect(),
+            MapRepr::Shared(map) | MapRepr::Defaulted(map) => map.keys().map(Key::to_value).collect(),
             MapRepr::Json(map, None) => map.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
             MapRepr::Json(map, Some(decl)) => match &decl.shape {
                 Shape::Map { .. } => map.keys().map(|key| Value::String(Text::Borrowed(key))).collect(),
@@ -154,7 +167,7 @@ impl<'a> MapValue<'a> {
     /// The entries of the map as JSON has them, converted.
     pub(crate) fn entries(&self) -> Vec<(Value<'a>, Result<Value<'a>, EvalError>)> {
         match &self.0 {
-            MapRepr::Shared(map) => {
+            MapRepr::Shared(map) | MapRepr::Defaulted(map) => {
                 map.iter().map(|(key, value)| (key.to_value(), Ok(value.clone()))).collect()
             }
             MapRepr::Json(..) => {
@@ -163,6 +176,10 @@ impl<'a> MapValue<'a> {
             }
         }
     }
+}
+
+fn or_empty<'a>(found: Option<&Value<'a>>) -> Value<'a> {
+    found.cloned().unwrap_or_else(|| Value::map(Map::new()))
 }
 
 /// `BTreeMap::get` wants a key of the map's own lifetime; the comparison does not.

@@ -125,6 +125,8 @@ pub struct MapValue<'a>(pub(crate) MapRepr<'a>);
 pub(crate) enum MapRepr<'a> {
     Json(&'a serde_json::Map<String, Json>, Option<&'a DeclType>),
     Shared(Arc<Map<'a>>),
+    /// As `Shared`, but an empty map stands under every other key (attributes of devices).
+    Defaulted(Arc<Map<'a>>),
 }
 
 /// An object that an expression made.
