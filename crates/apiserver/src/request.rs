@@ -93,6 +93,8 @@ pub struct RequestCx {
     pub loopback: knarr_client::Client,
     /// Texts for `Warning` headers.
     pub warnings: Mutex<Vec<String>>,
+    /// What admission needs to know beside.
+    pub admission: crate::admission::AdmissionCx,
 }
 
 impl RequestCx {
@@ -140,6 +142,13 @@ pub trait Reader: Send + Sync {
         _name: &'a str,
     ) -> BoxFuture<'a, bool> {
         Box::pin(std::future::ready(false))
+    }
+    /// The plural name under which a kind is served, and whether its objects live in namespaces.
+    fn resource_of(&self, group: &str, version: &str, kind: &str) -> Option<(String, bool)> {
+        let facts = knarr_api::facts::resources().iter();
+        let mut found = facts.filter(|f| f.group == group && f.version == version && f.kind == kind);
+        let fact = found.find(|fact| !fact.resource.contains('/'))?;
+        Some((fact.resource.to_string(), fact.namespaced))
     }
     /// The revision of the last change of the resource; lets a reader keep what it compiled from it.
     fn revision(&self, group: &str, resource: &str) -> u64;

@@ -118,6 +118,7 @@ impl Server {
             reader: self.registry.reader(),
             loopback: self.client(),
             warnings: Mutex::default(),
+            admission: Default::default(),
         };
         self.registry.serve(cx, parts, body).await
     }

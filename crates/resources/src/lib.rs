@@ -2,6 +2,7 @@
 //! admission plugins, and the objects that an empty cluster starts with. [`all`] is the one table of kinds.
 
 pub mod admission;
+pub mod admissionregistration;
 pub mod apiextensions;
 pub mod apiregistration;
 pub mod apps;

@@ -1,7 +1,7 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery,
+    admissionregistration, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery,
     flowcontrol, networking, node, policy, rbac, resource, scheduling, storage,
 };
 use knarr_apiserver::def::ResourceDef;
@@ -10,6 +10,12 @@ use knarr_apiserver::def::ResourceDef;
 /// keep that of one control plane.
 pub fn all() -> Vec<ResourceDef> {
     vec![
+        admissionregistration::mutatingadmissionpolicy::def(),
+        admissionregistration::mutatingadmissionpolicybinding::def(),
+        admissionregistration::mutatingwebhookconfiguration::def(),
+        admissionregistration::validatingadmissionpolicy::def(),
+        admissionregistration::validatingadmissionpolicybinding::def(),
+        admissionregistration::validatingwebhookconfiguration::def(),
         apiregistration::apiservice::def(),
         apiextensions::customresourcedefinition::def(),
         apps::controllerrevision::def(),

@@ -16,5 +16,7 @@ mod services;
 mod table;
 #[path = "main/validation.rs"]
 mod validation;
+#[path = "main/webhooks.rs"]
+mod webhooks;
 #[path = "main/world.rs"]
 mod world;

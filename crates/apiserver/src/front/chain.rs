@@ -8,6 +8,7 @@ use super::documents::Documents;
 use super::flowcontrol::{Admitted, FlowControl, Marks, Question, Refused};
 use super::metrics::RequestMetrics;
 use super::{info, respond, stream};
+use crate::admission::AdmissionCx;
 use crate::authorize::{Authorizer, Decision};
 use crate::registry::Registry;
 use crate::request::{Reader, RequestCx, RequestInfo, UserInfo, WhileInitializing};
@@ -22,7 +23,7 @@ use knarr_client::{Body, Client};
 use knarr_meta::status::Status;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a request that is not a watch or a stream may take, as upstream's --request-timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,6 +75,8 @@ struct Call {
     identity: Identity,
     /// How long it may wait for its turn, if it waits at all.
     wait_limit: Option<Duration>,
+    /// When the request will be given up.
+    deadline: Option<Instant>,
 }
 
 impl Chain {
@@ -115,7 +118,8 @@ impl Chain {
             _ if long_running => Some(REQUEST_TIMEOUT / 4),
             _ => limit.as_ref().ok().map(|limit| *limit / 4),
         };
-        let call = Call { parts, body, info, query, identity, wait_limit };
+        let deadline = limit.as_ref().ok().filter(|_| !long_running).map(|limit| started + *limit);
+        let call = Call { parts, body, info, query, identity, wait_limit, deadline };
         let mut marks = None;
         let outcome = {
             let work = AssertUnwindSafe(self.filtered(call, &mut marks)).catch_unwind();
@@ -256,7 +260,7 @@ impl Chain {
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call, user: Arc<UserInfo>) -> Result<Response<Body>, Status> {
-        let Call { mut parts, body, mut info, query, .. } = call;
+        let Call { mut parts, body, mut info, query, deadline, .. } = call;
         valid_segments(&info)?;
         let body = if stream::is_streaming(&info) {
             stream::prepare(&mut parts, &mut info, body);
@@ -277,6 +281,11 @@ impl Chain {
                 .expect("the loopback client is set before the first request")
                 .clone(),
             warnings: Mutex::default(),
+            admission: AdmissionCx {
+                authorizer: Some(self.authorizer.clone()),
+                deadline,
+                ..AdmissionCx::default()
+            },
         };
         Ok(self.registry.serve(cx, parts, body).await)
     }

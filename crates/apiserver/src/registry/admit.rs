@@ -1,8 +1,12 @@
 //! The admission chain: every plugin may change a write, then every plugin may refuse it.
 
+use super::Registry;
+use super::interfaces::Interfaces;
 use super::resource::Resource;
-use crate::admission::{Operation, Plugin, Write};
+use crate::admission::{Operation, Plugin, Reinvocation, Write};
 use crate::request::RequestCx;
+use knarr_meta::field::Path;
+use knarr_meta::object;
 use knarr_meta::status::Status;
 use serde_json::Value;
 use std::sync::Arc;
@@ -12,21 +16,44 @@ pub struct Chain<'a> {
     plugins: Vec<&'a dyn Plugin>,
     cx: &'a RequestCx,
     operation: Operation,
-    kind: &'a str,
+    /// Group, version and kind of the object as the request sees it.
+    kind: (&'a str, &'a str, &'a str),
+    interfaces: Interfaces<'a>,
+    delete_options: Value,
 }
 
 impl<'a> Chain<'a> {
-    /// Those of `plugins` that handle the operation on what the request is about.
+    /// Those plugins that handle the operation on what the request is about.
     pub fn new(
-        plugins: &'a [Arc<dyn Plugin>],
+        registry: &'a Registry,
         cx: &'a RequestCx,
-        kind: &'a str,
+        resource: &'a Resource,
         operation: Operation,
     ) -> Self {
         let info = &cx.info;
         let handles =
             |p: &&Arc<dyn Plugin>| p.handles(operation, &info.group, &info.resource, &info.subresource);
-        Self { plugins: plugins.iter().filter(handles).map(|p| &**p).collect(), cx, operation, kind }
+        Self {
+            plugins: registry.plugins.iter().filter(handles).map(|p| &**p).collect(),
+            cx,
+            operation,
+            kind: (&info.group, &info.version, &resource.def.kind),
+            interfaces: Interfaces { registry, resource, subresource: &info.subresource, foreign: false },
+            delete_options: Value::Null,
+        }
+    }
+
+    /// The same for an object of another kind than the resource's.
+    pub fn of_kind(mut self, kind: (&'a str, &'a str, &'a str)) -> Self {
+        self.interfaces.foreign = kind.2 != self.kind.2;
+        self.kind = kind;
+        self
+    }
+
+    /// The options of a deletion.
+    pub fn with_options(mut self, options: Value) -> Self {
+        self.delete_options = options;
+        self
     }
 
     /// Whether nobody wants to see it.
@@ -34,37 +61,74 @@ impl<'a> Chain<'a> {
         self.plugins.is_empty()
     }
 
-    /// Lets the plugins change the object.
-    pub async fn mutate(&self, object: &mut Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
-        for plugin in &self.plugins {
-            let namespace = self.cx.info.namespace.as_str();
-            let mut write = Write {
-                cx: self.cx,
-                operation: self.operation,
-                kind: self.kind,
-                namespace: if namespace.is_empty() && self.kind == "Namespace" { name } else { namespace },
-                name,
-                object: &mut *object,
-                old,
-            };
-            plugin.mutate(&mut write).await?;
+    fn write<'b>(
+        &'b self,
+        object: &'b mut Value,
+        old: Option<&'b Value>,
+        name: &'b str,
+        reinvocation: &'b Reinvocation,
+    ) -> Write<'b> {
+        let namespace = self.cx.info.namespace.as_str();
+        let (group, version, kind) = self.kind;
+        Write {
+            cx: self.cx,
+            operation: self.operation,
+            kind,
+            group,
+            version,
+            namespace: if namespace.is_empty() && kind == "Namespace" { name } else { namespace },
+            name,
+            object,
+            old,
+            delete_options: &self.delete_options,
+            interfaces: &self.interfaces,
+            reinvocation,
         }
+    }
+
+    /// Lets the plugins change the object; once more if one of them wants that because of another's change.
+    pub async fn mutate(&self, object: &mut Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
+        let reinvocation = Reinvocation::default();
+        let before = object.pointer("/metadata/managedFields").cloned();
+        loop {
+            for plugin in &self.plugins {
+                let mut write = self.write(&mut *object, old, name, &reinvocation);
+                plugin.mutate(&mut write).await?;
+            }
+            if reinvocation.is_again() || !reinvocation.start_again() {
+                break;
+            }
+        }
+        self.mend_managed_fields(object, before);
         Ok(())
+    }
+
+    /// Who changed what is not admission's to say badly: entries that nobody can read are put back as they were.
+    fn mend_managed_fields(&self, object: &mut Value, before: Option<Value>) {
+        let after = object.pointer("/metadata/managedFields");
+        if after == before.as_ref() {
+            return;
+        }
+        let entries = object::managed_fields(object);
+        let errors = knarr_meta::validate::validate_managed_fields(
+            entries,
+            &Path::new("metadata").child("managedFields"),
+        );
+        let Some(error) = errors.iter().next() else { return };
+        self.cx.warn(format!(
+            ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {}: {}",
+            error.field,
+            error.body()
+        ));
+        let before = before.and_then(|before| before.as_array().cloned()).unwrap_or_default();
+        object::set_managed_fields(object, before);
     }
 
     /// Lets the plugins refuse the object.
     pub async fn validate(&self, object: &mut Value, old: Option<&Value>, name: &str) -> Result<(), Status> {
+        let reinvocation = Reinvocation::default();
         for plugin in &self.plugins {
-            let namespace = self.cx.info.namespace.as_str();
-            let write = Write {
-                cx: self.cx,
-                operation: self.operation,
-                kind: self.kind,
-                namespace: if namespace.is_empty() && self.kind == "Namespace" { name } else { namespace },
-                name,
-                object: &mut *object,
-                old,
-            };
+            let write = self.write(&mut *object, old, name, &reinvocation);
             plugin.validate(&write).await?;
         }
         Ok(())
@@ -106,7 +170,6 @@ pub fn dedup_owners(cx: &RequestCx, object: &mut Value, after_admission: bool) {
 
 /// The object's namespace must be the path's; a missing one is filled in, that of cluster-scoped kinds cleared.
 pub fn ensure_namespace(resource: &Resource, cx: &RequestCx, object: &mut Value) -> Result<(), Status> {
-    use knarr_meta::object;
     let wanted = if resource.namespaced() { cx.info.namespace.as_str() } else { "" };
     let given = object::namespace(object);
     if given == wanted {

@@ -27,12 +27,8 @@ impl Registry {
         let (cx, resource) = (call.cx, call.resource);
         let (namespace, name) = (cx.info.namespace.as_str(), cx.info.name.as_str());
         let mut body = decode(call, sub)?;
-        let chain = Chain::new(
-            &self.plugins,
-            cx,
-            sub.kind_in(&resource.def, &call.version.name).2,
-            Operation::Create,
-        );
+        let kind = sub.kind_in(&resource.def, &call.version.name);
+        let chain = Chain::new(self, cx, resource, Operation::Create).of_kind(kind);
         if !chain.is_empty() {
             chain.run(&mut body, None, name).await?;
         }

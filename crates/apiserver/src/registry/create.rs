@@ -57,7 +57,7 @@ impl Registry {
             hub["status"] = status;
         }
         resource.may_create(object::name(&hub))?;
-        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
+        let chain = Chain::new(self, cx, resource, Operation::Create);
         if !chain.is_empty() {
             let name = object::name(&hub).to_owned();
             chain.mutate(&mut hub, None, &name).await?;
@@ -74,7 +74,7 @@ impl Registry {
             resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;
         resource.hooks().default(&mut body);
         ensure_namespace(resource, cx, &mut body)?;
-        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
+        let chain = Chain::new(self, cx, resource, Operation::Create);
         chain.run(&mut body, None, "").await?;
         let parts = call.fresh_parts();
         let request = SubRequest { cx, parent: None, body, parts, raw: call.body.clone() };

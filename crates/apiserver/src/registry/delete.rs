@@ -63,7 +63,9 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Answer, Status> {
         let key = resource.key(&cx.info.namespace, name);
-        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Delete);
+        let chain = Chain::new(self, cx, resource, Operation::Delete).with_options(options.to_value());
+        // Upstream names the request to admission, and a deletecollection names no object.
+        let named = cx.info.name.as_str();
         let mut options = options.clone();
         let mut changed = None;
         for _ in 0..ATTEMPTS {
@@ -79,7 +81,7 @@ impl Registry {
             let old = stored.parse();
             check_preconditions(resource, &old, &options)?;
             if !chain.is_empty() {
-                chain.run(&mut Value::Null, Some(&old), name).await?;
+                chain.run(&mut Value::Null, Some(&old), named).await?;
             }
             let step = if changed.is_some() { Step::Remove } else { self.plan(cx, resource, &old, &options) };
             match step {

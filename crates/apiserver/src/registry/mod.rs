@@ -5,8 +5,10 @@
 mod admit;
 mod body;
 mod change;
+mod connect;
 mod create;
 mod delete;
+mod interfaces;
 mod keep;
 mod leases;
 mod negotiate;

@@ -275,6 +275,33 @@ impl DeleteOptions {
         Self::from_value(&value, cx.dry_run)
     }
 
+    /// As an object, but for its kind.
+    pub fn to_value(&self) -> Value {
+        let mut value = serde_json::Map::new();
+        let mut set = |key: &str, item: Option<Value>| {
+            if let Some(item) = item {
+                value.insert(key.to_owned(), item);
+            }
+        };
+        set("gracePeriodSeconds", self.grace.map(Value::from));
+        set("orphanDependents", self.orphan.map(Value::from));
+        let policy = self.propagation.map(|policy| match policy {
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+            Propagation::Orphan => "Orphan",
+        });
+        set("propagationPolicy", policy.map(Value::from));
+        let mut preconditions = serde_json::Map::new();
+        for (key, text) in [("uid", &self.uid), ("resourceVersion", &self.revision)] {
+            if let Some(text) = text {
+                preconditions.insert(key.to_owned(), text.as_str().into());
+            }
+        }
+        set("preconditions", (!preconditions.is_empty()).then_some(Value::Object(preconditions)));
+        set("dryRun", self.dry_run.then(|| vec!["All"].into()));
+        Value::Object(value)
+    }
+
     fn from_query(cx: &RequestCx) -> Result<Value, Status> {
         let mut value = serde_json::Map::new();
         if let Some(grace) = integer(cx, "gracePeriodSeconds")? {

@@ -145,6 +145,14 @@ impl Reader for RegistryReader {
         })
     }
 
+    fn resource_of(&self, group: &str, version: &str, kind: &str) -> Option<(String, bool)> {
+        let registry = self.0.upgrade()?;
+        let defs = registry.defs();
+        let mut found = defs.iter().filter(|def| def.group == group && def.kind == kind);
+        let def = found.find(|def| def.versions.iter().any(|served| served.version == version))?;
+        Some((def.resource.to_string(), def.namespaced()))
+    }
+
     fn revision(&self, group: &str, resource: &str) -> u64 {
         self.with(group, resource, |_, resource| {
             resource.cache.start();

@@ -7,7 +7,7 @@ use super::options::{WriteKind, WriteOptions};
 use super::patch::{Applying, Patch, PatchType};
 use super::render::Answer;
 use super::versions::Conversions;
-use super::write::{Modify, Part};
+use super::write::{Modify, Part, View};
 use super::{Call, Registry};
 use crate::admission::Operation;
 use crate::def::{Handler, Name, SubKind, SubRequest, Subresource};
@@ -179,8 +179,11 @@ impl Registry {
             _ => None,
         };
         if let Some(operation) = operation {
-            let chain =
-                Chain::new(&self.plugins, cx, sub.kind_in(&resource.def, &call.version.name).2, operation);
+            let kind = sub.kind_in(&resource.def, &call.version.name);
+            if connects {
+                body = super::connect::options(kind.2, cx);
+            }
+            let chain = Chain::new(self, cx, resource, operation).of_kind(kind);
             let old = (operation == Operation::Update).then_some(&parent);
             if !chain.is_empty() {
                 chain.run(&mut body, old, &cx.info.name).await?;
@@ -256,8 +259,13 @@ impl Registry {
             self.track(cx, call.version, options, conversions, Some(old), &mut new)?;
             Ok(new)
         };
-        let part = Part::Main;
-        let what = Modify { cx, resource, part, uid: "", create: false, conversions, view: Some(&view) };
+        let take = |parent: &mut Value, scale: &Value| {
+            if let Some(replicas) = object::get_i64(scale, &["spec", "replicas"]) {
+                object::set_path(parent, &paths.spec, replicas.into());
+            }
+        };
+        let shown = View { kind: ("autoscaling", "v1", "Scale"), show: &view, take: &take };
+        let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, conversions, view: Some(shown) };
         Ok(match self.modify(what, &change).await? {
             Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())?),
             Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)?),

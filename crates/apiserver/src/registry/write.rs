@@ -58,7 +58,17 @@ pub struct Modify<'a> {
     /// Conversions that the change needs.
     pub conversions: &'a Conversions<'a>,
     /// Shown to admission in place of the object (scale).
-    pub view: Option<&'a (dyn Fn(&Value) -> Value + Send + Sync)>,
+    pub view: Option<View<'a>>,
+}
+
+/// Another kind that stands for an object.
+pub struct View<'a> {
+    /// Its group, version and kind.
+    pub kind: (&'a str, &'a str, &'a str),
+    /// The object as that kind.
+    pub show: &'a (dyn Fn(&Value) -> Value + Send + Sync),
+    /// Takes over what was changed in it.
+    pub take: &'a (dyn Fn(&mut Value, &Value) + Send + Sync),
 }
 
 /// What a change makes of an object: from the stored form (`None` if there is none yet) to the stored form.
@@ -278,7 +288,7 @@ impl Registry {
         resource.may_create(name)?;
         ensure_namespace(resource, cx, &mut hub)?;
         check_name(cx, &hub)?;
-        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Create);
+        let chain = Chain::new(self, cx, resource, Operation::Create);
         chain.mutate(&mut hub, None, name).await?;
         dedup_owners(cx, &mut hub, true);
         object::set_resource_version(&mut hub, "");
@@ -306,11 +316,18 @@ impl Registry {
         let mut new = what.conversions.settle(|| change(Some(&old))).await?;
         ensure_namespace(resource, cx, &mut new)?;
         check_name(cx, &new)?;
-        let chain = Chain::new(&self.plugins, cx, &resource.def.kind, Operation::Update);
+        let mut chain = Chain::new(self, cx, resource, Operation::Update);
+        if let Some(view) = &what.view {
+            chain = chain.of_kind(view.kind);
+        }
         if !chain.is_empty() {
-            match what.view {
+            match &what.view {
                 None => chain.mutate(&mut new, Some(&old), name).await?,
-                Some(view) => chain.mutate(&mut view(&new), Some(&view(&old)), name).await?,
+                Some(view) => {
+                    let mut shown = (view.show)(&new);
+                    chain.mutate(&mut shown, Some(&(view.show)(&old)), name).await?;
+                    (view.take)(&mut new, &shown);
+                }
             }
         }
         dedup_owners(cx, &mut new, true);
@@ -335,9 +352,11 @@ impl Registry {
             encoded = resource.cache.shape().encode(&new);
         }
         if !chain.is_empty() {
-            match what.view {
+            match &what.view {
                 None => chain.validate(&mut new, Some(&old), name).await?,
-                Some(view) => chain.validate(&mut view(&new), Some(&view(&old)), name).await?,
+                Some(view) => {
+                    chain.validate(&mut (view.show)(&new), Some(&(view.show)(&old)), name).await?;
+                }
             }
         }
         if object::is_deleting(&old)

@@ -5,6 +5,7 @@ mod certificates;
 mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
@@ -13,6 +14,7 @@ mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
 mod volume_claim_resize;
+mod webhook;
 
 use crate::util::value::text;
 use knarr_apiserver::admission::{Plugin, Write};
@@ -38,6 +40,8 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultIngressClass),
+        Arc::new(webhook::MutatingAdmissionWebhook::default()),
+        Arc::new(webhook::ValidatingAdmissionWebhook::default()),
     ]
 }
 

@@ -64,12 +64,6 @@ fn what_upstream_serves_and_this_does_not_is_known() {
 /// Resources of upstream that are declared elsewhere (reviews: the front half of the API server) or pending.
 const NOT_DECLARED: &[&str] = &[
     "/v1/componentstatuses",
-    "admissionregistration.k8s.io/v1/mutatingadmissionpolicies",
-    "admissionregistration.k8s.io/v1/mutatingadmissionpolicybindings",
-    "admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
-    "admissionregistration.k8s.io/v1/validatingadmissionpolicies",
-    "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
-    "admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
     "authentication.k8s.io/v1/selfsubjectreviews",
     "authentication.k8s.io/v1/tokenreviews",
     "authorization.k8s.io/v1/localsubjectaccessreviews",

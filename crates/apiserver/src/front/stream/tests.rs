@@ -148,6 +148,7 @@ impl World {
             reader: self.objects.clone(),
             loopback: Client::new(Arc::new(Nowhere), "test", self.ctx.clone()),
             warnings: Mutex::default(),
+            admission: Default::default(),
         };
         let request = SubRequest {
             cx: &cx,

@@ -1,0 +1,58 @@
+//! ValidatingWebhookConfigurations (admissionregistration.k8s.io/v1): pkg/registry/admissionregistration/validatingwebhookconfiguration.
+
+use super::webhooks::{self, Hook, Leniency};
+use super::{static_warnings, webhook_cells};
+use crate::util::{Items, Text};
+use knarr_api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use knarr_apiserver::def::{ResourceDef, Strategy};
+use knarr_apiserver::request::RequestCx;
+use knarr_meta::field::ErrorList;
+use serde_json::Value;
+
+struct ValidatingWebhookConfigurations;
+
+fn hooks(configuration: &ValidatingWebhookConfiguration) -> Vec<Hook<'_>> {
+    configuration.webhooks.items().iter().map(Hook::from).collect()
+}
+
+impl Strategy for ValidatingWebhookConfigurations {
+    type Object = ValidatingWebhookConfiguration;
+
+    fn default(&self, obj: &mut Value) {
+        webhooks::default(obj, false);
+    }
+
+    fn validate(&self, _cx: &RequestCx, obj: &ValidatingWebhookConfiguration) -> ErrorList {
+        webhooks::validate(&hooks(obj), &Leniency::none())
+    }
+
+    fn validate_update(
+        &self,
+        _cx: &RequestCx,
+        new: &ValidatingWebhookConfiguration,
+        old: &ValidatingWebhookConfiguration,
+    ) -> ErrorList {
+        let (new, old) = (hooks(new), hooks(old));
+        webhooks::validate(&new, &Leniency::of(&new, &old))
+    }
+
+    fn warnings(
+        &self,
+        _cx: &RequestCx,
+        new: &ValidatingWebhookConfiguration,
+        _old: Option<&ValidatingWebhookConfiguration>,
+    ) -> Vec<String> {
+        static_warnings(new.metadata.name.text())
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// The declaration.
+pub fn def() -> ResourceDef {
+    ResourceDef::new(ValidatingWebhookConfigurations)
+        .cells(webhook_cells)
+        .fixture(include_str!("testdata/validatingwebhookconfiguration.yaml"))
+}
