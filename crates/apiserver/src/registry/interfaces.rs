@@ -38,7 +38,7 @@ impl Interfaces<'_> {
         Some(Served::Other(other.clone(), version))
     }
 
-    fn to_endpoint(&self, value: &Value, to: &Endpoint) -> Result<Value, Status> {
+    fn shown_at(&self, value: &Value, to: &Endpoint) -> Result<Value, Status> {
         if self.foreign {
             let mut value = value.clone();
             object::set_type(&mut value, &to.api_version(), &to.kind);
@@ -50,7 +50,7 @@ impl Interfaces<'_> {
         }
     }
 
-    fn from_endpoint(&self, value: Value, from: &Endpoint) -> Result<Value, Status> {
+    fn taken_from(&self, value: Value, from: &Endpoint) -> Result<Value, Status> {
         if self.foreign {
             let mut value = value;
             object::set_type(&mut value, &from.api_version(), &from.kind);
@@ -112,11 +112,11 @@ impl ObjectInterfaces for Interfaces<'_> {
     }
 
     fn convert<'a>(&'a self, object: &'a Value, to: &'a Endpoint) -> BoxFuture<'a, Result<Value, Status>> {
-        Box::pin(std::future::ready(self.to_endpoint(object, to)))
+        Box::pin(std::future::ready(self.shown_at(object, to)))
     }
 
     fn adopt<'a>(&'a self, object: Value, from: &'a Endpoint) -> BoxFuture<'a, Result<Value, Status>> {
-        Box::pin(std::future::ready(self.from_endpoint(object, from)))
+        Box::pin(std::future::ready(self.taken_from(object, from)))
     }
 
     fn schema(&self, of: &Endpoint) -> Option<(SchemaRef, Type)> {

@@ -12,7 +12,7 @@ const CONFIGMAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A server whose decisions are made by the path of the webhook.
 async fn server() -> TestWebhook {
-    TestWebhook::start(&["127.0.0.1"], |path, review| decide(path, review)).await
+    TestWebhook::start(&["127.0.0.1"], decide).await
 }
 
 fn decide(path: &str, review: &Value) -> Answer {

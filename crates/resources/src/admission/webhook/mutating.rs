@@ -157,8 +157,7 @@ impl MutatingAdmissionWebhook {
             return Err(Refusal::calling(hook, why));
         }
         let mut patched = shown.clone();
-        patch::json::apply(&mut patched, &patch)
-            .map_err(|e| Refusal::Status(Status::internal(e.status().message)))?;
+        patch::json::apply(&mut patched, &patch).map_err(|e| Refusal::Status(Status::internal(e)))?;
         let changed = patched != shown;
         let value = json!({"configuration": hook.configuration, "webhook": hook.name, "patch": patch,
             "patchType": "JSONPatch"});
