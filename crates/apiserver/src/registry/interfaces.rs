@@ -38,21 +38,23 @@ impl Interfaces<'_> {
         Some(Served::Other(other.clone(), version))
     }
 
-    fn shown_at(&self, value: &Value, to: &Endpoint) -> Result<Value, Status> {
+    async fn shown_at(&self, value: &Value, to: &Endpoint) -> Result<Value, Status> {
         if self.foreign {
             let mut value = value.clone();
             object::set_type(&mut value, &to.api_version(), &to.kind);
             return Ok(value);
         }
-        match self.served(to).ok_or_else(|| unknown(to))? {
-            Served::Own(version) => self.resource.serve_from_hub(version, value.clone()),
-            Served::Other(other, version) => other.serve_from_hub(&other.versions[version], value.clone()),
+        match (self.served(to).ok_or_else(|| unknown(to))?, &self.resource.def.codec) {
+            (Served::Own(version), _) => self.resource.serve_from_hub(version, value.clone()),
+            (Served::Other(..), Some(codec)) => codec.convert(value.clone(), &to.api_version()).await,
+            (Served::Other(other, version), None) => {
+                other.serve_from_hub(&other.versions[version], value.clone())
+            }
         }
     }
 
-    fn taken_from(&self, value: Value, from: &Endpoint) -> Result<Value, Status> {
+    async fn taken_from(&self, mut value: Value, from: &Endpoint) -> Result<Value, Status> {
         if self.foreign {
-            let mut value = value;
             object::set_type(&mut value, &from.api_version(), &from.kind);
             return Ok(value);
         }
@@ -61,13 +63,16 @@ impl Interfaces<'_> {
             Served::Own(version) => (self.resource, *version),
             Served::Other(other, version) => (&**other, &other.versions[*version]),
         };
-        let mut value = value;
         let report = resource.wanted(version).check(&mut value, FieldValidation::Ignore);
         if let Some(error) = report.type_error {
             return Err(Status::internal(error));
         }
         let mut hub = resource.to_hub(version, value)?;
         resource.hooks().default(&mut hub);
+        if let (Served::Other(..), Some(codec)) = (&served, &self.resource.def.codec) {
+            hub = codec.convert(hub, &self.resource.hub_api_version).await?;
+            self.resource.hooks().default(&mut hub);
+        }
         object::set_type(&mut hub, &self.resource.hub_api_version, &self.resource.def.kind);
         Ok(hub)
     }
@@ -112,11 +117,11 @@ impl ObjectInterfaces for Interfaces<'_> {
     }
 
     fn convert<'a>(&'a self, object: &'a Value, to: &'a Endpoint) -> BoxFuture<'a, Result<Value, Status>> {
-        Box::pin(std::future::ready(self.shown_at(object, to)))
+        Box::pin(self.shown_at(object, to))
     }
 
     fn adopt<'a>(&'a self, object: Value, from: &'a Endpoint) -> BoxFuture<'a, Result<Value, Status>> {
-        Box::pin(std::future::ready(self.taken_from(object, from)))
+        Box::pin(self.taken_from(object, from))
     }
 
     fn schema(&self, of: &Endpoint) -> Option<(SchemaRef, Type)> {
