@@ -1,8 +1,9 @@
 //! The table of kinds. A test finds files of kinds that are missing here.
 
 use crate::{
-    admissionregistration, apiextensions, apiregistration, apps, autoscaling, batch, certificates, coordination, core, discovery,
-    flowcontrol, networking, node, policy, rbac, resource, scheduling, storage,
+    admissionregistration, apiextensions, apiregistration, apps, autoscaling, batch, certificates,
+    coordination, core, discovery, flowcontrol, networking, node, policy, rbac, resource, scheduling,
+    storage,
 };
 use knarr_apiserver::def::ResourceDef;
 
