@@ -265,7 +265,8 @@ impl Registry {
             }
         };
         let shown = View { kind: ("autoscaling", "v1", "Scale"), show: &view, take: &take };
-        let what = Modify { cx, resource, part: Part::Main, uid: "", create: false, conversions, view: Some(shown) };
+        let what =
+            Modify { cx, resource, part: Part::Main, uid: "", create: false, conversions, view: Some(shown) };
         Ok(match self.modify(what, &change).await? {
             Answer::Stored(code, stored) => Answer::Plain(code, paths.view(&stored.parse())?),
             Answer::Hub(code, value) => Answer::Plain(code, paths.view(&value)?),
