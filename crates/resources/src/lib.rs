@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
+mod expressions;
 pub mod flowcontrol;
 pub mod networking;
 pub mod node;

@@ -2,6 +2,8 @@
 //! special about some.
 #![allow(clippy::unwrap_used)] // a test fails by a panic
 
+#[path = "main/admission_policies.rs"]
+mod admission_policies;
 #[path = "main/devices.rs"]
 mod devices;
 #[path = "main/every_kind.rs"]

@@ -9,6 +9,7 @@ mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod policy;
 mod priority;
 mod runtime_class;
 mod service_account;
@@ -40,7 +41,9 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultIngressClass),
+        Arc::new(policy::MutatingAdmissionPolicy::default()),
         Arc::new(webhook::MutatingAdmissionWebhook::default()),
+        Arc::new(policy::ValidatingAdmissionPolicy::default()),
         Arc::new(webhook::ValidatingAdmissionWebhook::default()),
     ]
 }

@@ -1,13 +1,15 @@
 //! MutatingAdmissionPolicies (admissionregistration.k8s.io/v1, KEP-3962):
 //! pkg/registry/admissionregistration/mutatingadmissionpolicy.
 
-use super::policy;
+use super::policy::{self, Variables};
 use super::rules::{self, REINVOCATION_POLICIES};
 use super::{params, policy_cells, static_warnings};
+use crate::expressions::Returns;
 use crate::util::{Errs, Items, Text};
 use knarr_api::admissionregistration::v1::{MutatingAdmissionPolicy, MutatingAdmissionPolicySpec, Mutation};
 use knarr_apiserver::def::{ResourceDef, Strategy};
 use knarr_apiserver::request::RequestCx;
+use knarr_cel::Env;
 use knarr_meta::field::{ErrorList, Path};
 use serde_json::Value;
 use std::time::SystemTime;
@@ -85,17 +87,19 @@ fn validate_spec(spec: &MutatingAdmissionPolicySpec, old: Option<&MutatingAdmiss
     if !unchanged {
         let at = path.child("matchConditions");
         let conditions = spec.match_conditions.items();
-        policy::match_conditions(&mut errs, conditions, &at);
+        policy::match_conditions(&mut errs, conditions, kind.is_some(), &at);
     }
+    let mut variables = Variables::new(kind.is_some(), true);
     for (i, variable) in spec.variables.items().iter().enumerate() {
-        policy::variable(&mut errs, variable, &path.child("variables").index(i));
+        variables.add(&mut errs, variable, &path.child("variables").index(i));
     }
+    let env = variables.env().with_patch_types();
     let mutations = spec.mutations.items();
     if mutations.is_empty() {
         errs.add_required(&path.child("mutations"), "mutations must contain at least one item");
     }
     for (i, mutation) in mutations.iter().enumerate() {
-        validate_mutation(&mut errs, mutation, &path.child("mutations").index(i));
+        validate_mutation(&mut errs, mutation, &env, &path.child("mutations").index(i));
     }
     let (policy, at) = (spec.reinvocation_policy.text(), path.child("reinvocationPolicy"));
     if policy.is_empty() {
@@ -106,12 +110,12 @@ fn validate_spec(spec: &MutatingAdmissionPolicySpec, old: Option<&MutatingAdmiss
     errs
 }
 
-fn validate_mutation(errs: &mut ErrorList, mutation: &Mutation, path: &Path) {
+fn validate_mutation(errs: &mut ErrorList, mutation: &Mutation, env: &Env, path: &Path) {
     let json = mutation.json_patch.as_ref().map(|patch| patch.expression.text());
     let apply = mutation.apply_configuration.as_ref().map(|apply| apply.expression.text());
-    let (wanted, given, other, absent) = match mutation.patch_type.as_str() {
-        "JSONPatch" => ("jsonPatch", json, "applyConfiguration", apply.is_none()),
-        "ApplyConfiguration" => ("applyConfiguration", apply, "jsonPatch", json.is_none()),
+    let (wanted, given, returns, other, absent) = match mutation.patch_type.as_str() {
+        "JSONPatch" => ("jsonPatch", json, Returns::Operations, "applyConfiguration", apply.is_none()),
+        "ApplyConfiguration" => ("applyConfiguration", apply, Returns::Object, "jsonPatch", json.is_none()),
         "" => return errs.add_required(&path.child("patchType"), ""),
         patch_type => return errs.add_not_supported(&path.child("patchType"), patch_type, PATCH_TYPES),
     };
@@ -126,7 +130,10 @@ fn validate_mutation(errs: &mut ErrorList, mutation: &Mutation, path: &Path) {
         Some(expression) if expression.trim().is_empty() => {
             errs.add_required(&path.child(wanted).child("expression"), "");
         }
-        Some(_) => {}
+        Some(expression) => {
+            let at = path.child(wanted).child("expression");
+            policy::expression(errs, env, expression.trim(), returns, &at);
+        }
     }
     if !absent {
         let detail = format!("must not be specified when patchType is {patch_type}");

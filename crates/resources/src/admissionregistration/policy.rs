@@ -2,9 +2,11 @@
 //! pkg/apis/admissionregistration/validation.
 
 use super::rules::{self, FAILURE_POLICIES};
+use crate::expressions::{Returns, Seen, compile};
 use crate::util::value::{ensure, object, set_absent};
 use crate::util::{Errs, Items, Text};
 use knarr_api::admissionregistration::v1::{MatchCondition, MatchResources, ParamKind, ParamRef, Variable};
+use knarr_cel::{Composition, Env};
 use knarr_meta::field::{ErrorList, Path};
 use knarr_meta::validate;
 use serde_json::Value;
@@ -114,14 +116,18 @@ fn param_version(errs: &mut ErrorList, whole: &str, version: &str, path: &Path) 
 }
 
 /// Errors of the conditions of a webhook or policy.
-pub fn match_conditions(errs: &mut ErrorList, conditions: &[MatchCondition], path: &Path) {
+pub fn match_conditions(errs: &mut ErrorList, conditions: &[MatchCondition], params: bool, path: &Path) {
+    let env = Seen { params, authorizer: true, patches: false }.env();
     if conditions.len() > MAX_CONDITIONS {
         errs.add_too_many(path, conditions.len(), MAX_CONDITIONS);
     }
     for (i, condition) in conditions.iter().enumerate() {
         let at = path.index(i);
-        if condition.expression.trim().is_empty() {
+        let expression = condition.expression.trim();
+        if expression.is_empty() {
             errs.add_required(&at.child("expression"), "");
+        } else {
+            self::expression(errs, &env, expression, Returns::Bool, &at.child("expression"));
         }
         let (name, at) = (condition.name.as_str(), at.child("name"));
         if name.is_empty() {
@@ -135,16 +141,61 @@ pub fn match_conditions(errs: &mut ErrorList, conditions: &[MatchCondition], pat
     }
 }
 
-/// Errors of a variable's name and of its having an expression.
-pub fn variable(errs: &mut ErrorList, variable: &Variable, path: &Path) {
-    let (name, at) = (variable.name.as_str(), path.child("name"));
-    if name.trim().is_empty() {
-        errs.add_required(&at, "name is not specified");
-    } else if !is_identifier(name) {
-        errs.add_invalid(&at, name, "must be a valid CEL identifier");
+/// An error of an expression that does not compile, or comes to something else than it must.
+pub fn expression(errs: &mut ErrorList, env: &Env, expression: &str, returns: Returns, path: &Path) {
+    if let Err(failure) = compile(env, expression, returns) {
+        errs.add_invalid(path, expression, failure.to_string());
     }
-    if variable.expression.trim().is_empty() {
-        errs.add_required(&path.child("expression"), "expression is not specified");
+}
+
+/// The environments of a policy's expressions, with the variables so far.
+pub struct Variables {
+    full: Composition,
+    /// Messages do not see the authorizer.
+    plain: Composition,
+    seen: Seen,
+    any: bool,
+}
+
+impl Variables {
+    /// Without any. `always` makes `variables` known even so.
+    pub fn new(params: bool, always: bool) -> Self {
+        let seen = Seen { params, authorizer: true, patches: false };
+        let plain = Seen { authorizer: false, ..seen };
+        let (full, plain) = (Composition::new(seen.env()), Composition::new(plain.env()));
+        Self { full, plain, seen, any: always }
+    }
+
+    /// What most expressions see.
+    pub fn env(&self) -> Env {
+        if self.any { self.full.env().clone() } else { self.seen.env() }
+    }
+
+    /// What messages see.
+    pub fn plain_env(&self) -> Env {
+        let seen = Seen { authorizer: false, ..self.seen };
+        if self.any { self.plain.env().clone() } else { seen.env() }
+    }
+
+    /// Errors of a variable, which those after it see.
+    pub fn add(&mut self, errs: &mut ErrorList, variable: &Variable, path: &Path) {
+        let (name, at) = (variable.name.as_str(), path.child("name"));
+        if name.trim().is_empty() {
+            errs.add_required(&at, "name is not specified");
+        } else if !is_identifier(name) {
+            errs.add_invalid(&at, name, "must be a valid CEL identifier");
+        }
+        let (expression, at) = (variable.expression.as_str(), path.child("expression"));
+        self.any = true;
+        if expression.trim().is_empty() {
+            errs.add_required(&at, "expression is not specified");
+            return;
+        }
+        if let Err(failure) = self.full.add(name, expression) {
+            errs.add_invalid(&at, expression, failure.to_string());
+        }
+        // What is wrong with it has been said.
+        let _ = self.plain.add(name, expression);
     }
 }
 

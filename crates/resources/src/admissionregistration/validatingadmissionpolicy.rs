@@ -1,8 +1,9 @@
 //! ValidatingAdmissionPolicies (admissionregistration.k8s.io/v1, KEP-3488):
 //! pkg/registry/admissionregistration/validatingadmissionpolicy.
 
-use super::policy;
+use super::policy::{self, Variables};
 use super::{params, policy_cells, static_warnings};
+use crate::expressions::Returns;
 use crate::util::value::{keep, object};
 use crate::util::{Errs, Items, Text, conditions};
 use knarr_api::admissionregistration::v1::{
@@ -126,10 +127,11 @@ fn validate_spec(
     if !unchanged {
         let at = path.child("matchConditions");
         let conditions = spec.match_conditions.items();
-        policy::match_conditions(&mut errs, conditions, &at);
+        policy::match_conditions(&mut errs, conditions, kind.is_some(), &at);
     }
+    let mut variables = Variables::new(kind.is_some(), false);
     for (i, variable) in spec.variables.items().iter().enumerate() {
-        policy::variable(&mut errs, variable, &path.child("variables").index(i));
+        variables.add(&mut errs, variable, &path.child("variables").index(i));
     }
     let (validations, annotations) = (spec.validations.items(), spec.audit_annotations.items());
     if validations.is_empty() && annotations.is_empty() {
@@ -138,7 +140,7 @@ fn validate_spec(
         return errs;
     }
     for (i, validation) in validations.iter().enumerate() {
-        validate_validation(&mut errs, validation, &path.child("validations").index(i));
+        validate_validation(&mut errs, validation, &variables, &path.child("validations").index(i));
     }
     let at = path.child("auditAnnotations");
     if annotations.len() > MAX_ANNOTATIONS {
@@ -146,7 +148,7 @@ fn validate_spec(
         errs.add_invalid(&at, value, format!("must not have more than {MAX_ANNOTATIONS} auditAnnotations"));
     }
     for (i, annotation) in annotations.iter().enumerate() {
-        validate_annotation(&mut errs, name, annotation, &at.index(i));
+        validate_annotation(&mut errs, name, annotation, &variables, &at.index(i));
         if annotations[..i].iter().any(|other| other.key == annotation.key) {
             errs.add_duplicate(&at.index(i).child("key"), &annotation.key);
         }
@@ -154,9 +156,12 @@ fn validate_spec(
     errs
 }
 
-fn validate_validation(errs: &mut ErrorList, validation: &Validation, path: &Path) {
+fn validate_validation(errs: &mut ErrorList, validation: &Validation, variables: &Variables, path: &Path) {
     if validation.expression.trim().is_empty() {
         errs.add_required(&path.child("expression"), "expression is not specified");
+    } else {
+        let at = path.child("expression");
+        policy::expression(errs, &variables.env(), &validation.expression, Returns::Bool, &at);
     }
     for (field, text) in
         [("messageExpression", &validation.message_expression), ("message", &validation.message)]
@@ -164,7 +169,11 @@ fn validate_validation(errs: &mut ErrorList, validation: &Validation, path: &Pat
         let text = text.text();
         if !text.is_empty() && text.trim().is_empty() {
             errs.add_invalid(&path.child(field), text, "must be non-empty if specified");
-        } else if field == "message" && text.trim().contains(['\n', '\r']) {
+        } else if field == "messageExpression" {
+            if !text.is_empty() {
+                policy::expression(errs, &variables.plain_env(), text, Returns::Text, &path.child(field));
+            }
+        } else if text.trim().contains(['\n', '\r']) {
             errs.add_invalid(&path.child(field), text, "must not contain line breaks");
         }
     }
@@ -173,7 +182,13 @@ fn validate_validation(errs: &mut ErrorList, validation: &Validation, path: &Pat
     }
 }
 
-fn validate_annotation(errs: &mut ErrorList, name: &str, annotation: &AuditAnnotation, path: &Path) {
+fn validate_annotation(
+    errs: &mut ErrorList,
+    name: &str,
+    annotation: &AuditAnnotation,
+    variables: &Variables,
+    path: &Path,
+) {
     let at = path.child("key");
     if name.is_empty() {
         errs.add_invalid(&at, &annotation.key, "requires metadata.name be non-empty");
@@ -187,6 +202,8 @@ fn validate_annotation(errs: &mut ErrorList, name: &str, annotation: &AuditAnnot
     } else if expression.len() > MAX_ANNOTATION_EXPRESSION_BYTES {
         let detail = format!("must not exceed {MAX_ANNOTATION_EXPRESSION_BYTES} bytes in length");
         errs.add_required(&at, detail);
+    } else {
+        policy::expression(errs, &variables.env(), expression, Returns::TextOrNull, &at);
     }
 }
 

@@ -178,7 +178,7 @@ fn one(errs: &mut ErrorList, hook: &Hook<'_>, lenient: &Leniency, path: &Path) {
     client(errs, hook.client, &path.child("clientConfig"));
     if !lenient.conditions_unchanged {
         let at = path.child("matchConditions");
-        policy::match_conditions(errs, hook.conditions, &at);
+        policy::match_conditions(errs, hook.conditions, false, &at);
     }
 }
 

@@ -24,6 +24,14 @@ impl Refusal {
     pub fn calling(hook: &Hook, why: impl std::fmt::Display) -> Self {
         Self::Call(format!("failed calling webhook {}: {why}", go::quote(&hook.name)))
     }
+
+    /// The answer to the request, whatever the failure policy says.
+    pub fn into_status(self) -> Status {
+        match self {
+            Self::Call(why) => Status::internal(why),
+            Self::Status(status) => status,
+        }
+    }
 }
 
 /// Asks. `object` and `old` are in the endpoint's form.

@@ -1,10 +1,12 @@
 //! The registered webhooks, compiled once for each state of their configurations.
 
 use crate::admission::matching::{Rule, Selectors, endpoint};
+use crate::expressions::{Conditions, Input, Matched, Seen};
 use crate::util::value::{list, number, text};
 use knarr_apiserver::admission::{Endpoint, Write};
 use knarr_apiserver::request::RequestCx;
 use knarr_apiserver::webhook::ClientConfig;
+use knarr_meta::gvk::GroupResource;
 use knarr_meta::status::Status;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,11 +38,13 @@ pub struct Hook {
     rules: Vec<Rule>,
     equivalent: bool,
     selectors: Selectors,
+    conditions: Conditions,
 }
 
 impl Hook {
     fn new(configuration: &str, index: usize, hook: &Value) -> Self {
         let name = text(hook, &["name"]).to_owned();
+        let seen = Seen { authorizer: true, ..Seen::default() };
         let seconds = number(hook, &["timeoutSeconds"]);
         let versions = list(hook, &["admissionReviewVersions"]).iter();
         Self {
@@ -55,6 +59,7 @@ impl Hook {
             rules: Rule::all(list(hook, &["rules"])),
             equivalent: text(hook, &["matchPolicy"]) == "Equivalent",
             selectors: Selectors::new(hook),
+            conditions: Conditions::new(&seen.env(), list(hook, &["matchConditions"])),
             name,
         }
     }
@@ -68,6 +73,30 @@ impl Hook {
         let Some(endpoint) = endpoint(write, &self.rules, self.equivalent) else { return Ok(None) };
         selected?;
         Ok(Some(endpoint))
+    }
+
+    /// Whether its match conditions hold for an object in the endpoint's form; a failure of theirs is a refusal or,
+    /// with the policy to ignore failures, as good as no match.
+    pub fn passes(
+        &self,
+        write: &Write<'_>,
+        endpoint: &Endpoint,
+        object: &Value,
+        old: &Value,
+    ) -> Result<bool, Status> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let input = Input::new(write, endpoint, (object.clone(), old.clone()), None);
+        match self.conditions.evaluate(&input.bindings(None, true, None), self.ignore) {
+            Matched::Yes => Ok(true),
+            Matched::No => Ok(false),
+            Matched::Error(error) => {
+                let info = &write.cx.info;
+                let resource = GroupResource::new(info.group.clone(), info.resource.clone());
+                Err(Status::forbidden(&resource, write.name, error))
+            }
+        }
     }
 }
 

@@ -8,5 +8,5 @@ mod mutating;
 mod review;
 mod validating;
 
-pub use mutating::MutatingAdmissionWebhook;
+pub use mutating::{MutatingAdmissionWebhook, Rounds};
 pub use validating::ValidatingAdmissionWebhook;

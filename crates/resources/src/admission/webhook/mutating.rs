@@ -94,11 +94,19 @@ impl MutatingAdmissionWebhook {
         }
         for (index, hook) in hooks.iter().enumerate() {
             let Some(endpoint) = hook.wants(write)? else { continue };
+            let shown = shown(write, write.object, &endpoint).await.map_err(Refusal::into_status)?;
+            let old = match write.old {
+                Some(old) => self::shown(write, old, &endpoint).await.map_err(Refusal::into_status)?,
+                None => Value::Null,
+            };
+            if !hook.passes(write, &endpoint, &shown, &old)? {
+                continue;
+            }
             if notes.is_again() && !notes.keep(NAME, |rounds: &mut Rounds| rounds.is_due(&hook.uid)) {
                 continue;
             }
             let round = u8::from(notes.is_again());
-            let result = self.ask_one(write, hook, &endpoint, (round, index)).await;
+            let result = self.ask_one(write, hook, &endpoint, (shown, old), (round, index)).await;
             let changed = matches!(result, Ok(true));
             if changed {
                 notes.keep(NAME, |rounds: &mut Rounds| rounds.changed());
@@ -136,13 +144,9 @@ impl MutatingAdmissionWebhook {
         write: &mut Write<'_>,
         hook: &Hook,
         endpoint: &Endpoint,
+        (shown, old): (Value, Value),
         place: (u8, usize),
     ) -> Result<bool, Refusal> {
-        let shown = shown(write, write.object, endpoint).await?;
-        let old = match write.old {
-            Some(old) => self::shown(write, old, endpoint).await?,
-            None => Value::Null,
-        };
         let verdict = ask(&self.clients, hook, write, endpoint, true, (&shown, &old)).await?;
         let Some(patch) = operations(hook, &verdict)? else { return Ok(false) };
         if shown.is_null() {

@@ -59,7 +59,10 @@ impl ValidatingAdmissionWebhook {
                     forms.len() - 1
                 }
             };
-            wanted.push((hook, form));
+            let (endpoint, object, old) = &forms[form];
+            if hook.passes(write, endpoint, object, old)? {
+                wanted.push((hook, form));
+            }
         }
         if wanted.is_empty() {
             return Ok(());
@@ -83,8 +86,7 @@ impl ValidatingAdmissionWebhook {
                     write.cx.admission.annotate(key, hook.name.as_str());
                     continue;
                 }
-                Err(Refusal::Call(why)) => Status::internal(why),
-                Err(Refusal::Status(status)) => status,
+                Err(refusal) => refusal.into_status(),
             };
             first.get_or_insert(status);
         }
@@ -93,13 +95,9 @@ impl ValidatingAdmissionWebhook {
 }
 
 async fn form(write: &Write<'_>, endpoint: Endpoint) -> Result<Form, Status> {
-    let refused = |refusal: Refusal| match refusal {
-        Refusal::Call(why) => Status::internal(why),
-        Refusal::Status(status) => status,
-    };
-    let object = shown(write, write.object, &endpoint).await.map_err(refused)?;
+    let object = shown(write, write.object, &endpoint).await.map_err(Refusal::into_status)?;
     let old = match write.old {
-        Some(old) => shown(write, old, &endpoint).await.map_err(refused)?,
+        Some(old) => shown(write, old, &endpoint).await.map_err(Refusal::into_status)?,
         None => Value::Null,
     };
     Ok((endpoint, object, old))
