@@ -20,3 +20,4 @@ mod root_ca;
 mod serviceaccounts;
 mod statefulset;
 mod ttlafterfinished;
+mod validatingadmissionpolicystatus;

@@ -89,6 +89,11 @@ pub const ALL: &[Descriptor] = &[
     Descriptor { name: "daemonset", account: "daemon-set-controller", start: crate::daemonset::start },
     Descriptor { name: "disruption", account: "disruption-controller", start: crate::disruption::start },
     Descriptor { name: "statefulset", account: "statefulset-controller", start: crate::statefulset::start },
+    Descriptor {
+        name: "validatingadmissionpolicy-status",
+        account: "validatingadmissionpolicy-status-controller",
+        start: crate::validatingadmissionpolicystatus::start,
+    },
 ];
 
 /// Starts all controllers in the task scope of `ctx`. `shared` is the client that the informers read through

@@ -64,6 +64,7 @@ pub fn apply(types: &(SchemaRef, Type), live: &Value, mut configuration: Value) 
         subresource: "",
         reset: &[],
         custom: matches!(schema, SchemaRef::Own(_)),
+        versions: managed::ONE_FORM,
         time: "",
     };
     let mut merged = managed::apply(schema, ty, Some(&bare), &configuration, &manager, true)
