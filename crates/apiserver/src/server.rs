@@ -172,7 +172,8 @@ impl ApiServer {
 
         let serving = ServingCertificate::new(&pki.pem("apiserver")?)?;
         let kubelet_serving = ServingCertificate::new(&pki.pem("kubelet")?)?;
-        let clients = ClientCertificates::new(tls::roots("ca", &pki.ca()?)?)?;
+        let front_proxy = tls::roots("front-proxy-ca", &pki.front_proxy_ca()?)?;
+        let clients = ClientCertificates::new(tls::roots("ca", &pki.ca()?)?, front_proxy)?;
         let tls = Arc::new(tls::server_config(serving.clone(), clients.clone())?);
         let front = Front { chain: chain.clone(), tls, clients };
         Ok(Arc::new(Self {

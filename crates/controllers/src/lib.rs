@@ -5,7 +5,10 @@ pub mod apiextensions;
 pub mod framework;
 pub mod manager;
 
+mod bootstrap;
+mod certificates;
 mod clusterrole_aggregation;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -14,10 +17,17 @@ mod garbagecollector;
 mod job;
 mod namespace;
 mod nodelifecycle;
+mod podautoscaler;
 mod podgc;
+mod protection;
 mod replicas;
+mod resourcequota;
 mod root_ca;
 mod serviceaccounts;
 mod statefulset;
+mod tokens;
 mod ttlafterfinished;
 mod validatingadmissionpolicystatus;
+
+pub use certificates::SigningCa;
+pub use tokens::{TokenSigner, TokenSubject};

@@ -1,8 +1,10 @@
 //! The table of controllers and how they are started: each with a client under its own service account, all over
 //! one set of informers, as upstream's kube-controller-manager runs with `--use-service-account-credentials`.
 
+use crate::certificates::SigningCa;
 use crate::framework::Start;
 use crate::framework::served::Served;
+use crate::tokens::TokenSigner;
 use knarr_base::Ctx;
 use knarr_client::{Client, Informers};
 use std::sync::Arc;
@@ -12,13 +14,18 @@ use std::sync::Arc;
 pub struct Config {
     /// The cluster's CA certificate, PEM; published in every namespace.
     pub cluster_ca: String,
+    /// The CA that signs certificates; nobody signs without one.
+    pub signing_ca: Option<SigningCa>,
+    /// Signs the tokens that secrets hold; they stay empty without one.
+    pub token_signer: Option<TokenSigner>,
 }
 
 /// One controller.
 pub struct Descriptor {
     /// Name, for tasks and logs.
     pub name: &'static str,
-    /// Its service account in kube-system; upstream's name, which the default role bindings mention.
+    /// Its service account in kube-system; upstream's name, which the default role bindings mention. Empty for the
+    /// identity of the controller manager itself.
     pub account: &'static str,
     /// Starts it.
     pub start: fn(Start),
@@ -53,6 +60,28 @@ pub const ALL: &[Descriptor] = &[
         account: "endpointslicemirroring-controller",
         start: crate::endpoints::start_mirroring,
     },
+    Descriptor { name: "serviceaccount-token", account: "", start: crate::tokens::start },
+    Descriptor { name: "token-cleaner", account: "token-cleaner", start: crate::bootstrap::start_cleaner },
+    Descriptor {
+        name: "bootstrap-signer",
+        account: "bootstrap-signer",
+        start: crate::bootstrap::start_signer,
+    },
+    Descriptor {
+        name: "csrapproving",
+        account: "certificate-controller",
+        start: crate::certificates::start_approving,
+    },
+    Descriptor {
+        name: "csrsigning",
+        account: "certificate-controller",
+        start: crate::certificates::start_signing,
+    },
+    Descriptor {
+        name: "csrcleaner",
+        account: "certificate-controller",
+        start: crate::certificates::start_cleaner,
+    },
     Descriptor { name: "deployment", account: "deployment-controller", start: crate::deployment::start },
     Descriptor {
         name: "replicaset",
@@ -65,6 +94,7 @@ pub const ALL: &[Descriptor] = &[
         start: crate::replicas::start_replication_controllers,
     },
     Descriptor { name: "job", account: "job-controller", start: crate::job::start },
+    Descriptor { name: "cronjob", account: "cronjob-controller", start: crate::cronjob::start },
     Descriptor {
         name: "ttl-after-finished",
         account: "ttl-after-finished-controller",
@@ -82,12 +112,37 @@ pub const ALL: &[Descriptor] = &[
         start: crate::podgc::start,
     },
     Descriptor {
+        name: "pvc-protection",
+        account: "pvc-protection-controller",
+        start: crate::protection::start_claims,
+    },
+    Descriptor {
+        name: "pv-protection",
+        account: "pv-protection-controller",
+        start: crate::protection::start_volumes,
+    },
+    Descriptor {
+        name: "volumeattributesclass-protection",
+        account: "volumeattributesclass-protection-controller",
+        start: crate::protection::start_classes,
+    },
+    Descriptor {
         name: "clusterrole-aggregation",
         account: "clusterrole-aggregation-controller",
         start: crate::clusterrole_aggregation::start,
     },
+    Descriptor {
+        name: "horizontal-pod-autoscaler",
+        account: "horizontal-pod-autoscaler",
+        start: crate::podautoscaler::start,
+    },
     Descriptor { name: "daemonset", account: "daemon-set-controller", start: crate::daemonset::start },
     Descriptor { name: "disruption", account: "disruption-controller", start: crate::disruption::start },
+    Descriptor {
+        name: "resourcequota",
+        account: "resourcequota-controller",
+        start: crate::resourcequota::start,
+    },
     Descriptor { name: "statefulset", account: "statefulset-controller", start: crate::statefulset::start },
     Descriptor {
         name: "validatingadmissionpolicy-status",
@@ -100,10 +155,11 @@ pub const ALL: &[Descriptor] = &[
 /// (`system:kube-controller-manager`); `client_for` gives the client of a service account in kube-system.
 pub fn start(ctx: &Ctx, shared: Client, client_for: &dyn Fn(&str) -> Client, config: Config) {
     let served = Served::new(shared.clone());
-    let (informers, config) = (Informers::new(shared), Arc::new(config));
+    let (informers, config) = (Informers::new(shared.clone()), Arc::new(config));
     ctx.tasks.spawn_until_stopped("discovery", served.clone().follow(informers.clone()));
     for descriptor in ALL {
-        let client = client_for(descriptor.account);
+        let client =
+            if descriptor.account.is_empty() { shared.clone() } else { client_for(descriptor.account) };
         let ctx = ctx.child(descriptor.name);
         let (informers, served, config) = (informers.clone(), served.clone(), config.clone());
         (descriptor.start)(Start { ctx, client, informers, served, config });

@@ -50,6 +50,12 @@ pub struct Settings {
     /// cgroup under which everything runs [default: knarr]
     #[arg(long, global = true, value_name = "NAME")]
     pub cgroup_root: Option<String>,
+    /// Run no controllers: another controller manager works on this cluster
+    #[arg(long, global = true)]
+    pub disable_controller_manager: bool,
+    /// Run no scheduler: another one binds this cluster's pods
+    #[arg(long, global = true)]
+    pub disable_scheduler: bool,
     /// Registries reached without TLS, host:port
     #[arg(long, global = true, value_name = "HOST", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
@@ -95,6 +101,10 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// cgroup root.
     pub cgroup_root: String,
+    /// Whether the controllers run in this process.
+    pub controller_manager: bool,
+    /// Whether the scheduler runs in this process.
+    pub scheduler: bool,
     /// Plain-HTTP registries.
     pub insecure_registries: Vec<String>,
 }
@@ -142,6 +152,8 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         kubeconfig: flags.kubeconfig.or(file.kubeconfig),
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
+        disable_controller_manager: flags.disable_controller_manager || file.disable_controller_manager,
+        disable_scheduler: flags.disable_scheduler || file.disable_scheduler,
         insecure_registry: if flags.insecure_registry.is_empty() {
             file.insecure_registry
         } else {
@@ -231,6 +243,8 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
             None => Some(PathBuf::new()),
         },
         cgroup_root,
+        controller_manager: !settings.disable_controller_manager,
+        scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,
     })
 }

@@ -4,6 +4,7 @@
 //! metadata, selectors, quantities, patches, managed fields and tables. It knows no concrete kind: what it
 //! must know of one (list types, merge keys) arrives as a [`schema::Schema`].
 
+pub mod cron;
 pub mod field;
 #[cfg(test)]
 mod fuzz;

@@ -12,6 +12,8 @@ mod every_kind;
 mod pods;
 #[path = "main/policies.rs"]
 mod policies;
+#[path = "main/quotas.rs"]
+mod quotas;
 #[path = "main/services.rs"]
 mod services;
 #[path = "main/table.rs"]

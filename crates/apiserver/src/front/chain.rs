@@ -9,7 +9,7 @@ use super::flowcontrol::{Admitted, FlowControl, Marks, Question, Refused};
 use super::metrics::RequestMetrics;
 use super::{info, respond, stream};
 use crate::admission::AdmissionCx;
-use crate::authorize::{Authorizer, Decision};
+use crate::authorize::{Attributes, Authorizer, Decision};
 use crate::registry::Registry;
 use crate::request::{Reader, RequestCx, RequestInfo, UserInfo, WhileInitializing};
 use bytes::{Bytes, BytesMut};
@@ -20,6 +20,7 @@ use http_body_util::BodyExt;
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use knarr_client::{Body, Client};
+use knarr_meta::gvk::GroupResource;
 use knarr_meta::status::Status;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -207,6 +208,9 @@ impl Chain {
                 return Err(forbidden(&question, &reason));
             }
         }
+        if stream::is_session(&call.info) && question.verb != "create" {
+            self.authorize_session(&question)?;
+        }
         if !call.info.is_resource {
             let Call { parts, info, query, .. } = call;
             return Ok(self.documents.serve(&parts.method, &info.path, &query, &parts.headers).await);
@@ -234,6 +238,18 @@ impl Chain {
         Ok(None)
     }
 
+    /// A session changes what runs in the pod, by whatever method it is asked for (a WebSocket only by GET), so it
+    /// needs `create` too.
+    fn authorize_session(&self, question: &Attributes) -> Result<(), Status> {
+        match self.authorizer.authorize(&Attributes { verb: "create".into(), ..question.clone() }) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                let resource = GroupResource::new(question.group.clone(), question.resource.clone());
+                Err(Status::forbidden(&resource, &question.name, &reason))
+            }
+        }
+    }
+
     async fn identify(&self, call: &mut Call) -> Result<Arc<UserInfo>, Status> {
         let requester = match &call.identity {
             Identity::Established(user) => user.clone(),
@@ -256,7 +272,8 @@ impl Chain {
                 user.ok_or_else(|| Status::unauthorized("Unauthorized"))?
             }
         };
-        impersonate::resolve(&mut call.parts.headers, requester, &*self.authorizer)
+        let request = attributes(&call.info, &call.query, requester);
+        impersonate::resolve(&mut call.parts.headers, &request, &*self.authorizer)
     }
 
     async fn dispatch(self: &Arc<Self>, call: Call, user: Arc<UserInfo>) -> Result<Response<Body>, Status> {

@@ -96,16 +96,30 @@ impl ResolvesServerCert for ServingCertificate {
 #[derive(Debug)]
 pub struct ClientCertificates {
     strict: Arc<dyn ClientCertVerifier>,
+    front_proxy: Arc<dyn ClientCertVerifier>,
+    /// The names of both CAs, by which clients choose what they show.
+    hints: Vec<DistinguishedName>,
 }
 
 impl ClientCertificates {
-    /// Client certificates are to be signed by one of `roots`.
-    pub fn new(roots: RootCertStore) -> Result<Arc<Self>, TlsError> {
-        let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| TlsError::Certificate { name: "ca".into(), detail: e.to_string() })?;
-        Ok(Arc::new(Self { strict }))
+    /// Client certificates are to be signed by one of `roots`, the front proxy's by one of `front_proxy`.
+    pub fn new(roots: RootCertStore, front_proxy: RootCertStore) -> Result<Arc<Self>, TlsError> {
+        let verifier = |name: &str, roots: RootCertStore| {
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| TlsError::Certificate { name: name.into(), detail: e.to_string() })
+        };
+        let strict = verifier("ca", roots)?;
+        let front_proxy = verifier("front-proxy-ca", front_proxy)?;
+        let hints = [strict.root_hint_subjects(), front_proxy.root_hint_subjects()].concat();
+        Ok(Arc::new(Self { strict, front_proxy, hints }))
+    }
+
+    /// Whether the chain leads to the front proxy's CA at that time and is meant for clients.
+    pub fn verify_front_proxy(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let Some((leaf, rest)) = chain.split_first() else { return false };
+        self.front_proxy.verify_client_cert(leaf, rest, now).is_ok()
     }
 
     /// Whether the chain leads to one of the roots at that time and is meant for clients.
@@ -117,7 +131,7 @@ impl ClientCertificates {
 
 impl ClientCertVerifier for ClientCertificates {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.strict.root_hint_subjects()
+        &self.hints
     }
     fn client_auth_mandatory(&self) -> bool {
         false

@@ -7,7 +7,7 @@ use crate::def::Strategy;
 use bytes::Bytes;
 use http::{Request, Response};
 use knarr_api::Kind;
-use knarr_api::core::v1::{ConfigMap, Node, Pod, ServiceAccount};
+use knarr_api::core::v1::{ConfigMap, Node, Pod, Secret, ServiceAccount};
 use knarr_api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use knarr_api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
 use knarr_client::Body;
@@ -64,6 +64,7 @@ impl World {
             plain::<ConfigMap>(),
             plain::<Pod>().status(),
             plain::<Node>().status(),
+            plain::<Secret>(),
             plain::<ServiceAccount>(),
             plain::<ClusterRole>(),
             plain::<ClusterRoleBinding>(),
@@ -164,7 +165,7 @@ async fn acting_as_somebody_else_needs_the_right_to_and_gives_no_more_than_their
     assert!(String::from_utf8_lossy(response.body()).contains(r#"User \"alice\" cannot get path"#));
     let alice = world.client(Some(&world.issue("mallory", None)), None);
     let response = send(&alice, as_alice(), "").await;
-    assert!(String::from_utf8_lossy(response.body()).contains(r#"cannot impersonate resource \"users\""#));
+    assert!(String::from_utf8_lossy(response.body()).contains("cannot impersonate-on:user-info:get path"));
     let within = world.server.transport(UserInfo::new("alice", &[]));
     assert_eq!(get(&*within, "/version").await.0, 403, "no socket, the same rights");
     let within = world.server.transport(UserInfo::new("root", &["system:masters"]));
@@ -517,5 +518,81 @@ async fn flow_schemas_are_followed_and_say_whether_their_level_exists() {
         [("x-kubernetes-pf-flowschema-uid", &object), ("x-kubernetes-pf-prioritylevel-uid", &level)]
     {
         assert_eq!(answer.headers()[header].to_str().unwrap(), object["metadata"]["uid"], "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_front_proxy_says_who_asks_and_nobody_else_can() {
+    let world = World::new().await;
+    let as_bob =
+        || Request::get("/api/v1/nodes").header("x-remote-user", "bob").header("x-remote-group", "dev");
+    let proxy = world.client(Some(&world.server.pki().pem("front-proxy-client").unwrap()), None);
+    let refused = send(&proxy, as_bob(), "").await;
+    let status: Value = serde_json::from_slice(refused.body()).unwrap();
+    assert_eq!(status["code"], 403);
+    assert!(status["message"].as_str().unwrap().contains("User \"bob\" cannot list"), "{status}");
+    let masters = || as_bob().header("x-remote-group", "system:masters");
+    assert_eq!(send(&proxy, masters(), "").await.status(), 200);
+    // It is nobody itself.
+    assert_eq!(get(&proxy, "/api/v1/nodes").await.0, 401);
+    // Others' headers are not believed: of a user, of nobody, of another certificate for that name.
+    let user = world.client(Some(&world.issue("jane", None)), None);
+    let refused = send(&user, masters(), "").await;
+    assert!(String::from_utf8_lossy(refused.body()).contains("User \\\"jane\\\" cannot list"));
+    assert_eq!(send(&world.client(None, None), masters(), "").await.status(), 401);
+    let namesake = world.client(Some(&world.issue("front-proxy-client", None)), None);
+    assert_eq!(send(&namesake, masters(), "").await.status(), 403);
+}
+
+#[tokio::test]
+async fn bootstrap_tokens_log_in() {
+    let world = World::new().await;
+    let token = "abcdef.0123456789abcdef";
+    let node = world.client(None, Some(token));
+    assert_eq!(get(&node, "/api/v1/nodes").await.0, 401);
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "type": "bootstrap.kubernetes.io/token",
+        "metadata": { "name": "bootstrap-token-abcdef" }, "data": { "token-id": "YWJjZGVm",
+            "token-secret": "MDEyMzQ1Njc4OWFiY2RlZg==", "usage-bootstrap-authentication": "dHJ1ZQ==" } });
+    let post =
+        Request::post("/api/v1/namespaces/kube-system/secrets").header("content-type", "application/json");
+    assert_eq!(send(&world.admin(), post, secret.to_string()).await.status(), 201);
+    let (code, text) = get(&node, "/api/v1/nodes").await;
+    assert_eq!(code, 403);
+    assert!(text.contains("system:bootstrap:abcdef"), "{text}");
+}
+
+#[tokio::test]
+async fn sessions_with_pods_need_create_whatever_the_method() {
+    let world = World::new().await;
+    let post = |path: &str| Request::post(path.to_owned()).header("content-type", "application/json");
+    let group = "rbac.authorization.k8s.io";
+    for (user, verbs) in [("reader", vec!["get"]), ("operator", vec!["get", "create"])] {
+        let role = json!({ "metadata": { "name": user }, "rules": [
+            { "apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward"], "verbs": verbs }] });
+        let binding = json!({ "metadata": { "name": user },
+            "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": user },
+            "subjects": [{ "apiGroup": group, "kind": "User", "name": user }] });
+        for (resource, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+            let made =
+                send(&world.admin(), post(&format!("/apis/{group}/v1/{resource}")), object.to_string()).await;
+            assert_eq!(made.status(), 201);
+        }
+    }
+    for what in ["exec?command=sh&stdout=1", "attach?stdout=1", "portforward"] {
+        let path = format!("/api/v1/namespaces/default/pods/web/{what}");
+        let upgrade =
+            || Request::get(path.clone()).header("connection", "upgrade").header("upgrade", "websocket");
+        for (user, code) in [("reader", 403), ("operator", 404)] {
+            let client = world.client(Some(&world.issue(user, None)), None);
+            let answer = send(&client, upgrade(), "").await;
+            assert_eq!(answer.status(), code, "{user} {what}");
+            if code == 403 {
+                let status: Value = serde_json::from_slice(answer.body()).unwrap();
+                assert!(
+                    status["message"].as_str().unwrap().starts_with("pods \"web\" is forbidden"),
+                    "{status}"
+                );
+            }
+        }
     }
 }

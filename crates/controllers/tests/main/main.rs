@@ -2,10 +2,16 @@
 //! say what pods do.
 
 mod apiextensions;
+mod autoscalers;
+mod certificates;
+mod cron_jobs;
 mod custom;
 mod jobs;
 mod nodes;
+mod protection;
+mod quotas;
 mod sets;
+mod tokens;
 mod workloads;
 
 use knarr_api::Kind;
@@ -13,6 +19,7 @@ use knarr_api::core::v1::Pod;
 use knarr_base::{Ctx, ManualClock};
 use knarr_client::{Client, Error, ListOptions, Patch};
 use knarr_controllers::manager::{self, Config};
+use knarr_controllers::{SigningCa, TokenSigner, TokenSubject};
 use knarr_testkit::{Cluster, wait_for};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -41,7 +48,13 @@ impl Running {
     async fn start_in(cluster: Cluster, ctx: Ctx) -> Self {
         let cluster_ca = cluster.server.pki().ca().expect("there is a CA");
         let shared = cluster.client_as("system:kube-controller-manager", &[]);
-        let config = Config { cluster_ca };
+        let ca = cluster.server.pki().pem("ca").expect("there is a CA");
+        let signing_ca = Some(SigningCa { certificate: ca.certificate, key: ca.key });
+        let tokens = cluster.server.tokens().clone();
+        let token_signer = Some(TokenSigner(Arc::new(move |of: TokenSubject<'_>| {
+            tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret)
+        })));
+        let config = Config { cluster_ca, signing_ca, token_signer };
         manager::start(&ctx.child("controllers"), shared, &|account| cluster.client_of(account), config);
         let client = cluster.admin();
         // Pods need the service account of their namespace.

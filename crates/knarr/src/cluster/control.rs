@@ -11,7 +11,7 @@ use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
 use knarr_base::Ctx;
 use knarr_client::Client;
-use knarr_controllers::manager;
+use knarr_controllers::{SigningCa, TokenSigner, TokenSubject, manager};
 use knarr_resources::bootstrap;
 use knarr_scheduler::{Scheduler, SchedulerConfig};
 use knarr_store::Store;
@@ -88,12 +88,22 @@ impl ControlPlane {
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
         let this = Self { server, engine, ctx: ctx.clone(), components: ctx.child("components") };
-        this.start_components()?;
-        progress.done(clock.instant(), "control plane", "controllers and scheduler");
+        let mut started = Vec::new();
+        if config.controller_manager {
+            this.start_controllers()?;
+            started.push("controllers");
+        }
+        if config.scheduler {
+            this.start_scheduler();
+            started.push("scheduler");
+        }
+        if !started.is_empty() {
+            progress.done(clock.instant(), "control plane", &started.join(" and "));
+        }
         Ok(this)
     }
 
-    fn start_components(&self) -> Result<()> {
+    fn start_controllers(&self) -> Result<()> {
         let ctx = self.components.child("controllers");
         let shared = self.client_as("system:kube-controller-manager", &[], "kube-controller-manager", &ctx);
         let client_for = |account: &str| {
@@ -101,13 +111,23 @@ impl ControlPlane {
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
             client(&self.server, &ctx, UserInfo::new(&name, &groups), account)
         };
-        let cluster_ca = self.server.pki().ca()?;
-        manager::start(&ctx, shared, &client_for, manager::Config { cluster_ca });
+        let ca = self.server.pki().pem("ca")?;
+        let tokens = self.server.tokens().clone();
+        let sign =
+            move |of: TokenSubject<'_>| tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret);
+        let config = manager::Config {
+            token_signer: Some(TokenSigner(Arc::new(sign))),
+            cluster_ca: ca.certificate.clone(),
+            signing_ca: Some(SigningCa { certificate: ca.certificate, key: ca.key }),
+        };
+        manager::start(&ctx, shared, &client_for, config);
+        Ok(())
+    }
 
+    fn start_scheduler(&self) {
         let ctx = self.components.child("scheduler");
         let client = self.client_as("system:kube-scheduler", &[], "kube-scheduler", &ctx);
         Scheduler::start(&ctx, client, SchedulerConfig::default());
-        Ok(())
     }
 
     /// A client of this control plane under an identity.

@@ -11,8 +11,10 @@ mod node_restriction;
 mod pod_security;
 mod policy;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod storage_protection;
 mod taint_nodes_by_condition;
 mod volume_claim_resize;
 mod webhook;
@@ -35,6 +37,7 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultStorageClass),
+        Arc::new(storage_protection::StorageObjectInUseProtection),
         Arc::new(volume_claim_resize::PersistentVolumeClaimResize),
         Arc::new(runtime_class::RuntimeClass),
         Arc::new(certificates::CertificateApproval),
@@ -45,6 +48,7 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(webhook::MutatingAdmissionWebhook::default()),
         Arc::new(policy::ValidatingAdmissionPolicy::default()),
         Arc::new(webhook::ValidatingAdmissionWebhook::default()),
+        Arc::new(resource_quota::ResourceQuota::default()),
     ]
 }
 

@@ -1,7 +1,6 @@
 //! CronJobs (batch/v1): pkg/registry/batch/cronjob.
 
 use super::job;
-use super::schedule::Schedule;
 use crate::apps::workload::{name_warning, selector_value};
 use crate::core::pod::validation::one_of;
 use crate::core::pod::warnings;
@@ -10,6 +9,7 @@ use crate::util::{Errs, Flag, Number, Text, cells};
 use knarr_api::batch::v1::{CronJob, CronJobSpec, JobTemplateSpec};
 use knarr_apiserver::def::{ResourceDef, Strategy};
 use knarr_apiserver::request::RequestCx;
+use knarr_meta::cron::{Schedule, Zone};
 use knarr_meta::field::{ErrorList, Path};
 use serde_json::{Value, json};
 use std::time::SystemTime;
@@ -130,6 +130,10 @@ fn time_zone(errs: &mut ErrorList, zone: &str, path: &Path) {
     if zone.eq_ignore_ascii_case("Local") {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errs.add_invalid(path, zone, detail);
+        return;
+    }
+    if let Err(problem) = Zone::load(zone) {
+        errs.add_invalid(path, zone, problem);
     }
 }
 

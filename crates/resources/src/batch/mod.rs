@@ -2,4 +2,3 @@
 
 pub mod cronjob;
 pub mod job;
-pub mod schedule;

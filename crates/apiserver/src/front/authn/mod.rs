@@ -1,5 +1,8 @@
-//! Authentication: client certificates, service-account tokens, and anonymous requests on the health paths.
+//! Authentication: the front proxy's headers, client certificates, service-account and bootstrap tokens, and anonymous
+//! requests on the health paths.
 
+pub mod bootstrap;
+pub mod front_proxy;
 pub mod impersonate;
 pub mod tokens;
 pub mod x509;
@@ -29,11 +32,17 @@ impl Authenticator {
         now: SystemTime,
     ) -> Option<Arc<UserInfo>> {
         if let Some(certificate) = certificate.filter(|c| now < c.expires) {
-            return Some(certificate.user.clone());
+            if !certificate.is_front_proxy {
+                return Some(certificate.user.clone());
+            }
+            if let Some(user) = front_proxy::authenticate(headers) {
+                return Some(Arc::new(user));
+            }
         }
         if let Some(token) = bearer(headers) {
-            let verified = self.tokens.authenticate(&token, self.tokens.audiences(), now, reader)?;
-            return Some(Arc::new(verified.user));
+            let verified = self.tokens.authenticate(&token, self.tokens.audiences(), now, reader);
+            let user = verified.map(|verified| verified.user);
+            return user.or_else(|| bootstrap::authenticate(&token, now, reader)).map(Arc::new);
         }
         if !info.is_resource && is_health_path(&info.path) {
             return Some(Arc::new(anonymous()));
@@ -72,6 +81,7 @@ const SUBPROTOCOL_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 /// Takes the credentials out of a request, so that nobody it is passed on to sees them.
 pub fn strip_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
+    front_proxy::strip(headers);
     let mut offered = protocols(headers).peekable();
     if offered.peek().is_none() || !protocols(headers).any(|p| p.starts_with(SUBPROTOCOL_PREFIX)) {
         return;

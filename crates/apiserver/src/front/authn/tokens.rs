@@ -195,14 +195,14 @@ impl Tokens {
     }
 
     /// A token to keep in a secret of type `kubernetes.io/service-account-token`.
-    pub fn sign_for_secret(&self, namespace: &str, account: &Ref, secret: &str) -> String {
+    pub fn sign_for_secret(&self, namespace: &str, account: &str, uid: &str, secret: &str) -> String {
         self.sign(Claims {
             iss: LEGACY_ISSUER.into(),
-            sub: format!("system:serviceaccount:{namespace}:{}", account.name),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
             legacy_namespace: namespace.into(),
             legacy_secret: secret.into(),
-            legacy_name: account.name.clone(),
-            legacy_uid: account.uid.clone(),
+            legacy_name: account.into(),
+            legacy_uid: uid.into(),
             ..Claims::default()
         })
     }

@@ -278,6 +278,11 @@ impl Pki {
         read(&self.path("ca.crt"))
     }
 
+    /// The certificate of the CA of the front proxy, as PEM.
+    pub fn front_proxy_ca(&self) -> Result<String, PkiError> {
+        read(&self.path("front-proxy-ca.crt"))
+    }
+
     /// The key that signs service-account tokens, as PEM.
     pub fn service_account_key(&self) -> Result<String, PkiError> {
         read(&self.path("sa.key"))

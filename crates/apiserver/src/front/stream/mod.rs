@@ -43,6 +43,12 @@ pub fn is_streaming(info: &RequestInfo) -> bool {
         }
 }
 
+/// Whether a request begins a session with a pod's containers or ports.
+pub(super) fn is_session(info: &RequestInfo) -> bool {
+    let what = (info.group.as_str(), info.resource.as_str(), info.subresource.as_str());
+    matches!(what, ("", "pods", "exec" | "attach" | "portforward"))
+}
+
 /// Sets the body aside, and the scheme and port of a proxied name, so that the registry sees the bare name.
 pub(super) fn prepare(parts: &mut http::request::Parts, info: &mut RequestInfo, body: RequestBody) {
     parts.extensions.insert(Incoming(Arc::new(Mutex::new(Some(body)))));

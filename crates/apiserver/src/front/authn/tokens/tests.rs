@@ -136,7 +136,7 @@ fn a_token_is_refused_when_anything_does_not_hold() {
 #[test]
 fn a_token_kept_in_a_secret_is_good_while_the_secret_holds_it() {
     let tokens = tokens();
-    let token = tokens.sign_for_secret("dev", &Ref { name: "robot".into(), uid: "u1".into() }, "robot-token");
+    let token = tokens.sign_for_secret("dev", "robot", "u1", "robot-token");
     let mut secret = object("dev", "robot-token", "u5");
     secret["data"] = json!({"token": base64::engine::general_purpose::STANDARD.encode(&token)});
     let account = ("", "serviceaccounts", object("dev", "robot", "u1"));

@@ -1,4 +1,48 @@
-//! The schedules of cron jobs, as robfig/cron's standard parser takes them, with its messages.
+//! The schedules of cron jobs, as robfig/cron's standard parser takes them, with its messages, and the times they
+//! name. Time zones come with this program: machines need not have a database of them.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use std::time::{Duration, SystemTime};
+
+/// A time zone of the IANA database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone(TimeZone);
+
+impl Zone {
+    /// UTC.
+    pub fn utc() -> Self {
+        Self(TimeZone::UTC)
+    }
+
+    /// Loads a zone by its exact name; the error is in Go's words.
+    pub fn load(name: &str) -> Result<Self, String> {
+        if matches!(name, "" | "UTC") {
+            return Ok(Self::utc());
+        }
+        let zone = TimeZone::get(name).ok();
+        let zone = zone.filter(|zone| zone.iana_name() == Some(name));
+        zone.map(Self).ok_or_else(|| format!("unknown time zone {name}"))
+    }
+
+    /// A time in whole seconds with the zone's offset, as RFC 3339 writes it.
+    pub fn rfc3339(&self, time: SystemTime) -> String {
+        let zoned = timestamp(time).to_zoned(self.0.clone());
+        let seconds = zoned.offset().seconds();
+        let civil = zoned.datetime().strftime("%Y-%m-%dT%H:%M:%S");
+        if seconds == 0 {
+            return format!("{civil}Z");
+        }
+        let (sign, seconds) = (if seconds < 0 { '-' } else { '+' }, seconds.abs());
+        format!("{civil}{sign}{:02}:{:02}", seconds / 3600, seconds % 3600 / 60)
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_second(i64::try_from(since.as_secs()).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
+}
 
 /// Bits of the values a field takes, per field: minute, hour, day of month, month, day of week.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +55,8 @@ pub struct Schedule {
     pub any_day_of_week: bool,
     /// Seconds between runs of `@every`, instead of the fields.
     pub every: Option<u64>,
+    /// Where its days and hours are counted; UTC unless it says so.
+    pub zone: Zone,
 }
 
 struct Bounds {
@@ -38,10 +84,15 @@ impl Schedule {
             return Err("empty spec string".to_owned());
         }
         // A time zone in front is the API's to refuse.
-        let spec = match spec.strip_prefix("TZ=").or_else(|| spec.strip_prefix("CRON_TZ=")) {
-            Some(rest) => rest.split_once(' ').map_or("", |(_, rest)| rest).trim(),
-            None => spec,
-        };
+        if let Some(rest) = spec.strip_prefix("TZ=").or_else(|| spec.strip_prefix("CRON_TZ=")) {
+            let (name, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+            let zone = Zone::load(name).map_err(|e| format!("provided bad location {name}: {e}"))?;
+            return Ok(Self { zone, ..Self::parse_here(rest.trim())? });
+        }
+        Self::parse_here(spec)
+    }
+
+    fn parse_here(spec: &str) -> Result<Self, String> {
         if spec.starts_with('@') {
             return descriptor(spec);
         }
@@ -58,7 +109,52 @@ impl Schedule {
                 any[i] |= is_any;
             }
         }
-        Ok(Self { fields, any_day_of_month: any[2], any_day_of_week: any[4], every: None })
+        let (any_day_of_month, any_day_of_week) = (any[2], any[4]);
+        Ok(Self { fields, any_day_of_month, any_day_of_week, every: None, zone: Zone::utc() })
+    }
+
+    /// The first time after `after` that the schedule names; `None` when there is none within five years (the 31st
+    /// of February).
+    pub fn next(&self, after: SystemTime) -> Option<SystemTime> {
+        if let Some(seconds) = self.every {
+            let since = after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            return Some(SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs() + seconds));
+        }
+        let zone = &self.zone.0;
+        let mut at = timestamp(after).checked_add(1.second()).ok()?.to_zoned(zone.clone());
+        let last_year = at.year() + 5;
+        let begin = |civil: DateTime| civil.to_zoned(zone.clone()).ok();
+        let has = |field: usize, value: i8| self.fields[field] & (1 << value) != 0;
+        // The first unit that does not fit moves on to the start of its next one, and all are looked at again.
+        while at.year() <= last_year {
+            let civil = at.datetime();
+            let hour = || civil.date().at(civil.hour(), 0, 0, 0);
+            at = if !has(3, civil.month()) {
+                begin(civil.date().first_of_month().checked_add(1.month()).ok()?.at(0, 0, 0, 0))?
+            } else if !self.has_day(&civil) {
+                begin(civil.date().tomorrow().ok()?.at(0, 0, 0, 0))?
+            } else if !has(1, civil.hour()) {
+                // Hours pass, whatever the clock on the wall does meanwhile.
+                let next = begin(hour())?.checked_add(1.hour()).ok()?;
+                if next > at { next } else { at.checked_add(1.hour()).ok()? }
+            } else if !has(0, civil.minute()) || civil.second() != 0 {
+                let rest = 60 - i64::from(civil.second());
+                at.checked_add(rest.seconds()).ok()?
+            } else {
+                let seconds = u64::try_from(at.timestamp().as_second()).ok()?;
+                return Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            };
+        }
+        None
+    }
+
+    fn has_day(&self, civil: &DateTime) -> bool {
+        let of_month = self.fields[2] & (1 << civil.day()) != 0;
+        let of_week = self.fields[4] & (1 << civil.date().weekday().to_sunday_zero_offset()) != 0;
+        match self.any_day_of_month || self.any_day_of_week {
+            true => of_month && of_week,
+            false => of_month || of_week,
+        }
     }
 }
 
@@ -81,6 +177,7 @@ fn descriptor(spec: &str) -> Result<Schedule, String> {
                 any_day_of_month: true,
                 any_day_of_week: true,
                 every: Some(seconds.max(1)),
+                zone: Zone::utc(),
             });
         }
     };
@@ -186,6 +283,35 @@ mod tests {
         assert!(Schedule::parse("* * * * *").unwrap().any_day_of_month);
         assert_eq!(Schedule::parse("5/20 * * * *").unwrap().fields[0], 1 << 5 | 1 << 25 | 1 << 45);
         assert_eq!(Schedule::parse("@every 1h30m").unwrap().every, Some(5400));
+    }
+
+    #[test]
+    fn the_next_time() {
+        let at = |text: &str| crate::time::parse(text).unwrap();
+        let cases = [
+            ("* * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"),
+            ("* * * * *", "2026-01-01T00:00:59Z", "2026-01-01T00:01:00Z"),
+            ("*/15 * * * *", "2026-01-01T00:46:10Z", "2026-01-01T01:00:00Z"),
+            ("30 6-16/4 * * 1-5", "2026-01-02T14:30:00Z", "2026-01-05T06:30:00Z"),
+            ("0 0 31 * *", "2026-01-31T00:00:00Z", "2026-03-31T00:00:00Z"),
+            ("0 0 13 * 5", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
+            ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
+            ("@every 90s", "2026-01-01T00:00:00Z", "2026-01-01T00:01:30Z"),
+            ("@yearly", "2026-06-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+            ("TZ=America/New_York 0 9 * * *", "2026-07-01T00:00:00Z", "2026-07-01T13:00:00Z"),
+            ("CRON_TZ=America/New_York 0 9 * * *", "2026-12-01T00:00:00Z", "2026-12-01T14:00:00Z"),
+            // The clock jumps over half past two, and a day later there it is.
+            ("TZ=America/New_York 30 2 * * *", "2026-03-08T06:00:00Z", "2026-03-09T06:30:00Z"),
+        ];
+        for (spec, after, wanted) in cases {
+            let next = Schedule::parse(spec).unwrap().next(at(after)).unwrap();
+            assert_eq!(crate::time::rfc3339(next), wanted, "{spec} after {after}");
+        }
+        assert_eq!(Schedule::parse("59 23 31 2 *").unwrap().next(at("2026-01-01T00:00:00Z")), None);
+        let zone = Zone::load("America/New_York").unwrap();
+        assert_eq!(zone.rfc3339(at("2026-07-01T13:00:00Z")), "2026-07-01T09:00:00-04:00");
+        assert_eq!(Zone::load("america/new_york").unwrap_err(), "unknown time zone america/new_york");
+        assert_eq!(Zone::load("Nowhere/Else").unwrap_err(), "unknown time zone Nowhere/Else");
     }
 
     #[test]
