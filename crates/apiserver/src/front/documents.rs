@@ -8,7 +8,7 @@ use super::health::Health;
 use super::openapi::OpenApi;
 use super::respond;
 use crate::registry::Registry;
-use http::header::HeaderMap;
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use knarr_base::Ctx;
 use knarr_client::Body;
@@ -69,10 +69,12 @@ impl Documents {
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 self.ctx.metrics.encode(),
             )),
-            "/.well-known/openid-configuration" => Some(respond::json(&self.openid_configuration())),
+            "/.well-known/openid-configuration" => {
+                Some(cached(respond::json(&self.openid_configuration())))
+            }
             "/openid/v1/jwks" => {
                 let keys = serde_json::to_vec(&self.tokens.jwks()).expect("a JSON value always serializes");
-                Some(respond::bytes("application/jwk-set+json", keys))
+                Some(cached(respond::bytes("application/jwk-set+json", keys)))
             }
             "/openapi/v2" => {
                 self.registry.settle().await;
@@ -129,6 +131,13 @@ impl Documents {
             "id_token_signing_alg_values_supported": ["ES256"],
         })
     }
+}
+
+/// Whoever verifies tokens may keep the keys for an hour, as upstream says.
+fn cached(mut response: Response<Body>) -> Response<Body> {
+    let value = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(header::CACHE_CONTROL, value);
+    response
 }
 
 fn not_found() -> Response<Body> {

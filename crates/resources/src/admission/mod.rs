@@ -10,6 +10,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod policy;
+mod pod_topology_labels;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -44,6 +45,7 @@ pub fn plugins() -> Vec<Arc<dyn Plugin>> {
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultIngressClass),
+        Arc::new(pod_topology_labels::PodTopologyLabels),
         Arc::new(policy::MutatingAdmissionPolicy::default()),
         Arc::new(webhook::MutatingAdmissionWebhook::default()),
         Arc::new(policy::ValidatingAdmissionPolicy::default()),

@@ -239,3 +239,18 @@ async fn a_node_changes_only_its_own_pods() {
     let refused = via(&*alpha, change).await.refused(403);
     assert_eq!(refused, "nodes \"alpha\" is forbidden: node \"alpha\" is not allowed to modify taints");
 }
+
+#[tokio::test]
+async fn a_pod_with_a_node_carries_its_zone() {
+    let world = World::new().await;
+    let node = json!({"metadata": {"name": "zoned", "labels": {"topology.kubernetes.io/zone": "a", "other": "b"}}});
+    world.post("/api/v1/nodes", &node).await.ok();
+    let pod = |name: &str, node: &str| json!({"metadata": {"name": name},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "i"}]}});
+    let labels = json!({"topology.kubernetes.io/zone": "a"});
+    assert_eq!(world.post(PODS, &pod("set", "zoned")).await.ok()["metadata"]["labels"], labels);
+    world.post(PODS, &pod("zonebound", "")).await.ok();
+    let binding = json!({"metadata": {"name": "zonebound"}, "target": {"kind": "Node", "name": "zoned"}});
+    world.post(&format!("{PODS}/zonebound/binding"), &binding).await.ok();
+    assert_eq!(world.get(&format!("{PODS}/zonebound")).await.ok()["metadata"]["labels"], labels);
+}

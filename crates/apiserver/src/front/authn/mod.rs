@@ -11,7 +11,7 @@ use crate::request::{Reader, RequestInfo, UserInfo};
 use http::header::{self, HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::SystemTime;
-pub use tokens::Tokens;
+pub use tokens::{Tokens, Verified};
 pub use x509::CertificateUser;
 
 /// Establishes who asks.
@@ -40,9 +40,8 @@ impl Authenticator {
             }
         }
         if let Some(token) = bearer(headers) {
-            let verified = self.tokens.authenticate(&token, self.tokens.audiences(), now, reader);
-            let user = verified.map(|verified| verified.user);
-            return user.or_else(|| bootstrap::authenticate(&token, now, reader)).map(Arc::new);
+            let verified = verify_token(&self.tokens, &token, self.tokens.audiences(), now, reader)?;
+            return Some(Arc::new(verified.user));
         }
         if !info.is_resource && is_health_path(&info.path) {
             return Some(Arc::new(anonymous()));
@@ -57,6 +56,23 @@ impl Authenticator {
             None => false,
         }
     }
+}
+
+/// The user of a bearer token of any kind that is good for one of `audiences` now.
+pub fn verify_token(
+    tokens: &Tokens,
+    token: &str,
+    audiences: &[String],
+    now: SystemTime,
+    reader: &dyn Reader,
+) -> Option<Verified> {
+    if let Some(verified) = tokens.authenticate(token, audiences, now, reader) {
+        return Some(verified);
+    }
+    // Bootstrap tokens know of no audience: they are for this server.
+    let shared: Vec<String> = audiences.iter().filter(|a| tokens.audiences().contains(a)).cloned().collect();
+    let user = bootstrap::authenticate(token, now, reader).filter(|_| !shared.is_empty())?;
+    Some(Verified { user, audiences: shared })
 }
 
 /// Who asks without credentials.

@@ -2,6 +2,7 @@
 
 use super::Late;
 use crate::def::{Handler, Reply, SubRequest};
+use crate::front::authn::verify_token;
 use crate::request::UserInfo;
 use futures_util::future::BoxFuture;
 use knarr_meta::status::Status;
@@ -68,9 +69,9 @@ impl Review {
         }
         let now = request.cx.ctx.clock.now();
         let reader = &*request.cx.reader;
-        let mut verified = tokens.authenticate(&token, &audiences, now, reader);
+        let mut verified = verify_token(tokens, &token, &audiences, now, reader);
         if verified.is_none() && tokens.look_for(&token, reader).await {
-            verified = tokens.authenticate(&token, &audiences, now, reader);
+            verified = verify_token(tokens, &token, &audiences, now, reader);
         }
         review["status"] = match verified {
             Some(verified) => json!({
