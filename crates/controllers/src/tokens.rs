@@ -8,12 +8,13 @@ use knarr_api::Kind;
 use knarr_api::core::v1::{Secret, ServiceAccount};
 use knarr_base::clock::BoxFuture;
 use knarr_client::informer::{Change, Key};
-use knarr_client::{DeleteOptions, Error, Informer, Patch, WorkQueue};
-use serde_json::json;
+use knarr_client::{DeleteOptions, Error, Informer, WorkQueue};
 use std::sync::Arc;
 
 /// Upstream's default of --concurrent-serviceaccount-token-syncs.
 const WORKERS: usize = 5;
+/// How often an account is written anew when somebody else changed it meanwhile, as upstream's back-off does.
+const REFERENCE_ATTEMPTS: usize = 10;
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
@@ -100,15 +101,25 @@ fn refers(account: &ServiceAccount, secret: &str) -> bool {
 fn forget(start: &Start, account: Arc<ServiceAccount>, secret: String) {
     let client = start.client.clone();
     start.ctx.tasks.spawn_until_stopped("serviceaccount-token reference", async move {
-        let patch = json!({ "metadata": { "uid": account.metadata.uid },
-            "secrets": [{ "$patch": "delete", "name": secret }] });
-        let patch = Patch::Strategic(patch);
-        let result = client.patch::<ServiceAccount>(account.namespace(), account.name(), "", &patch).await;
-        if let Err(error) = result
-            && !error.is_not_found()
-            && !error.is_conflict()
-        {
-            tracing::warn!(%error, account = account.name(), "a deleted token stays on the account's list");
+        for _ in 0..REFERENCE_ATTEMPTS {
+            let live = client.get_opt::<ServiceAccount>(account.namespace(), account.name()).await;
+            let result = match live {
+                Ok(Some(mut live)) if live.metadata.uid == account.metadata.uid => {
+                    let held = live.secrets.get_or_insert_default();
+                    held.retain(|held| held.name.as_deref() != Some(&secret));
+                    client.update(&live).await.map(drop)
+                }
+                Ok(_) => return,
+                Err(error) => Err(error),
+            };
+            match result {
+                Err(error) if error.is_conflict() => {}
+                Err(error) if !error.is_not_found() => {
+                    tracing::warn!(%error, account = account.name(), "a deleted token stays on the account's list");
+                    return;
+                }
+                _ => return,
+            }
         }
     });
 }

@@ -69,9 +69,7 @@ impl Documents {
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 self.ctx.metrics.encode(),
             )),
-            "/.well-known/openid-configuration" => {
-                Some(cached(respond::json(&self.openid_configuration())))
-            }
+            "/.well-known/openid-configuration" => Some(cached(respond::json(&self.openid_configuration()))),
             "/openid/v1/jwks" => {
                 let keys = serde_json::to_vec(&self.tokens.jwks()).expect("a JSON value always serializes");
                 Some(cached(respond::bytes("application/jwk-set+json", keys)))

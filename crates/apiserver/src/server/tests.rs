@@ -560,7 +560,8 @@ async fn bootstrap_tokens_log_in() {
     assert_eq!(code, 403);
     assert!(text.contains("system:bootstrap:abcdef"), "{text}");
     let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token } });
-    let (_, reviewed) = self::post(&world.admin(), "/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    let (_, reviewed) =
+        self::post(&world.admin(), "/apis/authentication.k8s.io/v1/tokenreviews", review).await;
     assert_eq!(reviewed["status"]["user"]["username"], "system:bootstrap:abcdef", "{reviewed}");
 }
 

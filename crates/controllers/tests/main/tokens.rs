@@ -1,7 +1,6 @@
 //! Tokens in secrets: those of service accounts, and those by which nodes join.
 
 use crate::{LIMIT, Running};
-use knarr_api::Kind;
 use knarr_api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use knarr_client::DeleteOptions;
 use knarr_testkit::wait_for;

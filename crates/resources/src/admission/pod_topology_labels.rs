@@ -25,7 +25,9 @@ impl Plugin for PodTopologyLabels {
     fn mutate<'a>(&'a self, write: &'a mut Write<'_>) -> BoxFuture<'a, Result<(), Status>> {
         let is_binding = write.cx.info.subresource == "binding";
         let node = match is_binding {
-            true if text(write.object, &["target", "kind"]) == "Node" => text(write.object, &["target", "name"]),
+            true if text(write.object, &["target", "kind"]) == "Node" => {
+                text(write.object, &["target", "name"])
+            }
             true => "",
             false => text(write.object, &["spec", "nodeName"]),
         };

@@ -243,10 +243,13 @@ async fn a_node_changes_only_its_own_pods() {
 #[tokio::test]
 async fn a_pod_with_a_node_carries_its_zone() {
     let world = World::new().await;
-    let node = json!({"metadata": {"name": "zoned", "labels": {"topology.kubernetes.io/zone": "a", "other": "b"}}});
+    let node =
+        json!({"metadata": {"name": "zoned", "labels": {"topology.kubernetes.io/zone": "a", "other": "b"}}});
     world.post("/api/v1/nodes", &node).await.ok();
-    let pod = |name: &str, node: &str| json!({"metadata": {"name": name},
-        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "i"}]}});
+    let pod = |name: &str, node: &str| {
+        json!({"metadata": {"name": name},
+        "spec": {"nodeName": node, "containers": [{"name": "main", "image": "i"}]}})
+    };
     let labels = json!({"topology.kubernetes.io/zone": "a"});
     assert_eq!(world.post(PODS, &pod("set", "zoned")).await.ok()["metadata"]["labels"], labels);
     world.post(PODS, &pod("zonebound", "")).await.ok();
