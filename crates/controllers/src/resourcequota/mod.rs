@@ -22,7 +22,8 @@ const RESYNC: Duration = Duration::from_secs(300);
 /// A write is charged moments before it can be seen. Until nothing was charged for this long, a lower count may only
 /// mean that, and would let in more than there is room for.
 const QUIET: Duration = Duration::from_millis(500);
-/// Charges are compared with what is there this long after the last one, as writes may have failed after them.
+/// A status is compared with what is there this long after it changed: writes may have failed after they were charged,
+/// and somebody else may have written it.
 const CHECK: Duration = Duration::from_secs(5);
 
 struct ResourceQuotas {
@@ -53,6 +54,8 @@ pub fn start(start: Start) {
             Some(old) if hard(old) == hard(new) => {
                 if used(old) != used(new) {
                     times.lock().expect("the lock is never poisoned").insert(uid, clock.instant());
+                }
+                if old.status != new.status {
                     on_quota.add_after(key, CHECK);
                 }
             }
