@@ -49,7 +49,7 @@ pub async fn run(
         })
         .collect();
     let mut stages: [Vec<(ResourcePath, bool, Value)>; 2] = Default::default();
-    for object in objects(config) {
+    for object in objects(config).into_iter().chain([token_tracking(ctx)]) {
         let key = (
             object["apiVersion"].as_str().unwrap_or_default().to_owned(),
             object["kind"].as_str().unwrap_or_default().to_owned(),
@@ -101,6 +101,20 @@ fn objects(config: &BootstrapConfig) -> Vec<Value> {
         },
     });
     from_facts.chain([authentication]).collect()
+}
+
+/// Since when the use of tokens in secrets has been watched. Upstream's controllers look for it; who it was that used a
+/// token is not noted here yet.
+fn token_tracking(ctx: &Ctx) -> Value {
+    let now = knarr_meta::time::rfc3339(ctx.clock.now());
+    let day = now.split('T').next().unwrap_or_default();
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {
+            "name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system",
+        },
+        "data": { "since": day },
+    })
 }
 
 /// Lists each resource once, then creates what is missing and mends roles, all at once.
