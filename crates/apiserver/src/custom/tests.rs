@@ -228,6 +228,18 @@ async fn apply_merges_by_the_schema() {
     let unknown = json!({"apiVersion": "example.com/v1", "kind": "Tab", "spec": {"nope": 1}});
     let text = server.patch("apply-patch+yaml", &url, &unknown).await.message(500);
     assert!(text.contains(".spec.nope: field not declared in schema"), "{text}");
+    let twice = "apiVersion: example.com/v1\nkind: Tab\nspec:\n  host: a\n  host: b\n";
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let warned = server.send("PATCH", &url, &headers, twice).await;
+    assert_eq!(
+        (warned.code, warned.warnings()),
+        (200, vec!["line 5: key \"host\" already set in map".to_owned()])
+    );
+    let refused = server.send("PATCH", &format!("{url}&fieldValidation=Strict"), &headers, twice).await;
+    assert_eq!(
+        refused.message(400),
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"host\" already set in map"
+    );
 }
 
 #[tokio::test]

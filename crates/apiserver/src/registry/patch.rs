@@ -8,7 +8,7 @@ use super::options::{FieldValidation, WriteKind, WriteOptions};
 use super::parse::{self, Parsed};
 use super::render::Answer;
 use super::resource::Version;
-use super::strict::{Problems, duplicate_texts, unknown_texts};
+use super::strict::{self, Problems, duplicate_texts, unknown_texts};
 use super::versions::Conversions;
 use super::write::{Modify, Part};
 use super::{Call, Registry};
@@ -50,6 +50,8 @@ pub struct Patch {
     /// How it is applied.
     pub kind: PatchType,
     parsed: Parsed,
+    /// As it came.
+    body: Bytes,
     /// The options.
     pub options: WriteOptions,
 }
@@ -93,7 +95,7 @@ impl Patch {
             }
             _ => {}
         }
-        Ok(Self { kind: *kind, parsed, options })
+        Ok(Self { kind: *kind, parsed, body: body.clone(), options })
     }
 
     /// Applies a JSON, merge or strategic merge patch to an object of the wanted version and checks the outcome.
@@ -205,16 +207,16 @@ impl Patch {
             };
             return Err(Status::new(500, Reason::Unknown, text));
         }
-        for path in &self.parsed.duplicates {
-            match self.options.validation {
-                FieldValidation::Ignore => {}
-                FieldValidation::Warn => cx.warn(format!("duplicate field \"{path}\"")),
-                FieldValidation::Strict => {
-                    let text = format!("error strict decoding patch: duplicate field \"{path}\"");
-                    return Err(Status::bad_request(text));
-                }
-            }
+        // Applied configurations are YAML to upstream, even those that are JSON.
+        let found = match self.options.validation {
+            FieldValidation::Ignore => Problems::default(),
+            _ => strict::in_yaml(&self.body, &[], &self.parsed.duplicates),
+        };
+        if self.options.validation == FieldValidation::Strict && !found.is_empty() {
+            let text = format!("error strict decoding YAML: {}", found.errors.join(", "));
+            return Err(Status::bad_request(text));
         }
+        found.warnings.into_iter().for_each(|warning| cx.warn(warning));
         let manager = Manager {
             name: &self.options.manager,
             operation: managed::Operation::Apply,
