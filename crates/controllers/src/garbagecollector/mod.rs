@@ -32,6 +32,7 @@ struct Collector {
     start: Start,
     graph: Arc<Mutex<Graph>>,
     monitors: Arc<Mutex<Monitors>>,
+    queue: WorkQueue<Key>,
 }
 
 /// The informers over what is looked after, with the time when each was opened.
@@ -65,7 +66,7 @@ pub fn start(start: Start) {
     };
     let follow = follow(start.clone(), graph.clone(), queue.clone(), monitors.clone());
     start.ctx.tasks.spawn_until_stopped("garbagecollector resources", follow);
-    let controller = Arc::new(Collector { start: start.clone(), graph, monitors });
+    let controller = Arc::new(Collector { start: start.clone(), graph, monitors, queue: queue.clone() });
     run(&start, "garbagecollector", WORKERS, queue, ready, controller);
 }
 
@@ -247,11 +248,6 @@ impl Collector {
         } else {
             "Background"
         };
-        let options = DeleteOptions {
-            uid: live.uid.clone(),
-            propagation_policy: Some(policy),
-            ..DeleteOptions::default()
-        };
         tracing::debug!(
             resource = node.path.resource,
             namespace = node.namespace,
@@ -259,9 +255,31 @@ impl Collector {
             policy,
             "collecting"
         );
-        self.gone_is_fine(
-            self.start.client.delete_raw(&node.path, &node.namespace, &node.name, &options).await,
-        )
+        self.collect(node, live, policy).await
+    }
+
+    /// Deletes an object as it was seen. Whatever else changed meanwhile, its owners must be the same.
+    async fn collect(&self, node: &Node, seen: &ObjectMeta, policy: &'static str) -> Result<Next, Error> {
+        let mut options = DeleteOptions {
+            uid: seen.uid.clone(),
+            resource_version: seen.resource_version.clone(),
+            propagation_policy: Some(policy),
+            ..DeleteOptions::default()
+        };
+        let delete = async |options: &DeleteOptions| {
+            self.start.client.delete_raw(&node.path, &node.namespace, &node.name, options).await
+        };
+        let mut outcome = delete(&options).await;
+        if outcome.as_ref().is_err_and(|error| error.is_conflict()) {
+            let Some(live) = self.read(&node.path, &node.namespace, &node.name).await? else {
+                return Ok(Next::Done);
+            };
+            if live.uid == seen.uid && live.owner_references == seen.owner_references {
+                options.resource_version = None;
+                outcome = delete(&options).await;
+            }
+        }
+        self.gone_is_fine(outcome)
     }
 
     /// The owner's metadata, `None` if it is gone: no object of that name, or another one by now.
@@ -321,29 +339,12 @@ impl Collector {
         if blocking.is_empty() {
             return self.remove_finalizer(node, live, FOREGROUND).await;
         }
+        // Each is looked at by itself, as it is by then: it may have got another owner a moment ago.
         for dependent in blocking {
-            if dependent.deleting {
-                continue;
+            let waits = dependent.deleting && dependent.finalizers.iter().any(|f| f == FOREGROUND);
+            if !waits {
+                self.queue.add(by_uid(&dependent.uid));
             }
-            let others = dependent.owners.iter().any(|o| o.uid != uid && self.is_staying(&o.uid));
-            if others {
-                let meta = dependent.meta();
-                self.drop_references(&dependent, &meta, &[&uid]).await?;
-                continue;
-            }
-            let deeper = self.graph().has_dependents(&dependent.uid);
-            let policy = if deeper { "Foreground" } else { "Background" };
-            let options = DeleteOptions {
-                uid: Some(dependent.uid.clone()),
-                propagation_policy: Some(policy),
-                ..DeleteOptions::default()
-            };
-            self.gone_is_fine(
-                self.start
-                    .client
-                    .delete_raw(&dependent.path, &dependent.namespace, &dependent.name, &options)
-                    .await,
-            )?;
         }
         Ok(Next::Done)
     }
@@ -418,10 +419,6 @@ impl Collector {
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => Ok(Next::Done),
         }
-    }
-
-    fn is_staying(&self, uid: &str) -> bool {
-        self.graph().get(uid).is_some_and(|node| !node.deleting)
     }
 
     fn graph(&self) -> std::sync::MutexGuard<'_, Graph> {
