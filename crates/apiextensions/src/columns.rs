@@ -87,7 +87,7 @@ fn cell(type_: &str, value: &Value, now: SystemTime) -> Value {
         ("string", value) => printed(value).into(),
         ("integer", Value::Number(number)) => match number.as_i64() {
             Some(n) => n.into(),
-            None => number.as_f64().map_or(Value::Null, |float| (float as i64).into()),
+            None => number.as_f64().map_or(Value::Null, |float| crate::number::truncate(float).into()),
         },
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
         ("date", Value::String(text)) => match time::parse(text) {

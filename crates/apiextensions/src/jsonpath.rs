@@ -2,7 +2,6 @@
 //! filters, wildcards and recursive descent. Missing keys select nothing. (`range` and text outside braces belong to
 //! kubectl's templates and are refused.)
 
-use crate::number::percent_v;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use thiserror::Error;
@@ -68,7 +67,7 @@ pub fn printed(value: &Value) -> String {
         Value::Object(_) | Value::Array(_) => knarr_meta::go::json(value),
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".to_owned(),
-        Value::Number(number) if number.is_f64() => percent_v(number.as_f64().unwrap_or_default()),
+        Value::Number(number) if number.is_f64() => knarr_meta::go::float(number.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }

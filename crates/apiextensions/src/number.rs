@@ -1,5 +1,5 @@
 //! Numbers as Go's decoder of unstructured objects has them: whole ones that fit are 64-bit integers, everything
-//! else is a double. And the ways in which Go prints them inside error texts.
+//! else is a double.
 
 use serde_json::{Number, Value};
 
@@ -28,30 +28,9 @@ pub fn normalize(value: &mut Value) {
     }
 }
 
-/// A double as Go's `%v` prints it: shortest digits, an exponent below 1e-4 and from 1e21 on.
-pub fn percent_v(float: f64) -> String {
-    let exponent = if float == 0.0 { 0 } else { exponent_of(float) };
-    if (-4..21).contains(&exponent) { format!("{float}") } else { go_exponent(float) }
-}
-
-/// The decimal exponent of a number in scientific notation.
-fn exponent_of(float: f64) -> i32 {
-    let text = format!("{float:e}");
-    text.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or_default()
-}
-
-fn go_exponent(float: f64) -> String {
-    let text = format!("{float:e}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => {
-            let (sign, exponent) = match exponent.strip_prefix('-') {
-                Some(rest) => ('-', rest),
-                None => ('+', exponent),
-            };
-            format!("{digits}e{sign}{exponent:0>2}")
-        }
-        None => text,
-    }
+/// A double cut to an integer as Go does it on amd64: whatever does not fit is the smallest one.
+pub fn truncate(float: f64) -> i64 {
+    if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&float) { float as i64 } else { i64::MIN }
 }
 
 /// Whether go-openapi takes a double for an integer: a whole number within 53 bits, or as good as one.
@@ -78,16 +57,9 @@ mod tests {
     }
 
     #[test]
-    fn doubles_print_as_in_go() {
-        for (float, want) in [
-            (0.5, "0.5"),
-            (1e6, "1000000"),
-            (1e20, "100000000000000000000"),
-            (1e21, "1e+21"),
-            (1e-5, "1e-05"),
-            (0.0, "0"),
-        ] {
-            assert_eq!(percent_v(float), want);
+    fn doubles_are_cut_as_in_go() {
+        for (float, want) in [(1.9, 1), (-1.9, -1), (1e19, i64::MIN), (-1e19, i64::MIN), (f64::NAN, i64::MIN)] {
+            assert_eq!(truncate(float), want);
         }
     }
 

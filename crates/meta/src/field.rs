@@ -182,6 +182,7 @@ fn error(kind: ErrorType, path: &Path, value: Option<String>, detail: impl Into<
 fn shown(value: impl Serialize) -> Option<String> {
     Some(match serde_json::to_value(value) {
         Ok(Value::String(s)) => go::quote(&s),
+        Ok(Value::Number(n)) if n.is_f64() => go::float(n.as_f64().unwrap_or_default()),
         Ok(value) => go::json(&value),
         Err(err) => err.to_string(),
     })

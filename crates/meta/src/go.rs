@@ -39,9 +39,24 @@ fn is_unprintable(c: char) -> bool {
         || matches!(c as u32, 0xad | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x206f | 0xfeff | 0xe000..=0xf8ff | 0xfff0..=0xfffb)
 }
 
+/// A double as Go's `%v` prints it: shortest digits, with an exponent below 1e-4 and from 1e6 on.
+pub fn float(float: f64) -> String {
+    let text = format!("{float:e}");
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if (-4..6).contains(&exponent) {
+        return float.to_string();
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
+}
+
 /// A value as Go's `encoding/json` writes it: compact, with `<`, `>`, `&`, U+2028 and U+2029 escaped.
 pub fn json(value: &Value) -> String {
-    let plain = value.to_string();
+    let mut plain = value.to_string();
+    if plain.contains("e+") || plain.contains(".0") {
+        plain = GoNumbers(value).to_string();
+    }
     if !plain.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         return plain;
     }
@@ -70,7 +85,43 @@ pub fn percent_v(value: &Value) -> String {
             let items: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", percent_v(v))).collect();
             format!("map[{}]", items.join(" "))
         }
+        Value::Number(number) if number.is_f64() => float(number.as_f64().unwrap_or_default()),
         other => other.to_string(),
+    }
+}
+
+/// JSON with doubles as Go's encoder has them: no fraction where there is none, exponents from 1e21 on.
+struct GoNumbers<'a>(&'a Value);
+
+impl std::fmt::Display for GoNumbers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Value::Number(number) if number.is_f64() => {
+                let float = number.as_f64().unwrap_or_default();
+                if float == 0.0 || (1e-6..1e21).contains(&float.abs()) {
+                    return write!(f, "{float}");
+                }
+                let text = format!("{float:e}");
+                f.write_str(&if text.contains("e-") { text } else { text.replace('e', "e+") })
+            }
+            Value::Array(list) => {
+                f.write_str("[")?;
+                for (index, value) in list.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma}{}", GoNumbers(value))?;
+                }
+                f.write_str("]")
+            }
+            Value::Object(map) => {
+                f.write_str("{")?;
+                for (index, (name, value)) in map.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma}{}:{}", Value::String(name.clone()), GoNumbers(value))?;
+                }
+                f.write_str("}")
+            }
+            other => write!(f, "{other}"),
+        }
     }
 }
 
@@ -88,6 +139,22 @@ mod tests {
             ("é\u{200b}", "\"é\\u200b\""),
         ] {
             assert_eq!(quote(input), want);
+        }
+    }
+
+    #[test]
+    fn doubles_are_printed_as_go_does() {
+        for (value, v, json) in [
+            (0.5, "0.5", "0.5"),
+            (100_000.0, "100000", "100000"),
+            (1e19, "1e+19", "10000000000000000000"),
+            (1e21, "1e+21", "1e+21"),
+            (2_147_483_648.0, "2.147483648e+09", "2147483648"),
+            (1e-5, "1e-05", "0.00001"),
+            (1e-7, "1e-07", "1e-7"),
+            (0.0, "0", "0"),
+        ] {
+            assert_eq!((float(value).as_str(), super::json(&json!([value])).as_str()), (v, format!("[{json}]").as_str()));
         }
     }
 

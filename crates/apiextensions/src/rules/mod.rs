@@ -7,7 +7,7 @@ pub(crate) mod estimate;
 pub(crate) use compile::{Compiled, rules as compile_rules};
 
 use crate::schema::Schema;
-use crate::validate::Correlation;
+use crate::validate::{Correlation, list_key};
 use knarr_cel::{Bindings, DeclType, PER_CALL_LIMIT, Program, RUNTIME_COST_BUDGET, escape};
 use knarr_meta::field::{self, ErrorList, ErrorType, FieldError, Path};
 use knarr_meta::go;
@@ -410,9 +410,8 @@ fn named(compiled: &Compiled) -> &str {
 }
 
 fn same_key<'a>(list: &'a [Value], element: &Value, keys: &[String]) -> Option<&'a Value> {
-    let map = element.as_object()?;
-    list.iter()
-        .find(|old| old.as_object().is_some_and(|old| keys.iter().all(|key| old.get(key) == map.get(key))))
+    let wanted = list_key(element, keys)?;
+    list.iter().find(|old| list_key(old, keys).as_ref() == Some(&wanted))
 }
 
 /// Whether rules are skipped because what they would see is malformed.

@@ -34,12 +34,9 @@ impl<'a> Correlation<'a> {
         if self.schema.list_type.as_deref() != Some("map") {
             return None;
         }
-        let key = |value: &Value| -> Option<Vec<Option<Value>>> {
-            let map = value.as_object()?;
-            Some(self.schema.list_map_keys.iter().map(|name| map.get(name).cloned()).collect())
-        };
-        let wanted = key(element)?;
-        let old = self.old.as_array()?.iter().find(|old| key(old).as_ref() == Some(&wanted))?;
+        let keys = &self.schema.list_map_keys;
+        let wanted = list_key(element, keys)?;
+        let old = self.old.as_array()?.iter().find(|old| list_key(old, keys).as_ref() == Some(&wanted))?;
         Some(Correlation { old, schema: self.schema.items.as_deref()? })
     }
 
@@ -64,4 +61,11 @@ impl<'a> Correlation<'a> {
             (old, new) => old == new,
         }
     }
+}
+
+/// What tells an element of a list map apart; none where a key is missing or no scalar.
+pub(crate) fn list_key<'v>(value: &'v Value, keys: &[String]) -> Option<Vec<&'v Value>> {
+    let map = value.as_object().filter(|_| !keys.is_empty())?;
+    let scalar = |value: &&Value| value.is_string() || value.is_number() || value.is_boolean();
+    keys.iter().map(|key| map.get(key).filter(scalar)).collect()
 }

@@ -12,6 +12,7 @@ mod numbers;
 mod uri;
 
 pub use correlate::Correlation;
+pub(crate) use correlate::list_key;
 pub use formats::Format;
 
 use crate::schema::{Schema, SchemaOrBool};
@@ -458,7 +459,7 @@ fn converts_to(value: &Value, allowed: &Value) -> bool {
         (Value::Null, _) | (_, Value::Null) => false,
         (Value::Number(value), Value::Number(allowed)) => match (value.as_i64(), allowed.as_i64()) {
             (Some(value), Some(allowed)) => value == allowed,
-            (None, Some(allowed)) => value.as_f64().is_some_and(|value| value as i64 == allowed),
+            (None, Some(allowed)) => value.as_f64().is_some_and(|value| crate::number::truncate(value) == allowed),
             _ => value.as_f64() == allowed.as_f64(),
         },
         // An integer becomes the text of that character.

@@ -3,8 +3,9 @@
 
 use super::Place;
 use super::failure::{Detail, Failure, Outcome};
-use crate::number::{is_json_integer, percent_v};
+use crate::number::{is_json_integer, truncate};
 use crate::schema::Schema;
+use knarr_meta::go;
 use serde_json::{Number, Value};
 use std::fmt::Display;
 
@@ -84,7 +85,7 @@ impl Check<'_> {
     }
 
     fn multiple_of_int(&self, factor: f64, outcome: &mut Outcome) {
-        let (value, factor) = (self.number.as_i64().unwrap_or_default(), factor as i64);
+        let (value, factor) = (self.number.as_i64().unwrap_or_default(), truncate(factor));
         if factor <= 0 {
             self.not_positive(factor, outcome);
         } else if value % factor != 0 {
@@ -94,13 +95,13 @@ impl Check<'_> {
 
     fn multiple_of(&self, factor: f64, outcome: &mut Outcome) {
         if factor <= 0.0 {
-            self.not_positive(percent_v(factor), outcome);
+            self.not_positive(go::float(factor), outcome);
             return;
         }
         let value = self.float();
         let quotient = if factor < 1.0 { 1.0 / factor * value } else { value / factor };
         if !is_json_integer(quotient) {
-            self.fail(format!("{{name}} in body should be a multiple of {}", percent_v(factor)), outcome);
+            self.fail(format!("{{name}} in body should be a multiple of {}", go::float(factor)), outcome);
         }
     }
 
@@ -122,10 +123,10 @@ impl Check<'_> {
         };
         let (beyond, shown) = match self.number.as_i64() {
             Some(value) if fits => {
-                let bound = bound as i64;
+                let bound = truncate(bound);
                 (is_beyond(value, bound, exclusive, is_max), bound.to_string())
             }
-            _ => (is_beyond(self.float(), bound, exclusive, is_max), percent_v(bound)),
+            _ => (is_beyond(self.float(), bound, exclusive, is_max), go::float(bound)),
         };
         if beyond {
             self.fail(format!("{{name}} in body should be {words} {shown}"), &mut result);
