@@ -67,7 +67,9 @@ pub fn printed(value: &Value) -> String {
         Value::Object(_) | Value::Array(_) => knarr_meta::go::json(value),
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".to_owned(),
-        Value::Number(number) if number.is_f64() => knarr_meta::go::float(number.as_f64().unwrap_or_default()),
+        Value::Number(number) if number.is_f64() => {
+            knarr_meta::go::float(number.as_f64().unwrap_or_default())
+        }
         other => other.to_string(),
     }
 }

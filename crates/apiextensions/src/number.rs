@@ -30,7 +30,11 @@ pub fn normalize(value: &mut Value) {
 
 /// A double cut to an integer as Go does it on amd64: whatever does not fit is the smallest one.
 pub fn truncate(float: f64) -> i64 {
-    if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&float) { float as i64 } else { i64::MIN }
+    if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&float) {
+        float as i64
+    } else {
+        i64::MIN
+    }
 }
 
 /// Whether go-openapi takes a double for an integer: a whole number within 53 bits, or as good as one.
@@ -58,7 +62,8 @@ mod tests {
 
     #[test]
     fn doubles_are_cut_as_in_go() {
-        for (float, want) in [(1.9, 1), (-1.9, -1), (1e19, i64::MIN), (-1e19, i64::MIN), (f64::NAN, i64::MIN)] {
+        for (float, want) in [(1.9, 1), (-1.9, -1), (1e19, i64::MIN), (-1e19, i64::MIN), (f64::NAN, i64::MIN)]
+        {
             assert_eq!(truncate(float), want);
         }
     }

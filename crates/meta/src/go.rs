@@ -154,7 +154,10 @@ mod tests {
             (1e-7, "1e-07", "1e-7"),
             (0.0, "0", "0"),
         ] {
-            assert_eq!((float(value).as_str(), super::json(&json!([value])).as_str()), (v, format!("[{json}]").as_str()));
+            assert_eq!(
+                (float(value).as_str(), super::json(&json!([value])).as_str()),
+                (v, format!("[{json}]").as_str())
+            );
         }
     }
 

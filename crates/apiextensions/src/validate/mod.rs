@@ -459,7 +459,9 @@ fn converts_to(value: &Value, allowed: &Value) -> bool {
         (Value::Null, _) | (_, Value::Null) => false,
         (Value::Number(value), Value::Number(allowed)) => match (value.as_i64(), allowed.as_i64()) {
             (Some(value), Some(allowed)) => value == allowed,
-            (None, Some(allowed)) => value.as_f64().is_some_and(|value| crate::number::truncate(value) == allowed),
+            (None, Some(allowed)) => {
+                value.as_f64().is_some_and(|value| crate::number::truncate(value) == allowed)
+            }
             _ => value.as_f64() == allowed.as_f64(),
         },
         // An integer becomes the text of that character.
