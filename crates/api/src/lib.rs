@@ -3,6 +3,8 @@
 //! documents ([`openapi`]).
 
 pub mod facts;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kind;
 pub mod openapi;
 pub mod proto;

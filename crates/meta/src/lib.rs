@@ -8,6 +8,8 @@ pub mod cron;
 pub mod field;
 #[cfg(test)]
 mod fuzz;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod go;
 pub mod gvk;
 pub mod managed;

@@ -251,6 +251,12 @@ impl Status {
         Self::new(405, Reason::MethodNotAllowed, message).about(gr, "", 0)
     }
 
+    /// 405 for a method that no route has.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(405, Reason::MethodNotAllowed, message).with_details(Details::default())
+    }
+
     /// 406.
     pub fn not_acceptable(msg: impl Into<String>) -> Self {
         Self::new(406, Reason::NotAcceptable, msg)

@@ -106,7 +106,7 @@ impl Chain {
         let labels = self.metrics.labels(&info, def.as_deref());
         let dry_run = query.iter().any(|(key, _)| key == "dryRun");
         let inflight = self.metrics.begin(&labels, long_running);
-        let gzip = matches!(info.verb.as_str(), "get" | "list") && respond::takes_gzip(&parts.headers);
+        let gzip = !long_running && respond::takes_gzip(&parts.headers);
         let negotiation = negotiation_headers(&parts.headers);
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
@@ -320,10 +320,8 @@ fn too_many_requests(retry_after: u64) -> Response<Body> {
 fn time_limit(query: &[(String, String)]) -> Result<Duration, Status> {
     let asked = query.iter().find(|(key, value)| key == "timeout" && !value.is_empty());
     let Some((_, text)) = asked else { return Ok(REQUEST_TIMEOUT) };
-    let parsed = info::parse_duration(text).ok_or_else(|| {
-        Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {text:?}"
-        ))
+    let parsed = info::parse_duration(text).map_err(|why| {
+        Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))
     })?;
     Ok(if parsed.is_zero() { REQUEST_TIMEOUT } else { parsed.min(REQUEST_TIMEOUT) })
 }

@@ -145,18 +145,24 @@ pub fn exact_fields(selector: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Reads a duration as Go writes them: `1h30m`, `1.5s`, `300ms`; negative ones are none.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
+/// Reads a duration as Go writes them: `1h30m`, `1.5s`, `300ms`; less than nothing is nothing. The error is Go's.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let quoted = knarr_meta::go::quote(text);
+    let invalid = || format!("time: invalid duration {quoted}");
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Ok(Duration::ZERO);
     }
-    let (mut rest, mut seconds) = (text.strip_prefix('+').unwrap_or(text), 0.0);
     if rest.is_empty() {
-        return None;
+        return Err(invalid());
     }
+    let mut seconds = 0.0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         let after = &rest[digits..];
         let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
         seconds += number
@@ -167,11 +173,22 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
                 "ms" => 1e-3,
                 "us" | "µs" | "μs" => 1e-6,
                 "ns" => 1e-9,
-                _ => return None,
+                "" => return Err(format!("time: missing unit in duration {quoted}")),
+                other => {
+                    let unit = knarr_meta::go::quote(other);
+                    return Err(format!("time: unknown unit {unit} in duration {quoted}"));
+                }
             };
         rest = &after[unit..];
     }
-    Duration::try_from_secs_f64(seconds).ok()
+    // Go counts in 64 bits of nanoseconds.
+    if seconds >= i64::MAX as f64 / 1e9 {
+        return Err(invalid());
+    }
+    if negative {
+        return Ok(Duration::ZERO);
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| invalid())
 }
 
 /// Whether a request may stay open as long as it likes: watches, proxies, and streams of containers.
@@ -278,18 +295,20 @@ mod tests {
     #[test]
     fn durations_are_read_as_go_writes_them() {
         for (text, millis) in [
-            ("0", Some(0)),
-            ("32s", Some(32_000)),
-            ("1h30m", Some(5_400_000)),
-            ("1.5s", Some(1500)),
-            ("250ms", Some(250)),
-            ("", None),
-            ("5", None),
-            ("s", None),
-            ("-1s", None),
-            ("1x", None),
+            ("0", Ok(0)),
+            ("32s", Ok(32_000)),
+            ("1h30m", Ok(5_400_000)),
+            ("1.5s", Ok(1500)),
+            ("250ms", Ok(250)),
+            ("-1s", Ok(0)),
+            ("", Err(r#"time: invalid duration """#)),
+            ("5", Err(r#"time: missing unit in duration "5""#)),
+            ("s", Err(r#"time: invalid duration "s""#)),
+            ("1x", Err(r#"time: unknown unit "x" in duration "1x""#)),
+            ("9999999999h", Err(r#"time: invalid duration "9999999999h""#)),
         ] {
-            assert_eq!(parse_duration(text).map(|d| d.as_millis()), millis, "{text:?}");
+            let got = parse_duration(text).map(|d| d.as_millis());
+            assert_eq!(got, millis.map_err(str::to_owned), "{text:?}");
         }
     }
 

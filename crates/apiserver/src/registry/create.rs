@@ -3,6 +3,7 @@
 use super::admit::{Chain, dedup_owners, ensure_namespace};
 use super::body::Wanted;
 use super::keep::wipe_system_fields;
+use super::negotiate::body_media;
 use super::options::{WriteKind, WriteOptions};
 use super::render::Answer;
 use super::resource::{Resource, Version};
@@ -39,6 +40,7 @@ impl Registry {
     /// Serves a create.
     pub(super) async fn create(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let (cx, resource, version) = (call.cx, call.resource, call.version);
+        body_media(&call.parts.headers, version.proto)?;
         let options = WriteOptions::read(cx, &call.parts.headers, WriteKind::Create)?;
         let body =
             resource.wanted(version).decode(cx, &call.parts.headers, &call.body, options.validation)?;

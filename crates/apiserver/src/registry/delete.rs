@@ -233,7 +233,13 @@ impl Registry {
                 }
             }
         }
-        Ok(Answer::List(ListAnswer { token: String::new(), remaining: None, ..listed }))
+        // A client that asked for so many at a time goes on from there; otherwise all are gone.
+        let limited = call.cx.query("limit").is_some_and(|limit| !matches!(limit, "" | "0"));
+        Ok(Answer::List(if limited {
+            listed
+        } else {
+            ListAnswer { token: String::new(), remaining: None, ..listed }
+        }))
     }
 }
 

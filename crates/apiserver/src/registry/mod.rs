@@ -6,6 +6,7 @@ mod admit;
 mod body;
 mod change;
 mod connect;
+mod continue_token;
 mod create;
 mod delete;
 mod interfaces;
@@ -28,6 +29,7 @@ mod table;
 mod tests;
 mod update;
 mod versions;
+mod warnings;
 mod watch;
 mod write;
 
@@ -90,6 +92,14 @@ impl Call<'_> {
         let mut extensions = self.extensions.lock().expect("no holder of the extensions panics");
         *request.extensions_mut() = std::mem::take(&mut *extensions);
         request.into_parts().0
+    }
+
+    /// 405: built-in kinds have no route for it; custom resources say what they are.
+    fn not_allowed(&self) -> Status {
+        if self.version.proto {
+            return Status::method_not_allowed();
+        }
+        Status::method_not_supported(&self.resource.gr, &self.cx.info.verb)
     }
 
     /// What is to be held until the initial events of a watch have been sent.
@@ -228,15 +238,7 @@ impl Registry {
         }
         let mut response = self.answer(&cx, &parts, extensions, body).await;
         let warnings = std::mem::take(&mut *cx.warnings.lock().expect("warnings lock is never poisoned"));
-        let mut sent: Vec<&str> = Vec::new();
-        for warning in &warnings {
-            if !sent.contains(&warning.as_str()) {
-                sent.push(warning);
-                if let Some(value) = warning_value(warning) {
-                    response.headers_mut().append(http::header::WARNING, value);
-                }
-            }
-        }
+        warnings::append(response.headers_mut(), &warnings);
         response
     }
 
@@ -322,10 +324,9 @@ impl Registry {
         {
             return Err(Status::no_such_path());
         }
-        if namespaced && info.namespace.is_empty() && !matches!(call.parts.method, Method::GET | Method::HEAD)
-        {
+        if namespaced && info.namespace.is_empty() && call.parts.method != Method::GET {
             // Writes need a namespace; reviews and the like of namespaced kinds do too.
-            return Err(Status::method_not_supported(&call.resource.gr, &info.verb));
+            return Err(call.not_allowed());
         }
         if !info.subresource.is_empty() {
             let Some(sub) = def.subresources.iter().find(|sub| sub.name == info.subresource) else {
@@ -336,14 +337,14 @@ impl Registry {
         if let Some(handler) = &def.create_only {
             return match call.parts.method {
                 Method::POST => self.create_only(call, &**handler).await,
-                _ => Err(Status::method_not_supported(&call.resource.gr, &info.verb)),
+                _ => Err(call.not_allowed()),
             };
         }
         let verb = match (&call.parts.method, info.name.is_empty()) {
-            (&Method::GET | &Method::HEAD, _) if is_watch(call.cx) => "watch",
-            (&Method::GET | &Method::HEAD, true) => "list",
-            (&Method::GET | &Method::HEAD, false) if info.verb == "list" => "list",
-            (&Method::GET | &Method::HEAD, false) => "get",
+            (&Method::GET, _) if is_watch(call.cx) => "watch",
+            (&Method::GET, true) => "list",
+            (&Method::GET, false) if info.verb == "list" => "list",
+            (&Method::GET, false) => "get",
             (&Method::POST, true) => "create",
             (&Method::PUT, false) => "update",
             (&Method::PATCH, false) => "patch",
@@ -352,7 +353,7 @@ impl Registry {
             _ => "",
         };
         if verb.is_empty() || !def.verbs.contains(&verb) {
-            return Err(Status::method_not_supported(&call.resource.gr, &info.verb));
+            return Err(call.not_allowed());
         }
         match verb {
             "watch" => self.watch(call).await,
@@ -424,16 +425,4 @@ fn is_watch(cx: &RequestCx) -> bool {
 /// Whether a request is about a collection although it carries a name (a `metadata.name` field selector).
 fn is_list(cx: &RequestCx) -> bool {
     is_watch(cx) || cx.info.verb == "list"
-}
-
-/// The value of a `Warning` header (RFC 7234, code 299, no agent).
-fn warning_value(text: &str) -> Option<http::HeaderValue> {
-    let mut quoted = String::with_capacity(text.len());
-    for c in text.chars().filter(|c| !c.is_control()) {
-        if matches!(c, '"' | '\\') {
-            quoted.push('\\');
-        }
-        quoted.push(c);
-    }
-    http::HeaderValue::from_str(&format!("299 - \"{quoted}\"")).ok()
 }

@@ -9,6 +9,7 @@ use knarr_meta::field::{self, ErrorList, Path};
 use knarr_meta::status::Status;
 use knarr_meta::validate::{validate_dry_run, validate_field_manager, validate_field_validation};
 use serde_json::Value;
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 /// Upstream's limit of a field manager's name.
@@ -54,7 +55,7 @@ impl WriteOptions {
     pub fn read(cx: &RequestCx, headers: &HeaderMap, kind: WriteKind) -> Result<Self, Status> {
         let manager = cx.query("fieldManager").unwrap_or_default();
         let validation = cx.query("fieldValidation").unwrap_or_default();
-        let force = cx.query("force");
+        let force = boolean(cx, "force");
         let mut errors = ErrorList::new();
         match kind {
             WriteKind::Apply if manager.is_empty() => {
@@ -85,7 +86,7 @@ impl WriteOptions {
             return Err(Status::invalid("meta.k8s.io", kind, "", errors));
         }
         let manager = if manager.is_empty() { manager_of_agent(headers) } else { manager.to_owned() };
-        Ok(Self { manager, validation, force: force.is_some_and(is_true) })
+        Ok(Self { manager, validation, force: force == Some(true) })
     }
 }
 
@@ -100,25 +101,41 @@ fn manager_of_agent(headers: &HeaderMap) -> String {
     name
 }
 
-fn is_true(text: &str) -> bool {
-    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True" | "")
-}
-
 /// A boolean parameter, as apimachinery reads it: whatever is not false is true.
-fn boolean(cx: &RequestCx, name: &str) -> Option<bool> {
+pub fn boolean(cx: &RequestCx, name: &str) -> Option<bool> {
     cx.query(name).map(|text| !matches!(text.to_ascii_lowercase().as_str(), "false" | "0"))
 }
 
 fn integer(cx: &RequestCx, name: &str) -> Result<Option<i64>, Status> {
     match cx.query(name) {
         None | Some("") => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!(
-                "strconv.ParseInt: parsing {}: invalid syntax",
-                knarr_meta::go::quote(text)
-            ))
+        Some(text) => text.parse::<i64>().map(Some).map_err(|error| {
+            Status::bad_request(format!("strconv.ParseInt: {}", not_a_number(text, error.kind())))
         }),
     }
+}
+
+/// What Go says of a text that should be a number.
+fn not_a_number(text: &str, kind: &IntErrorKind) -> String {
+    let why = match kind {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("parsing {}: {why}", knarr_meta::go::quote(text))
+}
+
+/// A `resourceVersion`: none when it is empty. The error is upstream's, as the storage words it.
+pub fn parse_version(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+        format!(
+            "resourceVersion: Invalid value: {}: strconv.ParseUint: {}",
+            knarr_meta::go::quote(text),
+            not_a_number(text, error.kind())
+        )
+    })
 }
 
 /// How `resourceVersion` is meant.
@@ -133,8 +150,8 @@ pub enum Match {
 /// ListOptions.
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {
-    /// `None` when unset.
-    pub revision: Option<u64>,
+    /// As sent, see [`parse_version`].
+    pub version: String,
     /// `resourceVersionMatch`.
     pub matching: Option<Match>,
     /// At most so many items, 0 for all.
@@ -152,13 +169,15 @@ pub struct ListOptions {
 impl ListOptions {
     /// Reads and validates them (selectors are read elsewhere).
     pub fn read(cx: &RequestCx) -> Result<Self, Status> {
-        let watch = cx.info.verb == "watch" || boolean(cx, "watch") == Some(true);
+        // The old paths with /watch/ are watches without saying so in their options.
+        let watch = boolean(cx, "watch") == Some(true);
         let version = cx.query("resourceVersion").unwrap_or_default();
         let mut matching = cx.query("resourceVersionMatch").unwrap_or_default();
         let token = cx.query("continue").unwrap_or_default();
         let mut initial = boolean(cx, "sendInitialEvents");
         let limit = integer(cx, "limit")?.unwrap_or(0);
-        let timeout = integer(cx, "timeoutSeconds")?.filter(|seconds| *seconds > 0);
+        // Zero is none; a time that is over already ends the watch at once.
+        let timeout = integer(cx, "timeoutSeconds")?.filter(|seconds| *seconds != 0);
         if watch && initial.is_none() && matching.is_empty() && matches!(version, "" | "0") {
             initial = Some(true);
             matching = "NotOlderThan";
@@ -167,17 +186,11 @@ impl ListOptions {
         if !errors.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errors));
         }
-        let revision = match version {
-            "" => None,
-            text => Some(text.parse().map_err(|_| {
-                let quoted = knarr_meta::go::quote(text);
-                Status::bad_request(format!(
-                    "resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
-                ))
-            })?),
-        };
+        if cx.info.verb == "watch" && initial.is_none() && matches!(version, "" | "0") {
+            initial = Some(true);
+        }
         Ok(Self {
-            revision,
+            version: version.to_owned(),
             matching: match matching {
                 "Exact" => Some(Match::Exact),
                 "NotOlderThan" => Some(Match::NotOlderThan),
@@ -187,7 +200,7 @@ impl ListOptions {
             token: token.to_owned(),
             initial_events: initial,
             bookmarks: boolean(cx, "allowWatchBookmarks") == Some(true),
-            timeout: timeout.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
+            timeout: timeout.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
         })
     }
 }

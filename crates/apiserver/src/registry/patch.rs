@@ -70,9 +70,19 @@ impl Patch {
         let options = WriteOptions::read(cx, headers, options)?;
         let parsed = match kind {
             PatchType::Apply => {
-                parse::yaml(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?
+                parse::yaml(body).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?
             }
-            _ => parse::json(body).map_err(|_| Status::bad_request("invalid JSON patch"))?,
+            _ => parse::json(body).map_err(|error| {
+                // Strategic merge patches are read without a word of what they are.
+                let lenient = options.validation == FieldValidation::Ignore;
+                Status::bad_request(match kind {
+                    PatchType::Merge if lenient => "Invalid JSON Patch".to_owned(),
+                    PatchType::Json | PatchType::Merge if !lenient => {
+                        format!("error decoding patch: {error}")
+                    }
+                    _ => error,
+                })
+            })?,
         };
         match kind {
             PatchType::Json => match parsed.value.as_array() {

@@ -1,20 +1,18 @@
 //! get and list: from the store or the watch cache, at the revision the client asks for, page by page
 //! (KEP-365 chunking, KEP-2340 consistent reads from cache).
 
-use super::options::{ListOptions, Match};
+use super::continue_token::Continue;
+use super::options::{ListOptions, Match, boolean, parse_version};
 use super::render::{Answer, ListAnswer};
 use super::resource::Resource;
 use super::write::store_error;
 use super::{Call, Registry};
 use crate::cache::{CacheError, Field, Filter, Listed, Requirement};
 use crate::request::RequestCx;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use knarr_meta::selector::{FieldSelector, LabelSelector};
-use knarr_meta::status::{Cause, Details, Status};
+use knarr_meta::status::{Cause, Details, Reason, Status};
 use knarr_store::{Range, StoreError, prefix_end};
-use serde_json::Value;
 use std::sync::Arc;
 
 const EXPIRED: &str = "The resourceVersion for the provided list is too old.";
@@ -29,44 +27,6 @@ enum At {
     Revision(u64),
     /// Now, which must not be before a revision.
     Least(u64),
-}
-
-/// Where a list goes on.
-struct Continue {
-    /// The revision of the first page; -1 for whatever is there now.
-    revision: i64,
-    /// The first key, as a whole.
-    start: Vec<u8>,
-}
-
-impl Continue {
-    fn decode(token: &str, scope: &[u8]) -> Result<Self, Status> {
-        let bad = |why: &str| Status::bad_request(format!("continue key is not valid{why}"));
-        let json = URL_SAFE_NO_PAD.decode(token).map_err(|e| bad(&format!(": {e}")))?;
-        let token: Value = serde_json::from_slice(&json).map_err(|e| bad(&format!(": {e}")))?;
-        if token["v"] != "meta.k8s.io/v1" {
-            let version = token["v"].as_str().unwrap_or_default();
-            return Err(bad(&format!(": server does not recognize this encoded version {version}")));
-        }
-        let revision = token["rv"].as_i64().unwrap_or(0);
-        if revision == 0 {
-            return Err(bad(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
-        }
-        let start = token["start"].as_str().unwrap_or_default();
-        if start.is_empty() {
-            return Err(bad(": encoded start key empty (version meta.k8s.io/v1)"));
-        }
-        if start.starts_with("..") || start.contains("/../") || start.contains("//") {
-            return Err(bad(&format!(": {start}")));
-        }
-        Ok(Self { revision, start: [scope, start.trim_start_matches('/').as_bytes()].concat() })
-    }
-
-    fn encode(revision: i64, start: &[u8], scope: &[u8]) -> String {
-        let rest = String::from_utf8_lossy(start.get(scope.len()..).unwrap_or_default());
-        let start = serde_json::to_string(&rest).expect("a text serializes");
-        URL_SAFE_NO_PAD.encode(format!("{{\"v\":\"meta.k8s.io/v1\",\"rv\":{revision},\"start\":{start}}}"))
-    }
 }
 
 /// The failure of a read that the cache could not answer in time.
@@ -153,17 +113,14 @@ impl Registry {
     /// Serves a get.
     pub(super) async fn get(&self, call: &Call<'_>) -> Result<Answer, Status> {
         let (cx, resource) = (call.cx, call.resource);
+        if boolean(cx, "export") == Some(true) {
+            let text = "the export parameter, deprecated since v1.14, is no longer supported";
+            return Err(Status::bad_request(text));
+        }
         // A store on this machine answers from memory; of another one the cache is asked where the client accepts
         // what it has.
-        let asked = match cx.query("resourceVersion") {
-            None | Some("") | Some("0") => 0,
-            Some(text) => text.parse::<u64>().map_err(|_| {
-                let quoted = knarr_meta::go::quote(text);
-                Status::bad_request(format!(
-                    "resourceVersion: Invalid value: {quoted}: strconv.ParseUint: parsing {quoted}: invalid syntax"
-                ))
-            })?,
-        };
+        let asked = parse_version(cx.query("resourceVersion").unwrap_or_default());
+        let asked = asked.map_err(|text| Status::new(500, Reason::Unknown, text))?.unwrap_or(0);
         if resource.cache.is_remote() {
             let accepts = cx.query("resourceVersion").is_some_and(|text| !text.is_empty());
             let cached = || resource.cache.get(&resource.key(&cx.info.namespace, &cx.info.name));
@@ -195,12 +152,12 @@ impl Registry {
         let filter = filter(cx, resource)?;
         let scope = scope(resource, &filter);
         if !options.token.is_empty() {
-            if options.revision.is_some_and(|revision| revision != 0) {
+            let token = Continue::decode(&options.token, &scope)?;
+            if !matches!(options.version.as_str(), "" | "0") {
                 return Err(Status::bad_request(
                     "specifying resource version is not allowed when using continue",
                 ));
             }
-            let token = Continue::decode(&options.token, &scope)?;
             return if token.revision > 0 {
                 let revision = token.revision.unsigned_abs();
                 let at = At::Revision(revision);
@@ -209,7 +166,9 @@ impl Registry {
                 self.list_latest(resource, &filter, &scope, &token.start, options.limit).await
             };
         }
-        match (options.revision, options.matching) {
+        let revision = parse_version(&options.version)
+            .map_err(|text| Status::bad_request(format!("invalid resource version: {text}")))?;
+        match (revision, options.matching) {
             (None, _) => self.list_latest(resource, &filter, &scope, &[], options.limit).await,
             // Whatever the cache holds, in one page.
             (Some(0), _) => {
@@ -285,6 +244,13 @@ impl Registry {
         limit: usize,
         paging: bool,
     ) -> Result<ListAnswer, Status> {
+        // A store on this machine knows what is yet to come; it is waited for a little, as upstream's cache does.
+        if let At::Revision(revision) = at
+            && revision > self.store.revision()
+            && !resource.cache.is_remote()
+        {
+            resource.cache.wait_for(revision).await.map_err(|e| cache_error(&e))?;
+        }
         let end = prefix_end(scope);
         let (mut at, least) = match at {
             At::Revision(revision) => (Some(revision), 0),

@@ -109,20 +109,19 @@ impl Registry {
         call: &Call<'_>,
         sub: &'a Subresource,
     ) -> Result<Answer, Status> {
-        let verb = call.cx.info.verb.as_str();
         let method = &call.parts.method;
         let wanted = match *method {
-            Method::GET | Method::HEAD => "get",
+            Method::GET => "get",
             Method::PUT => "update",
             Method::PATCH => "patch",
             _ => "",
         };
         let own = matches!(sub.serve, SubKind::Custom(_) | SubKind::Change(_));
         if !own && wanted != "get" && !sub.verbs.contains(&wanted) {
-            return Err(Status::method_not_supported(&call.resource.gr, verb));
+            return Err(call.not_allowed());
         }
         match (&sub.serve, method) {
-            (SubKind::Status | SubKind::Partial(_), &Method::GET | &Method::HEAD) => self.get(call).await,
+            (SubKind::Status | SubKind::Partial(_), &Method::GET) => self.get(call).await,
             (SubKind::Status, &Method::PUT) => self.update(call, Part::Status).await,
             (SubKind::Status, &Method::PATCH) => self.patch(call, Part::Status).await,
             (SubKind::Partial(prepare), &Method::PUT) => self.update(call, Part::Partial(*prepare)).await,
@@ -136,7 +135,7 @@ impl Registry {
                     custom: call.resource.def.is_custom(),
                 };
                 match *method {
-                    Method::GET | Method::HEAD => {
+                    Method::GET => {
                         let stored =
                             self.fetch(call.resource, &call.cx.info.namespace, &call.cx.info.name).await?;
                         let parent = stored.parse();
@@ -149,12 +148,12 @@ impl Registry {
                     }
                     Method::PUT => self.update_scale(call, &paths).await,
                     Method::PATCH => self.patch_scale(call, &paths).await,
-                    _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
+                    _ => Err(call.not_allowed()),
                 }
             }
             (SubKind::Change(change), &Method::POST) => self.change_parent(call, sub, *change).await,
             (SubKind::Custom(handler), _) => self.custom(call, sub, &**handler).await,
-            _ => Err(Status::method_not_supported(&call.resource.gr, verb)),
+            _ => Err(call.not_allowed()),
         }
     }
 
@@ -165,8 +164,11 @@ impl Registry {
         handler: &dyn Handler,
     ) -> Result<Answer, Status> {
         let (cx, resource) = (call.cx, call.resource);
-        let parent = self.fetch(resource, &cx.info.namespace, &cx.info.name).await?.parse();
         let connects = matches!(sub.name, "exec" | "attach" | "portforward" | "proxy");
+        if connects && cx.query("dryRun").is_some() {
+            return Err(Status::bad_request("dryRun is not supported"));
+        }
+        let parent = self.fetch(resource, &cx.info.namespace, &cx.info.name).await?.parse();
         let mut body = Value::Null;
         if !connects && !call.body.is_empty() {
             body = decode(call, sub)?;

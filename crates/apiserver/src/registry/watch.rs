@@ -2,7 +2,7 @@
 //! time limit, in JSON or protobuf, plain or as Tables and PartialObjectMetadata.
 
 use super::negotiate::{Media, Transform};
-use super::options::ListOptions;
+use super::options::{ListOptions, parse_version};
 use super::read::{cache_error, filter};
 use super::render::{Answer, partial};
 use super::resource::{Resource, Version};
@@ -17,7 +17,7 @@ use knarr_base::Ctx;
 use knarr_base::clock::BoxFuture;
 use knarr_client::Body;
 use knarr_client::body::BodyError;
-use knarr_meta::status::Status;
+use knarr_meta::status::{Reason, Status};
 use serde_json::{Value, json};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -43,6 +43,8 @@ impl Registry {
         let filter = filter(cx, resource)?;
         let include = table::include(cx)?;
         let initial = options.initial_events == Some(true);
+        let revision = parse_version(&options.version);
+        let revision = revision.map_err(|text| Status::new(500, Reason::Unknown, text))?;
         let limit = options.timeout.unwrap_or_else(|| MIN_LIMIT.mul_f64(1.0 + cx.ctx.rng.unit()));
         let maker = Frames {
             resource: call.resource_arc.clone(),
@@ -58,7 +60,12 @@ impl Registry {
             headed: false,
         };
         let stream_name = call.accept.media.stream_name().unwrap_or("application/json");
-        let watch = self.start_watch(resource, filter, &options).await?;
+        // Once there is something to watch, what goes wrong is an event of the watch.
+        let watch = match self.start_watch(resource, filter, revision, initial).await {
+            Ok(watch) => watch.map_err(|error| Status::expired(error.to_string())),
+            Err(status) if status.code == 429 => return Err(status),
+            Err(status) => Err(status),
+        };
         let body = match watch {
             Ok(watch) => {
                 let end_mark = initial && options.bookmarks;
@@ -66,7 +73,7 @@ impl Registry {
                 running.held = call.while_initializing();
                 Body::stream(running.stream())
             }
-            Err(error) => Body::full(maker.error(&Status::expired(error.to_string()))),
+            Err(status) => Body::full(maker.error(&status)),
         };
         let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(stream_name));
@@ -80,13 +87,13 @@ impl Registry {
         &self,
         resource: &Resource,
         filter: Filter,
-        options: &ListOptions,
+        revision: Option<u64>,
+        initial: bool,
     ) -> Result<Result<Watch, WatchError>, Status> {
         let (cache, namespaced) = (&resource.cache, resource.namespaced());
         let failed = |e: CacheError| cache_error(&e);
-        let initial = options.initial_events == Some(true);
         // Whether the cache has what the client wants to start with, and if not, how new that must be.
-        let (start, fresh, least) = match (options.revision, initial) {
+        let (start, fresh, least) = match (revision, initial) {
             (None, true) => (WatchStart::State, cache.fresh().await.map_err(failed)?, 0),
             (None, false) => (WatchStart::Now, cache.fresh().await.map_err(failed)?, 0),
             (Some(0), true) => (WatchStart::State, true, 0),

@@ -4,6 +4,7 @@ mod apply;
 mod delete;
 mod dynamic;
 mod forms;
+mod letter;
 mod read;
 mod remote;
 mod watch;

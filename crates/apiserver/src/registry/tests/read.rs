@@ -69,7 +69,11 @@ async fn pages_show_the_revision_of_the_first_one() {
     assert_eq!(names(&selected), ["b"]);
     assert!(selected["metadata"].get("remainingItemCount").is_none());
     assert!(
-        server.get(&format!("{MAPS}?continue=x")).await.message(400).starts_with("continue key is not valid")
+        server
+            .get(&format!("{MAPS}?continue=x"))
+            .await
+            .message(400)
+            .starts_with("invalid continue token: continue key is not valid")
     );
 }
 

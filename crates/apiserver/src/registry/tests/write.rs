@@ -313,7 +313,7 @@ async fn every_kind_of_patch_is_applied_and_checked() {
             .send("PATCH", &url, &[("content-type", "application/merge-patch+json")], "{")
             .await
             .message(400),
-        "invalid JSON patch"
+        "error decoding patch: unexpected end of JSON input"
     );
     let force = server.patch("merge-patch+json", &format!("{url}?force=true"), &json!({})).await;
     assert_eq!(

@@ -246,9 +246,47 @@ fn parse_headers(mut plain: &[u8]) -> Option<Vec<(String, String)>> {
     Some(headers)
 }
 
+/// For fuzzers: any bytes are frames, wait for more, or are refused, within bounds; data frames are written and read
+/// again as the same.
+#[allow(dead_code)] // fuzzers and tests
+pub fn fuzz(data: &[u8]) {
+    let (mut far, mut near, mut again) = (Codec::default(), Codec::default(), Codec::default());
+    // Bytes as they come; then the same as header blocks that this side has packed.
+    let mut bytes = BytesMut::from(data);
+    while let Ok(Some(frame)) = far.decode(&mut bytes) {
+        if let Frame::Open { headers, .. } = &frame {
+            let size: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+            assert!(size <= 4 * MOST_HEADER_BYTES, "headers of {size} bytes");
+        }
+        let mut out = BytesMut::new();
+        near.encode(&frame, &mut out);
+        if !matches!(frame, Frame::Other) {
+            assert!(matches!(again.decode(&mut out), Ok(Some(_))), "{frame:?} is not read again");
+        }
+    }
+    if let Some((first, rest)) = data.split_first() {
+        let text = String::from_utf8_lossy(rest).into_owned();
+        let headers = vec![("k".to_owned(), text); usize::from(*first % 3)];
+        let mut out = BytesMut::new();
+        Codec::default().encode(&Frame::Open { id: 1, headers, fin: false }, &mut out);
+        let _ = Codec::default().decode(&mut out);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_bytes_are_frames_or_refused() {
+        let mut frame = BytesMut::new();
+        let headers =
+            vec![("streamtype".to_owned(), "error".to_owned()), ("port".to_owned(), "80".to_owned())];
+        let mut codec = Codec::default();
+        codec.encode(&Frame::Open { id: 1, headers, fin: false }, &mut frame);
+        codec.encode(&Frame::Data { id: 1, fin: true, data: Bytes::from_static(b"text") }, &mut frame);
+        knarr_meta::fuzzing::drive(&[&frame, &[0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1]], 3_000, fuzz);
+    }
 
     #[test]
     fn the_dictionary_is_the_drafts() {
