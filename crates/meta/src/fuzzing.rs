@@ -144,6 +144,8 @@ pub fn apply(schema: &Schema, ty: &Type, data: &[u8]) {
         operation,
         api_version: "v1",
         subresource: "",
+        reset: managed::reset_fields(""),
+        custom: false,
         time: "2026-11-21T09:00:00Z",
     };
     if input.below(3) == 0 {

@@ -60,11 +60,6 @@ async fn what_a_read_may_ask_for_and_what_it_is_told_otherwise() {
             "invalid continue token: continue key is not valid: illegal base64 data at input byte 0",
         ),
         ("fieldSelector=spec.odd%3Da", 400, "\"spec.odd\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
-        (
-            "fieldSelector=metadata.name%3Da,metadata.name%3Db",
-            400,
-            "fieldSelector metadata.name doesn't match requested name",
-        ),
     ]
     .into_iter()
     .map(|(query, code, text)| {
@@ -117,6 +112,11 @@ async fn what_a_read_may_ask_for_and_what_it_is_told_otherwise() {
             ),
         ),
         (
+            "/api/v1/watch/namespaces/ns/configmaps/a?fieldSelector=metadata.name%3Db".to_owned(),
+            400,
+            "fieldSelector metadata.name doesn't match requested name".to_owned(),
+        ),
+        (
             // The old path is a watch whose options are those of a list.
             "/api/v1/watch/namespaces/ns/configmaps?sendInitialEvents=true".to_owned(),
             422,
@@ -125,8 +125,11 @@ async fn what_a_read_may_ask_for_and_what_it_is_told_otherwise() {
     ];
     for (url, code, text) in lists.into_iter().chain(others) {
         let reply = server.get(&url).await;
-        let message =
-            if code == 200 { String::new() } else { reply.json()["message"].as_str().unwrap().to_owned() };
+        let message = if code == 200 {
+            String::new()
+        } else {
+            reply.json()["message"].as_str().unwrap_or_default().to_owned()
+        };
         assert_eq!((reply.code, message), (code, text), "{url}");
     }
 }
