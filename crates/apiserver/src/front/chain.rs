@@ -7,7 +7,7 @@ use super::authz::{self, attributes, forbidden};
 use super::documents::Documents;
 use super::flowcontrol::{Admitted, FlowControl, Marks, Question, Refused};
 use super::metrics::RequestMetrics;
-use super::{info, respond, stream};
+use super::{info, respond, stream, websocket};
 use crate::admission::AdmissionCx;
 use crate::authorize::{Attributes, Authorizer, Decision};
 use crate::registry::Registry;
@@ -88,7 +88,7 @@ impl Chain {
         identity: Identity,
     ) -> Response<Body> {
         let started = self.ctx.clock.instant();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         // Within the process nobody reads it.
         let audit_id = match &identity {
             Identity::Connection(_) => {
@@ -107,6 +107,7 @@ impl Chain {
         let dry_run = query.iter().any(|(key, _)| key == "dryRun");
         let inflight = self.metrics.begin(&labels, long_running);
         let gzip = !long_running && respond::takes_gzip(&parts.headers);
+        let socket = if info.verb == "watch" { websocket::wanted(&mut parts) } else { None };
         let negotiation = negotiation_headers(&parts.headers);
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
 
@@ -164,6 +165,9 @@ impl Chain {
         }
         if long_running {
             response = self.end_with_server(response, (inflight, watched));
+        }
+        if let Some(wanted) = socket {
+            response = websocket::upgrade(response, wanted, &self.ctx);
         }
         response
     }

@@ -17,3 +17,4 @@ pub mod reviews;
 pub mod serve;
 pub mod stream;
 pub mod tls;
+pub mod websocket;

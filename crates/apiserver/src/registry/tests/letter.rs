@@ -253,3 +253,27 @@ async fn a_collection_is_deleted_as_far_as_the_limit() {
     let deleted = server.send("DELETE", MAPS, &[], "").await.expect(200);
     assert!(deleted["metadata"].get("continue").is_none());
 }
+
+#[tokio::test]
+async fn an_applied_document_that_sets_a_key_twice_is_told_the_line() {
+    let server = filled().await;
+    let body = "\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  foo: x\n  foo: y\n";
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    let send = |validation: &str| {
+        let url = format!("{MAPS}/a?fieldManager=m&force=1&fieldValidation={validation}");
+        let server = server.clone();
+        async move { server.send("PATCH", &url, &apply, body).await }
+    };
+    assert_eq!(
+        send("Strict").await.message(400),
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 8: key \"foo\" already set in map"
+    );
+    let warned = send("Warn").await;
+    assert_eq!(
+        (warned.code, warned.warnings()),
+        (200, vec!["line 8: key \"foo\" already set in map".to_owned()])
+    );
+    let ignored = send("Ignore").await;
+    assert_eq!((ignored.code, ignored.warnings()), (200, Vec::new()));
+    assert_eq!(ignored.json()["data"]["foo"], "y");
+}
