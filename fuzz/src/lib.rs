@@ -29,6 +29,9 @@ pub use knarr_api::fuzzing::apply;
 /// Label and field selectors.
 pub use knarr_meta::fuzzing::selectors;
 
+/// Expressions through parser, checker, cost estimate and evaluation.
+pub use knarr_cel::fuzz::expression as cel;
+
 /// Continue tokens.
 pub use token::fuzz as continue_token;
 

@@ -146,6 +146,7 @@ pub fn apply(schema: &Schema, ty: &Type, data: &[u8]) {
         subresource: "",
         reset: managed::reset_fields(""),
         custom: false,
+        versions: managed::ONE_FORM,
         time: "2026-11-21T09:00:00Z",
     };
     if input.below(3) == 0 {
