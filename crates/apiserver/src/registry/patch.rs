@@ -77,7 +77,9 @@ impl Patch {
                 let lenient = options.validation == FieldValidation::Ignore;
                 Status::bad_request(match kind {
                     PatchType::Merge if lenient => "Invalid JSON Patch".to_owned(),
-                    PatchType::Json | PatchType::Merge if !lenient => format!("error decoding patch: {error}"),
+                    PatchType::Json | PatchType::Merge if !lenient => {
+                        format!("error decoding patch: {error}")
+                    }
                     _ => error,
                 })
             })?,
