@@ -17,7 +17,8 @@ pub(super) fn validate(
     format: &str,
     place: &Place<'_>,
 ) -> Outcome {
-    let check = Check { number, type_, format, place };
+    let fits = matches!((type_, format), ("integer", "int32" | "int64") | ("number", "float" | "double"));
+    let check = Check { number, type_, format: if fits { format } else { "" }, place };
     let mut outcome = Outcome::default();
     check.in_range(number, "Checked", &mut outcome);
     if let Some(factor) = schema.multiple_of {
@@ -49,7 +50,16 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn fail(&self, text: String, outcome: &mut Outcome) {
-        let detail = Detail::Number { value: Value::Number(self.number.clone()), text };
+        self.fail_showing(Value::Number(self.number.clone()), text, outcome);
+    }
+
+    /// Where the value was compared as a double it is shown as one.
+    fn fail_as_double(&self, text: String, outcome: &mut Outcome) {
+        self.fail_showing(self.float().into(), text, outcome);
+    }
+
+    fn fail_showing(&self, value: Value, text: String, outcome: &mut Outcome) {
+        let detail = Detail::Number { value, text };
         outcome.add(Failure::at(self.place, detail));
     }
 
@@ -101,7 +111,7 @@ impl Check<'_> {
         let value = self.float();
         let quotient = if factor < 1.0 { 1.0 / factor * value } else { value / factor };
         if !is_json_integer(quotient) {
-            self.fail(format!("{{name}} in body should be a multiple of {}", go::float(factor)), outcome);
+            self.fail_as_double(format!("{{name}} in body should be a multiple of {}", go::float(factor)), outcome);
         }
     }
 
@@ -121,15 +131,19 @@ impl Check<'_> {
             (false, false) => "greater than or equal to",
             (false, true) => "greater than",
         };
-        let (beyond, shown) = match self.number.as_i64() {
+        let text = |shown: String| format!("{{name}} in body should be {words} {shown}");
+        match self.number.as_i64() {
             Some(value) if fits => {
                 let bound = truncate(bound);
-                (is_beyond(value, bound, exclusive, is_max), bound.to_string())
+                if is_beyond(value, bound, exclusive, is_max) {
+                    self.fail(text(bound.to_string()), &mut result);
+                }
             }
-            _ => (is_beyond(self.float(), bound, exclusive, is_max), go::float(bound)),
-        };
-        if beyond {
-            self.fail(format!("{{name}} in body should be {words} {shown}"), &mut result);
+            _ => {
+                if is_beyond(self.float(), bound, exclusive, is_max) {
+                    self.fail_as_double(text(go::float(bound)), &mut result);
+                }
+            }
         }
         outcome.merge(result);
     }

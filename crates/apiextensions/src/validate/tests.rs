@@ -170,6 +170,15 @@ fn errors_are_upstreams() {
                 r#"<nil>: Invalid value: "": Checked value must be of type integer with format int64 in x"#,
             ],
         ),
+        // A bound that is no integer makes a double of the value.
+        (
+            object("x", json!({"type": "integer", "maximum": 2.5})),
+            json!({"x": 3_000_000}),
+            vec![
+                r#"<nil>: Invalid value: "": Maximum boundary value must be of type integer (default format) in x"#,
+                "x: Invalid value: 3e+06: x in body should be less than or equal to 2.5",
+            ],
+        ),
         (
             object("x", json!({"type": "number", "format": "float"})),
             json!({"x": 1e39}),
