@@ -111,7 +111,10 @@ impl Check<'_> {
         let value = self.float();
         let quotient = if factor < 1.0 { 1.0 / factor * value } else { value / factor };
         if !is_json_integer(quotient) {
-            self.fail_as_double(format!("{{name}} in body should be a multiple of {}", go::float(factor)), outcome);
+            self.fail_as_double(
+                format!("{{name}} in body should be a multiple of {}", go::float(factor)),
+                outcome,
+            );
         }
     }
 
