@@ -8,6 +8,7 @@ pub mod cache;
 pub mod custom;
 pub mod def;
 pub mod front;
+mod measured;
 mod name;
 pub mod obj;
 pub mod registry;

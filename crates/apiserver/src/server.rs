@@ -21,6 +21,7 @@ use crate::front::reviews::{self, Late};
 use crate::front::serve::{Front, listen};
 use crate::front::stream::{self, Kubelets};
 use crate::front::tls::{self, ClientCertificates, ServingCertificate, TlsError};
+use crate::measured::Measured;
 use crate::registry::Registry;
 use crate::request::UserInfo;
 use crate::webhook::ClientManager;
@@ -131,6 +132,7 @@ impl ApiServer {
         let late = Arc::new(Late { authorizer: OnceLock::new(), tokens: tokens.clone() });
         complete(&mut defs, &late, &kubelets);
 
+        let store = Measured::new(&ctx, store, &defs);
         let registry = Registry::new(&ctx, store.clone(), defs, plugins);
         let reader = registry.reader();
         let authorizer = Arc::new(authz::Chain::new(reader.clone()));

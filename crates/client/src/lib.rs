@@ -5,6 +5,7 @@
 pub mod body;
 pub mod client;
 pub mod error;
+pub mod election;
 pub mod https;
 pub mod informer;
 pub mod kubeconfig;
@@ -17,6 +18,7 @@ mod trim;
 pub mod watch;
 
 pub use body::Body;
+pub use election::Election;
 pub use client::{Client, DeleteOptions, List, ListOptions, Patch};
 pub use error::Error;
 pub use informer::{Change, Informer, Informers, Metadata, Object};

@@ -3,9 +3,11 @@
 
 use clap::Args;
 use knarr_network::Range;
+use knarr_store::etcd::{self, EtcdOptions};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the configuration file is looked for when `--config` does not name one.
 pub const DEFAULT_FILE: &str = "/etc/knarr/config.yaml";
@@ -59,6 +61,48 @@ pub struct Settings {
     /// Registries reached without TLS, host:port
     #[arg(long, global = true, value_name = "HOST", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
+    /// Members of an etcd cluster to keep everything in, https://HOST:PORT [default: a store of Knarr's own]
+    #[arg(long, global = true, value_name = "URL", value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// CA of the members' certificates
+    #[arg(long, global = true, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// Certificate to show to the members
+    #[arg(long, global = true, value_name = "FILE")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What keys start with in etcd [default: /registry]
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
+    /// How often the store's history is compacted, such as 5m0s; 0 for never [default: 5m0s]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub etcd_compaction_interval: Option<String>,
+}
+
+/// Reads a duration as Go writes it: `1h30m`, `5m0s`, `250ms`, `0`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration such as 5m0s");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit = match &rest[digits..unit_end] {
+            "h" => Duration::from_secs(3600),
+            "m" => Duration::from_secs(60),
+            "s" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return Err(wrong()),
+        };
+        total += unit * number;
+        rest = &rest[unit_end..];
+    }
+    if total.is_zero() && !text.starts_with('0') { Err(wrong()) } else { Ok(total) }
 }
 
 /// Reads a range strictly: bits beyond the prefix are more likely a slip than meant.
@@ -107,6 +151,10 @@ pub struct Config {
     pub scheduler: bool,
     /// Plain-HTTP registries.
     pub insecure_registries: Vec<String>,
+    /// The etcd cluster to keep everything in, if any.
+    pub etcd: Option<EtcdOptions>,
+    /// How often history is compacted; zero for never.
+    pub compaction_interval: Duration,
 }
 
 impl Config {
@@ -159,6 +207,12 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         } else {
             flags.insecure_registry
         },
+        etcd_servers: if flags.etcd_servers.is_empty() { file.etcd_servers } else { flags.etcd_servers },
+        etcd_cafile: flags.etcd_cafile.or(file.etcd_cafile),
+        etcd_certfile: flags.etcd_certfile.or(file.etcd_certfile),
+        etcd_keyfile: flags.etcd_keyfile.or(file.etcd_keyfile),
+        etcd_prefix: flags.etcd_prefix.or(file.etcd_prefix),
+        etcd_compaction_interval: flags.etcd_compaction_interval.or(file.etcd_compaction_interval),
     }
 }
 
@@ -210,6 +264,25 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     if cgroup_root.is_empty() || cgroup_root.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
         note("cgroup-root", format!("{cgroup_root:?} is not a name for a cgroup"));
     }
+    let compaction_interval = match settings.etcd_compaction_interval.as_deref().map(parse_duration) {
+        None => knarr_apiserver::COMPACTION_INTERVAL,
+        Some(Ok(interval)) => interval,
+        Some(Err(problem)) => {
+            note("etcd-compaction-interval", problem);
+            Duration::ZERO
+        }
+    };
+    let etcd = EtcdOptions {
+        ca_file: settings.etcd_cafile,
+        cert_file: settings.etcd_certfile,
+        key_file: settings.etcd_keyfile,
+        prefix: settings.etcd_prefix.unwrap_or_else(|| etcd::PREFIX.to_owned()),
+        servers: settings.etcd_servers,
+    };
+    let etcd = (!etcd.servers.is_empty()).then_some(etcd);
+    if let Some(Err(problem)) = etcd.as_ref().map(EtcdOptions::check) {
+        note("etcd-servers", problem);
+    }
     let ports = [
         ("https-port", settings.https_port.unwrap_or(6443)),
         ("kubelet-port", settings.kubelet_port.unwrap_or(10250)),
@@ -246,6 +319,8 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         controller_manager: !settings.disable_controller_manager,
         scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,
+        etcd,
+        compaction_interval,
     })
 }
 
@@ -277,6 +352,31 @@ mod tests {
         let config = config.expect("valid");
         assert_eq!((config.https_port, config.node_name.as_str()), (7443, "b"));
         assert!(serde_saphyr::from_str::<Settings>("colour: red").is_err());
+    }
+
+    #[test]
+    fn durations_are_go_s_and_etcd_is_checked() {
+        for (text, seconds) in [("5m0s", Some(300)), ("0", Some(0)), ("1h30m", Some(5400)), ("0s", Some(0))] {
+            assert_eq!(parse_duration(text).ok(), seconds.map(Duration::from_secs), "{text}");
+        }
+        for text in ["", "5", "m", "5x", "-5s", "s5"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        let settings = Settings {
+            etcd_servers: vec!["https://a:2379".into(), "http://b:2379".into()],
+            etcd_compaction_interval: Some("soon".into()),
+            ..Settings::default()
+        };
+        let error = resolve(settings, "alpha").expect_err("two mistakes");
+        assert_eq!(
+            error,
+            "etcd-compaction-interval: \"soon\" is not a duration such as 5m0s\n\
+             etcd-servers: https needs the CA of etcd's certificates (etcd-cafile)"
+        );
+        let one = Settings { etcd_servers: vec!["http://b:2379".into()], ..Settings::default() };
+        let etcd = resolve(one, "alpha").expect("valid").etcd.expect("named");
+        assert_eq!(etcd.prefix, "/registry");
+        assert!(resolve(Settings::default(), "alpha").expect("valid").etcd.is_none());
     }
 
     #[test]

@@ -47,6 +47,8 @@ enum Command {
     Status(commands::status::Arguments),
     /// Look after images on this machine
     Image(commands::image::Arguments),
+    /// Save, restore and check snapshots of the store
+    Snapshot(commands::snapshot::Arguments),
     /// Print a systemd unit that starts the cluster with the machine
     Unit(commands::unit::Arguments),
     /// Print the version
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Server(arguments) => commands::up::run_server(arguments),
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Image(arguments) => commands::image::run(arguments),
+        Command::Snapshot(arguments) => commands::snapshot::run(arguments),
         Command::Unit(arguments) => commands::unit::run(&arguments),
         Command::Version => commands::version::run(),
         Command::Demo { tier } => demo::run(tier),

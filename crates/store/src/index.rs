@@ -55,6 +55,17 @@ impl History {
     }
 }
 
+/// The key that a revision changed, and what the history of that change takes: its entry and the version that it
+/// superseded, which is kept because it can still be read.
+#[derive(Debug)]
+struct Logged {
+    key: Bytes,
+    cost: u32,
+}
+
+/// What a change's place in the log and the version before it take beside the value.
+const ENTRY_BYTES: usize = 128;
+
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// See the module's documentation. Revisions `compacted + 1 ..= revision` can be watched from, and
@@ -64,8 +75,10 @@ pub(crate) struct Index {
     keys: BTreeMap<Bytes, History>,
     /// The key that revision `log_start + i` changed. Every revision changes exactly one key. Starts after
     /// `compacted` except while [`Index::forget`] is not done.
-    log: VecDeque<Bytes>,
+    log: VecDeque<Logged>,
     log_start: Revision,
+    /// About how many bytes the log and what its changes supersede take.
+    history_bytes: u64,
     revision: Revision,
     compacted: Revision,
     live: usize,
@@ -87,6 +100,7 @@ impl Index {
             keys: BTreeMap::new(),
             log: VecDeque::new(),
             log_start: revision + 1,
+            history_bytes: 0,
             revision,
             compacted,
             live: 0,
@@ -102,6 +116,25 @@ impl Index {
     /// The revision of the last compaction, 0 before the first.
     pub fn compacted(&self) -> Revision {
         self.compacted
+    }
+
+    /// About how many bytes of memory history takes: what would be free after a compaction now.
+    pub fn history_bytes(&self) -> u64 {
+        self.history_bytes
+    }
+
+    /// The revision to compact at so that history takes no more than `floor` bytes; `None` when it does not anyway.
+    pub fn compaction_for(&self, floor: u64) -> Option<Revision> {
+        let mut left = self.history_bytes;
+        let mut at = None;
+        for (logged, revision) in self.log.iter().zip(self.log_start..) {
+            if left <= floor {
+                break;
+            }
+            left -= u64::from(logged.cost);
+            at = Some(revision);
+        }
+        at.filter(|at| *at > self.compacted)
     }
 
     /// How many keys there are now.
@@ -160,7 +193,7 @@ impl Index {
         let from = from.max(self.log_start);
         let mut events = Vec::new();
         for revision in from..=self.revision {
-            let key = &self.log[offset(revision, self.log_start)];
+            let key = &self.log[offset(revision, self.log_start)].key;
             if in_range(key, start, end) {
                 let history = self.keys.get(key).expect("a key of the log has a history");
                 events.push(event(key, history, revision));
@@ -173,10 +206,12 @@ impl Index {
     pub fn apply(&mut self, change: Change) -> WatchEvent {
         assert_eq!(change.revision, self.revision + 1, "revisions are applied in order");
         self.revision = change.revision;
-        let key = self.insert(change, true);
+        let (key, superseded) = self.insert(change, true);
         let history = self.keys.get(&key).expect("the key was just changed");
         let event = event(&key, history, self.revision);
-        self.log.push_back(key);
+        let cost = u32::try_from(superseded + ENTRY_BYTES).unwrap_or(u32::MAX);
+        self.history_bytes += u64::from(cost);
+        self.log.push_back(Logged { key, cost });
         event
     }
 
@@ -191,15 +226,16 @@ impl Index {
         if let Some(previous) = self.keys.get(&change.key) {
             dead.push(previous.last.modified);
         }
-        let key = self.insert(change, false);
+        let (key, _) = self.insert(change, false);
         if deleted {
             dead.push(revision);
             self.keys.remove(&key);
         }
     }
 
-    /// Stores the change's version, keeping the one before when `keep`. Hands back the index's own copy of the key.
-    fn insert(&mut self, change: Change, keep: bool) -> Bytes {
+    /// Stores the change's version, keeping the one before when `keep`. Hands back the index's own copy of the key,
+    /// and how long the value before was.
+    fn insert(&mut self, change: Change, keep: bool) -> (Bytes, usize) {
         let Change { revision, created, key, value, lease } = change;
         let deleted = value.is_none();
         let version = Version { modified: revision, created, lease, value };
@@ -207,7 +243,9 @@ impl Index {
             Some((key, history)) => (key.clone(), history.last.value.is_some().then_some(history.last.lease)),
             None => (key, None),
         };
+        let mut superseded = 0;
         if let Some(history) = self.keys.get_mut(&key) {
+            superseded = history.last.value.as_ref().map_or(0, Bytes::len);
             let last = std::mem::replace(&mut history.last, version);
             if keep {
                 history.older.push(last);
@@ -231,7 +269,7 @@ impl Index {
         if lease != 0 && !deleted {
             self.leased.entry(lease).or_default().insert(key.clone());
         }
-        key
+        (key, superseded)
     }
 
     /// Makes `revision` the oldest readable one. [`Index::forget`] then frees the memory.
@@ -249,9 +287,10 @@ impl Index {
             if self.log_start > self.compacted {
                 break;
             }
-            let key = self.log.pop_front().expect("the log reaches to the latest revision");
+            let logged = self.log.pop_front().expect("the log reaches to the latest revision");
             self.log_start += 1;
-            self.forget_key(&key, dead);
+            self.history_bytes -= u64::from(logged.cost);
+            self.forget_key(&logged.key, dead);
         }
         let done = self.log_start > self.compacted;
         if done && self.log.capacity() > 4096 && self.log.len() < self.log.capacity() / 4 {

@@ -58,6 +58,11 @@ impl Leases {
         self.by_deadline.first() == Some(&(deadline, grant.id))
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<Grant> {
+        self.grants.values().map(|(grant, _)| *grant).collect()
+    }
+
     /// Forgets a lease.
     pub fn remove(&mut self, id: LeaseId) {
         if let Some((_, deadline)) = self.grants.remove(&id) {

@@ -131,6 +131,8 @@ pub struct Stats {
     pub compacted: Revision,
     /// Live keys.
     pub keys: usize,
+    /// About how many bytes of memory the history that is kept takes; 0 where it is kept elsewhere.
+    pub history_bytes: u64,
     /// Size of the database file in bytes; 0 in memory.
     pub size_bytes: u64,
     /// Commits (batches) since the store was opened.

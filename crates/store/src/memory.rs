@@ -141,6 +141,7 @@ impl Store for MemoryStore {
             revision: state.index.revision(),
             compacted: state.index.compacted(),
             keys: state.index.live(),
+            history_bytes: state.index.history_bytes(),
             commits: self.commits.load(Ordering::Relaxed),
             ..Stats::default()
         }

@@ -1,5 +1,6 @@
-//! The control plane: API server on the embedded store, controllers, scheduler. Each component has an identity of
-//! its own and meets the others at the API only.
+//! The control plane: API server on the embedded store or on etcd, controllers, scheduler. Each component has an
+//! identity of its own and meets the others at the API only. On etcd there may be several control planes: controllers
+//! and scheduler run in the one that holds their Lease.
 
 use crate::config::Config;
 use crate::host::data::Layout;
@@ -10,18 +11,19 @@ use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
 use knarr_base::Ctx;
-use knarr_client::Client;
+use knarr_client::{Client, Election};
 use knarr_controllers::{SigningCa, TokenSigner, TokenSubject, manager};
 use knarr_resources::bootstrap;
 use knarr_scheduler::{Scheduler, SchedulerConfig};
 use knarr_store::Store;
 use knarr_store::embedded::{Engine, EngineOptions};
+use knarr_store::etcd::EtcdStore;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The keyspace of this cluster in the store.
-const KEYSPACE: &str = "default";
+pub const KEYSPACE: &str = "default";
 /// Requests and writes that are under way when the cluster stops get this long.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -29,7 +31,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct ControlPlane {
     /// Its API server.
     pub server: Arc<ApiServer>,
-    engine: Engine,
+    store: Arc<dyn Store>,
+    /// The embedded engine; `None` on etcd.
+    engine: Option<Engine>,
     ctx: Ctx,
     /// What works through the server and is stopped before it.
     components: Ctx,
@@ -46,12 +50,9 @@ impl ControlPlane {
         progress: &mut Progress,
     ) -> Result<Self> {
         let layout = Layout(config.data_dir.clone());
+        let name = format!("{}_{}", config.node_name, ctx.rng.uuid());
         let clock = ctx.clock.clone();
-        let store_ctx = ctx.clone();
-        let options = EngineOptions::new(layout.store());
-        let opened = tokio::task::spawn_blocking(move || Engine::open(&store_ctx, options)).await?;
-        let engine = opened.context("cannot open the store")?;
-        let store = engine.keyspace(KEYSPACE);
+        let (store, engine) = open_store(ctx, config, &layout).await?;
         progress.done(
             clock.instant(),
             "store",
@@ -72,10 +73,10 @@ impl ControlPlane {
             issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
             audiences: Vec::new(),
             seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
-            compaction_interval: knarr_apiserver::COMPACTION_INTERVAL,
+            compaction_interval: config.compaction_interval,
         };
         let server =
-            ApiServer::new(server_config, ctx, store, knarr_resources::all(), knarr_resources::plugins())
+            ApiServer::new(server_config, ctx, store.clone(), knarr_resources::all(), knarr_resources::plugins())
                 .context("cannot make the API server")?;
         let bound = server.start().await?;
         let own =
@@ -87,14 +88,19 @@ impl ControlPlane {
         let at = bound.first().map(ToString::to_string).unwrap_or_default();
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
-        let this = Self { server, engine, ctx: ctx.clone(), components: ctx.child("components") };
+        let components = ctx.child("components");
+        let this = Self { server, store, engine, ctx: ctx.clone(), components };
         let mut started = Vec::new();
         if config.controller_manager {
-            this.start_controllers()?;
+            let (server, config) = (this.server.clone(), controllers_config(&this.server)?);
+            let start = move |ctx: &Ctx| start_controllers(&server, ctx, config.clone());
+            this.run_one("system:kube-controller-manager", "kube-controller-manager", &name, start);
             started.push("controllers");
         }
         if config.scheduler {
-            this.start_scheduler();
+            let server = this.server.clone();
+            let start = move |ctx: &Ctx| start_scheduler(&server, ctx);
+            this.run_one("system:kube-scheduler", "kube-scheduler", &name, start);
             started.push("scheduler");
         }
         if !started.is_empty() {
@@ -103,31 +109,15 @@ impl ControlPlane {
         Ok(this)
     }
 
-    fn start_controllers(&self) -> Result<()> {
-        let ctx = self.components.child("controllers");
-        let shared = self.client_as("system:kube-controller-manager", &[], "kube-controller-manager", &ctx);
-        let client_for = |account: &str| {
-            let name = format!("system:serviceaccount:kube-system:{account}");
-            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-            client(&self.server, &ctx, UserInfo::new(&name, &groups), account)
-        };
-        let ca = self.server.pki().pem("ca")?;
-        let tokens = self.server.tokens().clone();
-        let sign =
-            move |of: TokenSubject<'_>| tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret);
-        let config = manager::Config {
-            token_signer: Some(TokenSigner(Arc::new(sign))),
-            cluster_ca: ca.certificate.clone(),
-            signing_ca: Some(SigningCa { certificate: ca.certificate, key: ca.key }),
-        };
-        manager::start(&ctx, shared, &client_for, config);
-        Ok(())
-    }
-
-    fn start_scheduler(&self) {
-        let ctx = self.components.child("scheduler");
-        let client = self.client_as("system:kube-scheduler", &[], "kube-scheduler", &ctx);
-        Scheduler::start(&ctx, client, SchedulerConfig::default());
+    /// Starts a component here, or, where several control planes share a store, in the one that holds its Lease.
+    fn run_one(&self, user: &str, name: &str, identity: &str, mut start: impl FnMut(&Ctx) + Send + 'static) {
+        if self.engine.is_some() {
+            start(&self.components.child(name));
+            return;
+        }
+        let client = self.client_as(user, &[], "leader-election", &self.components);
+        let election = Election::new(client, "kube-system", name, identity);
+        self.components.tasks.spawn("election", election.run(self.components.clone(), start));
     }
 
     /// A client of this control plane under an identity.
@@ -142,7 +132,12 @@ impl ControlPlane {
 
     /// The store, for its numbers.
     pub fn store(&self) -> Arc<dyn Store> {
-        self.engine.keyspace(KEYSPACE)
+        self.store.clone()
+    }
+
+    /// The embedded engine, `None` on etcd.
+    pub fn engine(&self) -> Option<Engine> {
+        self.engine.clone()
     }
 
     /// TLS of this machine's kubelet: its serving certificate, and clients of the cluster's CA.
@@ -160,12 +155,57 @@ impl ControlPlane {
 
     /// Stops what works through the server, then serving; lets writes finish; closes the store.
     pub async fn shutdown(self) {
-        self.components.tasks.stop();
+        // With a moment to give Leases up.
+        self.components.tasks.shutdown(DRAIN).await;
         self.server.shutdown(DRAIN).await;
         self.ctx.tasks.shutdown(DRAIN).await;
-        let engine = self.engine;
-        let _ = tokio::task::spawn_blocking(move || engine.close()).await;
+        if let Some(engine) = self.engine {
+            let _ = tokio::task::spawn_blocking(move || engine.close()).await;
+        }
     }
+}
+
+/// Opens the embedded store, or connects to etcd.
+async fn open_store(
+    ctx: &Ctx,
+    config: &Config,
+    layout: &Layout,
+) -> Result<(Arc<dyn Store>, Option<Engine>)> {
+    if let Some(etcd) = &config.etcd {
+        let store = EtcdStore::connect(ctx, etcd.clone()).await.context("cannot connect to etcd")?;
+        return Ok((store, None));
+    }
+    let (store_ctx, options) = (ctx.clone(), EngineOptions::new(layout.store()));
+    let opened = tokio::task::spawn_blocking(move || Engine::open(&store_ctx, options)).await?;
+    let engine = opened.context("cannot open the store")?;
+    Ok((engine.keyspace(KEYSPACE), Some(engine)))
+}
+
+fn controllers_config(server: &ApiServer) -> Result<manager::Config> {
+    let ca = server.pki().pem("ca")?;
+    let tokens = server.tokens().clone();
+    let sign = move |of: TokenSubject<'_>| tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret);
+    Ok(manager::Config {
+        token_signer: Some(TokenSigner(Arc::new(sign))),
+        cluster_ca: ca.certificate.clone(),
+        signing_ca: Some(SigningCa { certificate: ca.certificate, key: ca.key }),
+    })
+}
+
+fn start_controllers(server: &ApiServer, ctx: &Ctx, config: manager::Config) {
+    let user = UserInfo::new("system:kube-controller-manager", &[]);
+    let shared = client(server, ctx, user, "kube-controller-manager");
+    let client_for = |account: &str| {
+        let name = format!("system:serviceaccount:kube-system:{account}");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        client(server, ctx, UserInfo::new(&name, &groups), account)
+    };
+    manager::start(ctx, shared, &client_for, config);
+}
+
+fn start_scheduler(server: &ApiServer, ctx: &Ctx) {
+    let client = client(server, ctx, UserInfo::new("system:kube-scheduler", &[]), "kube-scheduler");
+    Scheduler::start(ctx, client, SchedulerConfig::default());
 }
 
 fn client(server: &ApiServer, ctx: &Ctx, user: UserInfo, agent: &str) -> Client {

@@ -3,6 +3,7 @@
 pub mod detach;
 pub mod down;
 pub mod image;
+pub mod snapshot;
 pub mod status;
 pub mod unit;
 pub mod up;

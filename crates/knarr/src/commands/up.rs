@@ -212,7 +212,8 @@ fn socket(
             pods: runtime.as_ref().map_or(0, |r| r.sandboxes().len()),
         }
     };
-    let served = Served { status: Box::new(status), images, stop, stopped: done_seen };
+    let engine = control.engine();
+    let served = Served { status: Box::new(status), images, engine, stop, stopped: done_seen };
     daemon::server::start(&scope, &Layout(config.data_dir.clone()).socket(), served)?;
     Ok(Stopped { stop: stop_seen, done, ctx: scope })
 }

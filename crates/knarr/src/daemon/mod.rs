@@ -21,6 +21,11 @@ pub enum Request {
     Stop,
     /// Something about images.
     Image(ImageRequest),
+    /// Save a snapshot of the store in a new file.
+    SaveSnapshot {
+        /// The file, absolute.
+        file: PathBuf,
+    },
 }
 
 /// What can be asked of images.

@@ -4,6 +4,7 @@ use super::{Answer, ImageRequest, Request, Status, images};
 use anyhow::{Context, Result};
 use knarr_base::Ctx;
 use knarr_image::ImageStore;
+use knarr_store::embedded::{Engine, snapshot};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ pub struct Served {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     /// The image store; `None` without a node.
     pub images: Option<Arc<ImageStore>>,
+    /// The embedded store; `None` on etcd.
+    pub engine: Option<Engine>,
     /// Raised when somebody asks to stop.
     pub stop: watch::Sender<bool>,
     /// Raised once the cluster has stopped.
@@ -91,6 +94,15 @@ async fn carry_out(request: Request, served: &Served, send: &mpsc::UnboundedSend
             Ok(())
         }
         Request::Image(request) => image(request, served, send).await,
+        Request::SaveSnapshot { file } => {
+            let engine = served.engine.clone();
+            let engine = engine.context("the cluster's data are in etcd: save a snapshot there, with etcdctl")?;
+            let saved = tokio::task::spawn_blocking(move || snapshot::save(&engine, &file)).await?;
+            for line in crate::commands::snapshot::lines(&saved?) {
+                let _ = send.send(Answer::Line(line));
+            }
+            Ok(())
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 //! from skipping the sync. [`Committer::commit`] is one turn of the loop, which a test can drive itself.
 
 use super::checkpoint::{Progress, Work};
+use super::failpoints::{Failpoints, Step};
 use super::file::{IoCounters, is_no_space};
 use super::journal::Journal;
 use super::pending::{self, Pending, Section};
 use crate::keyspace::Keyspace;
 use crate::plan::{Answer, Effects, Plan, Planned, Request};
-use crate::{StoreError, lease};
+use crate::{Revision, StoreError, lease};
 use knarr_base::{ClockRef, Tasks};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -155,6 +156,8 @@ pub(crate) struct Committer {
     /// Where generations go when they are full.
     work: Arc<Work>,
     options: CommitterOptions,
+    /// Keyspaces whose history has become too large, and what to compact them at with the next batch.
+    overgrown: Vec<(Arc<Space>, Revision)>,
     /// Why nothing can be written any more.
     failed: Option<String>,
     /// Whether the last write found the disk full.
@@ -171,6 +174,10 @@ pub(crate) struct CommitterOptions {
     pub clock: ClockRef,
     /// A generation of the journal is closed at this size.
     pub journal_bytes: u64,
+    /// History that takes more memory than this is compacted early.
+    pub history_bytes: u64,
+    /// Where it fails, in tests.
+    pub failpoints: Failpoints,
     /// Counts commits.
     pub commits: Arc<AtomicU64>,
     /// Tells the journal's size.
@@ -211,6 +218,7 @@ impl Committer {
             pending: Pending::default(),
             work,
             options,
+            overgrown: Vec::new(),
             failed: None,
             full: false,
             payload: Vec::new(),
@@ -242,10 +250,21 @@ impl Committer {
     }
 
     /// Commits one batch.
-    pub fn commit(&mut self, batch: Vec<Queued>) {
+    pub fn commit(&mut self, mut batch: Vec<Queued>) {
+        if let Err(error) = self.options.failpoints.hit(Step::Plan) {
+            let error = StoreError::Unavailable(error.to_string());
+            batch.into_iter().for_each(|queued| drop(queued.answer.send(Err(error.clone()))));
+            return;
+        }
+        for (space, revision) in self.overgrown.drain(..) {
+            let request = Request::Compact(revision);
+            batch.push(Queued { space, request, answer: oneshot::channel().0 });
+        }
         let groups = plan(batch);
         let writes = groups.iter().any(|group| !group.effects.is_empty());
         let result = if writes { self.write(&groups) } else { Ok(()) };
+        // What is on disk becomes visible whatever happens, so that here it can only take long, or the process ends.
+        let _ = self.options.failpoints.hit(Step::Publish);
         for group in groups {
             if result.is_ok() && !group.effects.is_empty() {
                 group.space.on_disk.store(true, Ordering::Release);
@@ -255,6 +274,7 @@ impl Committer {
                 // What is still pending need never reach the database.
                 let pending = &mut self.pending.changes;
                 self.work.add_dead(dead.filter(|row| pending.remove(row).is_none()).collect::<Vec<_>>());
+                self.look_at_history(&group.space);
             }
             for (planned, answer) in group.answers {
                 let _ = answer.send(match &result {
@@ -262,6 +282,17 @@ impl Committer {
                     _ => planned.answer,
                 });
             }
+        }
+        let _ = self.options.failpoints.hit(Step::Published);
+    }
+
+    fn look_at_history(&mut self, space: &Arc<Space>) {
+        let limit = self.options.history_bytes;
+        let state = space.keyspace.read();
+        if state.index.history_bytes() > limit
+            && let Some(revision) = state.index.compaction_for(limit / 3 * 2)
+        {
+            self.overgrown.push((space.clone(), revision));
         }
     }
 

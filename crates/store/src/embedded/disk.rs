@@ -2,6 +2,7 @@
 //! revision, and small tables for what is not a change. Commits reach it by way of the journal, a generation
 //! at a time; nobody reads it after the replay at open, so redb's cache is kept small.
 
+use super::failpoints::{Failpoints, Step};
 use super::file::{Counted, IoCounters, OpenBackend, is_no_space};
 use super::journal::{self, JournalError, Recovered};
 use super::pending::Pending;
@@ -101,12 +102,14 @@ pub(crate) struct Disk {
     open: OpenBackend,
     cache_bytes: usize,
     counters: Arc<IoCounters>,
+    pub failpoints: Failpoints,
 }
 
 impl Disk {
     /// Makes a new database in an empty file.
     pub fn create(open: OpenBackend, counters: Arc<IoCounters>, salt: u32) -> Result<(), DiskError> {
-        let mut disk = Self { db: None, open, cache_bytes: 1 << 20, counters };
+        let failpoints = Failpoints::default();
+        let mut disk = Self { db: None, open, cache_bytes: 1 << 20, counters, failpoints };
         disk.connect(true, false)?;
         let transaction = disk.db()?.begin_write()?;
         {
@@ -131,7 +134,8 @@ impl Disk {
         cache_bytes: usize,
         counters: Arc<IoCounters>,
     ) -> Result<Opened, DiskError> {
-        let mut disk = Self { db: None, open, cache_bytes, counters };
+        let failpoints = Failpoints::default();
+        let mut disk = Self { db: None, open, cache_bytes, counters, failpoints };
         // redb asserts in places where it trusts a file; a damaged one must not take the program down.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             disk.connect(false, true)?;
@@ -256,6 +260,7 @@ impl Disk {
 
     /// Takes in what is pending of the journal's generations before `next_generation`, and syncs.
     pub fn checkpoint(&mut self, pending: &Pending, next_generation: u64) -> Result<(), DiskError> {
+        self.failpoints.hit(Step::Checkpoint).map_err(io_error)?;
         self.write(|db| {
             let transaction = db.begin_write()?;
             {
@@ -284,11 +289,13 @@ impl Disk {
             }
             transaction.commit()?;
             Ok(())
-        })
+        })?;
+        self.failpoints.hit(Step::Checkpointed).map_err(io_error)
     }
 
     /// Deletes rows that nobody can read any more, and syncs.
     pub fn sweep(&mut self, dead: &[(u32, Revision)]) -> Result<(), DiskError> {
+        self.failpoints.hit(Step::Sweep).map_err(io_error)?;
         self.write(|db| {
             let transaction = db.begin_write()?;
             {
@@ -299,7 +306,8 @@ impl Disk {
             }
             transaction.commit()?;
             Ok(())
-        })
+        })?;
+        self.failpoints.hit(Step::Swept).map_err(io_error)
     }
 
     /// Runs a write, opening the database again first if the one before failed.

@@ -9,6 +9,7 @@
 //! A frame: `magic (4) | generation (8) | sequence (8) | length (4) | crc32 (4) | payload`, little endian; the
 //! checksum covers all but itself and starts from a number private to the database.
 
+use super::failpoints::{Failpoints, Step};
 use redb::StorageBackend;
 use std::io;
 
@@ -28,6 +29,7 @@ pub(crate) struct Journal {
     sequence: u64,
     offset: u64,
     frame: Vec<u8>,
+    pub failpoints: Failpoints,
 }
 
 /// What was found in the journal.
@@ -147,7 +149,7 @@ impl Journal {
     /// A journal that starts with `generation`.
     pub fn new(files: [Box<dyn StorageBackend>; 2], salt: u32, generation: u64) -> io::Result<Self> {
         let filled = [files[0].len()?, files[1].len()?];
-        Ok(Self { files, filled, salt, generation, sequence: 0, offset: 0, frame: Vec::new() })
+        Ok(Self { files, filled, salt, generation, sequence: 0, offset: 0, frame: Vec::new(), failpoints: Failpoints::default() })
     }
 
     /// The generation being written.
@@ -177,6 +179,7 @@ impl Journal {
         self.frame.extend_from_slice(&checksum.to_le_bytes());
         self.frame.extend_from_slice(payload);
 
+        self.failpoints.hit(Step::Write)?;
         let index = usize::from(self.generation % 2 == 1);
         let end = self.offset + self.frame.len() as u64;
         if end > self.filled[index] {
@@ -187,7 +190,9 @@ impl Journal {
             self.filled[index] = grown;
         }
         self.files[index].write(self.offset, &self.frame)?;
+        self.failpoints.hit(Step::Sync)?;
         self.files[index].sync_data()?;
+        self.failpoints.hit(Step::Synced)?;
         self.offset = end;
         self.sequence += 1;
         if self.frame.capacity() > 1 << 20 {

@@ -6,10 +6,12 @@ mod checkpoint;
 mod commit;
 mod dir;
 mod disk;
+pub mod failpoints;
 mod file;
 mod journal;
 mod pending;
 mod record;
+pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -27,6 +29,7 @@ use checkpoint::{Progress, Work};
 use commit::{Committer, CommitterOptions, Queue, Queued, Space};
 use dir::{Found, Revisions, StoreDir};
 use disk::{Disk, DiskError, JournalFiles, Opened};
+use failpoints::{Failpoints, Step};
 use file::{Counted, IoCounters, OpenBackend, PlainFile};
 use futures_util::future::{BoxFuture, ready};
 use journal::Journal;
@@ -49,12 +52,26 @@ pub struct EngineOptions {
     /// Commits are moved from the journal into the database each time the journal has this size. There are two
     /// such files, and what they hold is also in memory until it is moved.
     pub journal_bytes: u64,
+    /// The history of a keyspace is compacted early, down to two thirds of this, when it takes more memory than this.
+    pub history_bytes: u64,
+    /// Where it fails, in tests.
+    pub failpoints: Failpoints,
 }
+
+/// History that a store keeps in memory at most. Under a heavy load it holds what happened within seconds, which is
+/// what pages of lists and watches that lag behind need; without one, all of the compaction interval.
+const HISTORY_BYTES: u64 = 48 << 20;
 
 impl EngineOptions {
     /// The usual options for a store in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), cache_bytes: 4 << 20, journal_bytes: 1 << 20 }
+        Self {
+            dir: dir.into(),
+            cache_bytes: 4 << 20,
+            journal_bytes: 1 << 20,
+            history_bytes: HISTORY_BYTES,
+            failpoints: Failpoints::default(),
+        }
     }
 }
 
@@ -69,6 +86,7 @@ struct Shared {
     spaces: Mutex<Vec<Arc<Space>>>,
     counters: Arc<IoCounters>,
     commits: Arc<AtomicU64>,
+    failpoints: Failpoints,
     closing: Mutex<Closing>,
 }
 
@@ -124,9 +142,11 @@ impl Engine {
         let journals = files
             .journals
             .map(|file| Box::new(Counted::journal(file, counters.clone())) as Box<dyn StorageBackend>);
-        let Opened { disk, keyspaces, salt, generation } =
+        let Opened { mut disk, keyspaces, salt, generation } =
             Disk::open(files.database, &journals, options.cache_bytes, counters.clone())?;
-        let journal = Journal::new(journals, salt, generation).map_err(disk::io_error)?;
+        disk.failpoints = options.failpoints.clone();
+        let mut journal = Journal::new(journals, salt, generation).map_err(disk::io_error)?;
+        journal.failpoints = options.failpoints.clone();
         let work = Arc::new(Work::default());
         let mut spaces = Vec::new();
         for (name, restored) in keyspaces {
@@ -152,6 +172,8 @@ impl Engine {
                 path: path.display().to_string(),
                 clock: ctx.clock.clone(),
                 journal_bytes: options.journal_bytes,
+                history_bytes: options.history_bytes,
+                failpoints: options.failpoints.clone(),
                 commits: commits.clone(),
                 counters: counters.clone(),
             },
@@ -163,6 +185,7 @@ impl Engine {
             spaces: Mutex::new(spaces),
             counters,
             commits,
+            failpoints: options.failpoints.clone(),
             closing: Mutex::default(),
         };
         Ok(Parts { engine: Self(Arc::new(shared)), committer, disk })
@@ -206,6 +229,12 @@ impl Engine {
             handle.start_expiry();
         }
         Arc::new(handle)
+    }
+
+    /// The keyspaces that the disk knows of.
+    fn spaces_on_disk(&self) -> Vec<Arc<Space>> {
+        let spaces = self.0.spaces.lock().expect("no holder of the keyspaces lock panics");
+        spaces.iter().filter(|space| space.on_disk.load(Ordering::Acquire)).cloned().collect()
     }
 
     /// Commits what is waiting, ends every watch, closes the file and lets go of the directory. Handles that
@@ -317,6 +346,10 @@ impl Handle {
         }
     }
 
+    fn reach(&self, step: Step) -> Result<(), StoreError> {
+        self.engine.0.failpoints.hit(step).map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+
     fn start_expiry(&self) {
         if !self.space.expiring.swap(true, Ordering::SeqCst) {
             // The task must not keep the engine open, so it holds only the queue, which outlives it closed.
@@ -347,11 +380,11 @@ impl Store for Handle {
         key: &'a [u8],
         at: Option<Revision>,
     ) -> BoxFuture<'a, Result<Option<KeyValue>, StoreError>> {
-        Box::pin(ready(self.space.keyspace.get(key, at)))
+        Box::pin(ready(self.reach(Step::Get).and_then(|()| self.space.keyspace.get(key, at))))
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeResult, StoreError>> {
-        Box::pin(ready(self.space.keyspace.range(&range)))
+        Box::pin(ready(self.reach(Step::Range).and_then(|()| self.space.keyspace.range(&range))))
     }
 
     fn put(
@@ -374,7 +407,10 @@ impl Store for Handle {
         end: Bytes,
         from: Revision,
     ) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
-        Box::pin(async move { self.space.keyspace.watch(start, end, from) })
+        Box::pin(async move {
+            self.reach(Step::Watch)?;
+            self.space.keyspace.watch(start, end, from)
+        })
     }
 
     fn revision(&self) -> Revision {
@@ -401,6 +437,7 @@ impl Store for Handle {
             revision: state.index.revision(),
             compacted: state.index.compacted(),
             keys: state.index.live(),
+            history_bytes: state.index.history_bytes(),
             size_bytes: shared.counters.len.load(Ordering::Relaxed)
                 + shared.counters.journal_len.load(Ordering::Relaxed),
             commits: shared.commits.load(Ordering::Relaxed),

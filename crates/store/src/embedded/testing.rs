@@ -211,7 +211,8 @@ impl Driven {
     /// Opens the store on a disk, with a journal so small that it is moved to the database often.
     pub fn open(ctx: &Ctx, disk: &TestDisk) -> Result<Self, OpenError> {
         let files = Files { database: disk.opener(), journals: [disk.file(1), disk.file(2)] };
-        let options = EngineOptions { journal_bytes: 16 << 10, cache_bytes: 1 << 20, dir: "test".into() };
+        let options =
+            EngineOptions { journal_bytes: 16 << 10, cache_bytes: 1 << 20, ..EngineOptions::new("test") };
         let Parts { engine, committer, disk } = Engine::assemble(ctx, files, &options, Path::new("test"))
             .map_err(|error| open_error(error, Path::new("test/store.redb")))?;
         let queue = engine.0.queue.clone();

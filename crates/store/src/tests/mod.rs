@@ -2,9 +2,11 @@
 
 mod directory;
 mod etcd;
+mod failpoints;
 mod full_disk;
 mod keyspaces;
 mod kill;
 mod power;
 mod restart;
+mod snapshot;
 mod suite;
