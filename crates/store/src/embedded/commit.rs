@@ -314,6 +314,8 @@ impl Committer {
             pending::encode(&section, &mut self.payload, &mut self.record);
         }
         let result = self.journal.append(&self.payload);
+        // The next frame is written over one that failed.
+        self.options.counters.unsure.store(result.is_err(), Ordering::SeqCst);
         self.options.counters.journal_len.store(self.journal.file_bytes(), Ordering::Relaxed);
         if self.payload.capacity() > 1 << 20 {
             self.payload = Vec::new();

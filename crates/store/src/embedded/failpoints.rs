@@ -103,7 +103,9 @@ mod armed {
 
         /// Has a step do something the next time (or, hanging, every time).
         pub fn set(&self, step: Step, action: Action) {
-            self.with(|state| drop(state.actions.insert(step, action)));
+            self.with(|state| {
+                state.actions.insert(step, action);
+            });
         }
 
         /// Has nothing fail any more, and lets go whatever hangs.

@@ -22,6 +22,8 @@ pub(crate) struct IoCounters {
     pub syncs: AtomicU64,
     /// Bytes written.
     pub written_bytes: AtomicU64,
+    /// Whether the journal may end with a frame that was refused, and that a restart would find all the same.
+    pub unsure: AtomicBool,
     /// Whether a sync ever failed. The kernel may then have dropped what it could not write while
     /// reads still show it, so nothing written since the last good sync may be trusted again.
     pub sync_failed: AtomicBool,

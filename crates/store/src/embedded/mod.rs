@@ -255,6 +255,7 @@ impl Shared {
         orderly &= closing.checkpointing.is_some_and(|thread| thread.join().is_ok());
         orderly &= self.work.progress() == Progress::Idle;
         orderly &= !self.counters.sync_failed.load(Ordering::SeqCst);
+        orderly &= !self.counters.unsure.load(Ordering::SeqCst);
         for space in self.spaces.lock().expect("no holder of the keyspaces lock panics").iter() {
             space.keyspace.close();
         }
