@@ -6,7 +6,6 @@ mod autoscalers;
 mod certificates;
 mod cron_jobs;
 mod custom;
-mod election;
 mod jobs;
 mod nodes;
 mod protection;
