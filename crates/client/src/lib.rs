@@ -4,8 +4,8 @@
 
 pub mod body;
 pub mod client;
-pub mod error;
 pub mod election;
+pub mod error;
 pub mod https;
 pub mod informer;
 pub mod kubeconfig;
@@ -18,8 +18,8 @@ mod trim;
 pub mod watch;
 
 pub use body::Body;
-pub use election::Election;
 pub use client::{Client, DeleteOptions, List, ListOptions, Patch};
+pub use election::Election;
 pub use error::Error;
 pub use informer::{Change, Informer, Informers, Metadata, Object};
 pub use path::ResourcePath;

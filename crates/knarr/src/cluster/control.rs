@@ -75,9 +75,14 @@ impl ControlPlane {
             seats: knarr_apiserver::front::flowcontrol::TOTAL_SEATS,
             compaction_interval: config.compaction_interval,
         };
-        let server =
-            ApiServer::new(server_config, ctx, store.clone(), knarr_resources::all(), knarr_resources::plugins())
-                .context("cannot make the API server")?;
+        let server = ApiServer::new(
+            server_config,
+            ctx,
+            store.clone(),
+            knarr_resources::all(),
+            knarr_resources::plugins(),
+        )
+        .context("cannot make the API server")?;
         let bound = server.start().await?;
         let own =
             client(&server, ctx, UserInfo::new("system:apiserver", &["system:masters"]), "kube-apiserver");
@@ -166,11 +171,7 @@ impl ControlPlane {
 }
 
 /// Opens the embedded store, or connects to etcd.
-async fn open_store(
-    ctx: &Ctx,
-    config: &Config,
-    layout: &Layout,
-) -> Result<(Arc<dyn Store>, Option<Engine>)> {
+async fn open_store(ctx: &Ctx, config: &Config, layout: &Layout) -> Result<(Arc<dyn Store>, Option<Engine>)> {
     if let Some(etcd) = &config.etcd {
         let store = EtcdStore::connect(ctx, etcd.clone()).await.context("cannot connect to etcd")?;
         return Ok((store, None));
@@ -184,7 +185,8 @@ async fn open_store(
 fn controllers_config(server: &ApiServer) -> Result<manager::Config> {
     let ca = server.pki().pem("ca")?;
     let tokens = server.tokens().clone();
-    let sign = move |of: TokenSubject<'_>| tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret);
+    let sign =
+        move |of: TokenSubject<'_>| tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret);
     Ok(manager::Config {
         token_signer: Some(TokenSigner(Arc::new(sign))),
         cluster_ca: ca.certificate.clone(),

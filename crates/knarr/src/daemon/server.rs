@@ -96,7 +96,8 @@ async fn carry_out(request: Request, served: &Served, send: &mpsc::UnboundedSend
         Request::Image(request) => image(request, served, send).await,
         Request::SaveSnapshot { file } => {
             let engine = served.engine.clone();
-            let engine = engine.context("the cluster's data are in etcd: save a snapshot there, with etcdctl")?;
+            let engine =
+                engine.context("the cluster's data are in etcd: save a snapshot there, with etcdctl")?;
             let saved = tokio::task::spawn_blocking(move || snapshot::save(&engine, &file)).await?;
             for line in crate::commands::snapshot::lines(&saved?) {
                 let _ = send.send(Answer::Line(line));

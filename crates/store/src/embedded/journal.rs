@@ -149,7 +149,16 @@ impl Journal {
     /// A journal that starts with `generation`.
     pub fn new(files: [Box<dyn StorageBackend>; 2], salt: u32, generation: u64) -> io::Result<Self> {
         let filled = [files[0].len()?, files[1].len()?];
-        Ok(Self { files, filled, salt, generation, sequence: 0, offset: 0, frame: Vec::new(), failpoints: Failpoints::default() })
+        Ok(Self {
+            files,
+            filled,
+            salt,
+            generation,
+            sequence: 0,
+            offset: 0,
+            frame: Vec::new(),
+            failpoints: Failpoints::default(),
+        })
     }
 
     /// The generation being written.

@@ -284,7 +284,8 @@ fn read(
             }
             ROW => {
                 let change = record::decode(number(0)?, &content[8..]).map_err(|why| damaged(&why))?;
-                let keyspace = summary.keyspaces.last_mut().ok_or_else(|| damaged("a row has no keyspace"))?;
+                let keyspace =
+                    summary.keyspaces.last_mut().ok_or_else(|| damaged("a row has no keyspace"))?;
                 if change.revision > keyspace.1 {
                     return Err(damaged("a row is of a later revision than its keyspace"));
                 }

@@ -14,11 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 fn open(ctx: &Ctx, dir: &Path, failpoints: &Failpoints) -> Engine {
-    let options = EngineOptions {
-        journal_bytes: 4 << 10,
-        failpoints: failpoints.clone(),
-        ..EngineOptions::new(dir)
-    };
+    let options =
+        EngineOptions { journal_bytes: 4 << 10, failpoints: failpoints.clone(), ..EngineOptions::new(dir) };
     Engine::open(ctx, options).unwrap()
 }
 

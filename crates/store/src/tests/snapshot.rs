@@ -16,7 +16,8 @@ async fn a_snapshot_is_one_moment_of_a_store_under_load() {
     let engine = Engine::open(&ctx, EngineOptions::new(dir.path().join("store"))).unwrap();
     let store = engine.keyspace("main");
     // Two keys that are always written one after the other: no moment has the second ahead of the first.
-    let mut last = (put(&*store, "a", Expect::Absent, "0").await, put(&*store, "b", Expect::Absent, "0").await);
+    let mut last =
+        (put(&*store, "a", Expect::Absent, "0").await, put(&*store, "b", Expect::Absent, "0").await);
     for n in 0..3000 {
         put(&*store, &format!("/many/{n:05}"), Expect::Absent, "x").await;
     }
@@ -44,7 +45,10 @@ async fn a_snapshot_is_one_moment_of_a_store_under_load() {
 
     let target = dir.path().join("restored");
     assert_eq!(restore(&ctx, &file, &target).unwrap(), saved);
-    assert!(matches!(restore(&ctx, &file, &target), Err(SnapshotError::NotEmpty(_))), "nothing is overwritten");
+    assert!(
+        matches!(restore(&ctx, &file, &target), Err(SnapshotError::NotEmpty(_))),
+        "nothing is overwritten"
+    );
     let engine = Engine::open(&ctx, EngineOptions::new(&target)).unwrap();
     let store = engine.keyspace("main");
     let found = store.range(all(None)).await.unwrap();
@@ -102,12 +106,21 @@ async fn history_is_bounded_by_its_size() {
     let mut last = put(&*store, "kept", Expect::Absent, "1").await;
     let first = last;
     for n in 0..2000 {
-        last = put(&*store, "changes", if n == 0 { Expect::Absent } else { Expect::Unchanged(last) }, &"x".repeat(1000)).await;
+        last = put(
+            &*store,
+            "changes",
+            if n == 0 { Expect::Absent } else { Expect::Unchanged(last) },
+            &"x".repeat(1000),
+        )
+        .await;
         let stats = store.stats();
         assert!(stats.history_bytes < 310_000, "{stats:?}");
     }
     let stats = store.stats();
-    assert!(stats.compacted > first && last - stats.compacted > 150, "as much as there is room for: {stats:?}");
+    assert!(
+        stats.compacted > first && last - stats.compacted > 150,
+        "as much as there is room for: {stats:?}"
+    );
     assert_eq!(store.range(all(Some(stats.compacted))).await.unwrap().count, 2);
     assert_eq!(store.get(b"kept", None).await.unwrap().unwrap().mod_revision, first);
     drop(store);
