@@ -119,6 +119,16 @@ pub trait Strategy: Send + Sync + 'static {
     fn ttl_seconds(&self, _obj: &Value) -> Option<u64> {
         None
     }
+    /// For kinds that are read and not stored (component statuses): what makes their objects.
+    fn computed(&self) -> Option<&dyn Computed> {
+        None
+    }
+}
+
+/// Makes the objects of a kind that is not stored.
+pub trait Computed: Send + Sync {
+    /// All of them, in the stored form without a resourceVersion.
+    fn list(&self) -> BoxFuture<'_, Vec<Value>>;
 }
 
 /// What a create or update holds while its write is under way.
@@ -256,6 +266,8 @@ untyped_hooks! {
     fn orphans_by_default(&self) -> bool;
     /// See [`Strategy::ttl_seconds`].
     fn ttl_seconds(&self, obj: &Value) -> Option<u64>;
+    /// See [`Strategy::computed`].
+    fn computed(&self) -> Option<&dyn Computed>;
 }
 
 impl<S: Strategy> ErasedStrategy for S {

@@ -5,11 +5,14 @@ use crate::admission::Plugin;
 use crate::custom::CustomResources;
 use crate::custom::outbound::Webhooks;
 use crate::def::ResourceDef;
+use crate::front::aggregate::priority::REGISTRATION_GROUP;
+use crate::front::aggregate::{Aggregator, Loopback, trust_of};
 use crate::front::authn::tokens::BadSigningKey;
 use crate::front::authn::{Authenticator, Tokens};
 use crate::front::authz;
 use crate::front::authz::rbac::GROUP as RBAC;
 use crate::front::chain::{Chain, InProcess, OWN_NAME};
+use crate::front::components::{self, Components};
 use crate::front::discovery::Discovery;
 use crate::front::documents::Documents;
 use crate::front::flowcontrol::{self, FlowControl};
@@ -24,7 +27,7 @@ use crate::front::tls::{self, ClientCertificates, ServingCertificate, TlsError};
 use crate::measured::Measured;
 use crate::registry::Registry;
 use crate::request::UserInfo;
-use crate::webhook::ClientManager;
+use crate::webhook::{ClientManager, ClusterIps};
 use arc_swap::ArcSwap;
 use knarr_base::Ctx;
 use knarr_client::{Client, Transport};
@@ -106,6 +109,9 @@ pub struct ApiServer {
     kubelet_serving: Arc<ServingCertificate>,
     kubelets: Arc<Kubelets>,
     tokens: Arc<Tokens>,
+    components: Arc<Components>,
+    /// Whether the custom resources that there are at the start are served.
+    custom_resources: watch::Receiver<bool>,
     issued: Vec<String>,
     renewals: watch::Sender<u64>,
 }
@@ -130,7 +136,8 @@ impl ApiServer {
         let tokens = Arc::new(Tokens::new(&pki.service_account_key()?, &config.issuer, audiences)?);
         let kubelets = Kubelets::new(ctx.clone(), &pki)?;
         let late = Arc::new(Late { authorizer: OnceLock::new(), tokens: tokens.clone() });
-        complete(&mut defs, &late, &kubelets);
+        let components = Components::new(&ctx, store.clone());
+        complete(&mut defs, &late, &kubelets, &components);
 
         let store = Measured::new(&ctx, store, &defs);
         let registry = Registry::new(&ctx, store.clone(), defs, plugins);
@@ -143,16 +150,23 @@ impl ApiServer {
         let custom = CustomResources::new(&ctx, &registry, Arc::new(webhooks));
         registry.set_custom_resources(custom.clone());
         let gate = ctx.tasks.ready_gate("custom-resources");
+        let (installed, custom_resources) = watch::channel(false);
         ctx.tasks.spawn_until_stopped("custom resources", async move {
-            custom.run(move || gate.open()).await;
+            let ready = || {
+                gate.open();
+                installed.send_replace(true);
+            };
+            custom.run(ready).await;
         });
         let flow = FlowControl::new(&ctx, registry.clone(), config.seats);
+        let resolver = Loopback { others: ClusterIps(reader.clone()), own: config.advertise };
+        let aggregator = Aggregator::new(&ctx, &pki, Arc::new(resolver))?;
         let documents = Documents {
             flow: flow.clone(),
             ctx: ctx.clone(),
             registry: registry.clone(),
-            discovery: Discovery::new(registry.clone(), config.advertise.to_string()),
-            openapi: OpenApi::new(registry.clone()),
+            discovery: Discovery::new(registry.clone(), aggregator.clone(), config.advertise.to_string()),
+            openapi: OpenApi::new(registry.clone(), aggregator.clone()),
             health: Health::new(ctx.clone(), store.clone()),
             tokens: tokens.clone(),
             jwks_uri: format!("https://{}/openid/v1/jwks", config.advertise),
@@ -166,6 +180,7 @@ impl ApiServer {
             authenticator: Authenticator { tokens: tokens.clone() },
             authorizer,
             documents,
+            aggregator,
             loopback: OnceLock::new(),
         });
         let own = UserInfo::new(OWN_NAME, &["system:masters"]);
@@ -189,6 +204,8 @@ impl ApiServer {
             kubelet_serving,
             kubelets,
             tokens,
+            components,
+            custom_resources,
             issued,
             renewals: watch::Sender::new(0),
         }))
@@ -221,6 +238,13 @@ impl ApiServer {
         });
         let flow = self.chain.flow.clone().run(loopback, served);
         self.ctx.tasks.spawn_until_stopped("priority and fairness", flow);
+        if self.chain.registry.def(REGISTRATION_GROUP, "apiservices", "v1").is_some() {
+            let own = UserInfo::new(OWN_NAME, &["system:masters"]);
+            let client = Client::new(self.transport(own), "kube-aggregator", self.ctx.clone());
+            let custom_resources = self.custom_resources.clone();
+            let trust = trust_of(&self.pki.load())?;
+            self.chain.aggregator.start(client, &self.chain.registry, custom_resources, trust);
+        }
         let (store, interval) = (self.store.clone(), self.config.compaction_interval);
         let compaction = knarr_store::compact_periodically(self.ctx.clone(), store, interval);
         self.ctx.tasks.spawn_until_stopped("compaction", compaction);
@@ -263,6 +287,11 @@ impl ApiServer {
         &self.tokens
     }
 
+    /// The parts of the control plane, for component statuses: whoever runs one in this process says so here.
+    pub fn components(&self) -> &Arc<Components> {
+        &self.components
+    }
+
     /// The serving certificate of this machine's kubelet, as it is at the time of each handshake.
     pub fn kubelet_certificate(&self) -> Arc<ServingCertificate> {
         self.kubelet_serving.clone()
@@ -298,6 +327,7 @@ impl ApiServer {
         self.serving.replace(&pki.pem("apiserver")?)?;
         self.kubelet_serving.replace(&pki.pem("kubelet")?)?;
         self.kubelets.reload(&pki)?;
+        self.chain.aggregator.reload(&pki)?;
         self.pki.store(Arc::new(pki));
         if !issued.is_empty() {
             self.renewals.send_modify(|count| *count += 1);
@@ -321,9 +351,14 @@ fn transport(chain: &Arc<Chain>, user: UserInfo) -> Arc<dyn Transport> {
     Arc::new(InProcess { chain: Arc::downgrade(chain), user: Arc::new(user) })
 }
 
-/// Adds the reviews and the streaming subresources.
-fn complete(defs: &mut Vec<ResourceDef>, late: &Arc<Late>, kubelets: &Arc<Kubelets>) {
-    for review in reviews::defs(late) {
+/// Adds the reviews, component statuses and the streaming subresources.
+fn complete(
+    defs: &mut Vec<ResourceDef>,
+    late: &Arc<Late>,
+    kubelets: &Arc<Kubelets>,
+    components: &Arc<Components>,
+) {
+    for review in reviews::defs(late).into_iter().chain([components::def(components)]) {
         if !defs.iter().any(|def| def.group == review.group && def.resource == review.resource) {
             defs.push(review);
         }

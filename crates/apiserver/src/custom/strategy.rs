@@ -97,6 +97,9 @@ impl UntypedHooks for CustomStrategy {
     fn orphans_by_default(&self) -> bool {
         false
     }
+    fn computed(&self) -> Option<&dyn crate::def::Computed> {
+        None
+    }
     fn ttl_seconds(&self, _obj: &Value) -> Option<u64> {
         None
     }

@@ -2,6 +2,7 @@
 //! or the registry; with limits on requests at once, time and body size, panics caught, metrics and compression on the way back.
 //! Requests from within the process take the same way from impersonation on.
 
+use super::aggregate::Aggregator;
 use super::authn::{Authenticator, CertificateUser, impersonate, strip_credentials};
 use super::authz::{self, attributes, forbidden};
 use super::documents::Documents;
@@ -63,6 +64,7 @@ pub struct Chain {
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Arc<authz::Chain>,
     pub(crate) documents: Documents,
+    pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: RequestMetrics,
     pub(crate) flow: Arc<FlowControl>,
     pub(crate) loopback: OnceLock<Client>,
@@ -96,6 +98,9 @@ impl Chain {
             }
             Identity::Established(_) => None,
         };
+        if let Some(audit_id) = &audit_id {
+            parts.headers.insert(AUDIT_ID, audit_id.clone());
+        }
         let query = info::parse_query(parts.uri.query().unwrap_or_default());
         let info = info::resolve(&parts.method, parts.uri.path(), &query);
         let long_running = info::is_long_running(&info, &query);
@@ -214,6 +219,12 @@ impl Chain {
         }
         if stream::is_session(&call.info) && question.verb != "create" {
             self.authorize_session(&question)?;
+        }
+        let path = &call.info.path;
+        let elsewhere = self.aggregator.owner(&call.info).or_else(|| self.documents.openapi.owner(path));
+        if let Some(service) = elsewhere {
+            let Call { parts, body, info, .. } = call;
+            return Ok(self.aggregator.proxy(&service, parts, body, &info, &user).await);
         }
         if !call.info.is_resource {
             let Call { parts, info, query, .. } = call;

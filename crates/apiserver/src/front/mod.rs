@@ -1,9 +1,11 @@
 //! The front half of the API server: connections, filters, identity, permission, discovery, health, and the
 //! streams to kubelets, pods and services. The registry half answers for resources.
 
+pub mod aggregate;
 pub mod authn;
 pub mod authz;
 pub mod chain;
+pub mod components;
 pub mod discovery;
 pub mod documents;
 pub mod flowcontrol;

@@ -1,6 +1,7 @@
 //! `/openapi/v2` (JSON and the protobuf form client-go asks for) and `/openapi/v3`, made at the first request after
 //! what is served has changed, kept, and answered with 304 to clients that have them.
 
+use super::aggregate::{self, Aggregator, Service, Table};
 use super::discovery::{etag, with_etag};
 use super::respond;
 use crate::def::ResourceDef;
@@ -42,57 +43,99 @@ impl Document {
 /// The OpenAPI documents.
 pub struct OpenApi {
     registry: Arc<Registry>,
+    aggregator: Arc<Aggregator>,
     snapshot: ArcSwap<Snapshot>,
 }
 
-/// The documents as of one generation of the registry.
+/// The documents as of one generation of the registry and of the API services.
 #[derive(Default)]
 struct Snapshot {
-    generation: u64,
-    served: Vec<Served>,
+    generation: (u64, u64),
+    served: Arc<Vec<Served>>,
+    table: Arc<Table>,
     /// The hashes of the v3 documents, by path.
-    hashes: BTreeMap<String, String>,
+    hashes: Arc<BTreeMap<String, String>>,
     index: OnceLock<Document>,
-    v2: OnceLock<Document>,
-    v2_proto: OnceLock<Document>,
+    v2: Arc<Version2>,
     /// By path, with the hash of what they were made of.
     v3: Mutex<HashMap<String, (String, Document)>>,
 }
 
+/// OpenAPI v2 in its two forms.
+#[derive(Default)]
+struct Version2 {
+    served: Arc<Vec<Served>>,
+    /// The parts that others told.
+    parts: Vec<Arc<Value>>,
+    json: OnceLock<Document>,
+    proto: OnceLock<Document>,
+}
+
+impl Version2 {
+    fn make(&self) -> Value {
+        let mut document = openapi::v2(&self.served);
+        self.parts.iter().for_each(|part| aggregate::openapi::merge(&mut document, part));
+        document
+    }
+}
+
 impl OpenApi {
-    /// Documents about what `registry` serves.
-    pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, snapshot: ArcSwap::default() }
+    /// Documents about what `registry` serves and what `aggregator` passes on.
+    pub fn new(registry: Arc<Registry>, aggregator: Arc<Aggregator>) -> Self {
+        Self { registry, aggregator, snapshot: ArcSwap::default() }
     }
 
     fn current(&self) -> Arc<Snapshot> {
         let known = self.snapshot.load_full();
-        if known.generation == self.registry.generation() {
+        let table = self.aggregator.table();
+        if known.generation == (self.registry.generation(), table.generation) {
             return known;
         }
         let (generation, defs) = self.registry.snapshot();
-        let served: Vec<Served> = defs.iter().flat_map(|def| served(def)).collect();
         // What has not changed need not be made again.
+        let same = generation == known.generation.0;
+        let served = match same {
+            true => known.served.clone(),
+            false => Arc::new(defs.iter().flat_map(|def| served(def)).collect()),
+        };
+        let parts: Vec<Arc<Value>> =
+            table.remotes().filter_map(|s| table.fetched.get(&s.name)?.v2.clone()).collect();
+        let same_parts = parts.len() == known.v2.parts.len()
+            && parts.iter().zip(&known.v2.parts).all(|(a, b)| Arc::ptr_eq(a, b));
+        let v2 = match same && same_parts {
+            true => known.v2.clone(),
+            false => Arc::new(Version2 { served: served.clone(), parts, ..Version2::default() }),
+        };
         let mut v3 = known.v3.lock().expect("document lock is never poisoned").clone();
-        let hashes = openapi::v3_hashes(&served);
+        let hashes = match same {
+            true => known.hashes.clone(),
+            false => Arc::new(openapi::v3_hashes(&served)),
+        };
         v3.retain(|path, (hash, _)| hashes.get(path) == Some(hash));
-        let v3 = Mutex::new(v3);
-        let current = Arc::new(Snapshot { generation, served, hashes, v3, ..Snapshot::default() });
+        let (generation, v3) = ((generation, table.generation), Mutex::new(v3));
+        let current = Arc::new(Snapshot { generation, served, table, hashes, v2, v3, ..Snapshot::default() });
         self.snapshot.store(current.clone());
         current
+    }
+
+    /// Who else answers a path under `/openapi/v3/`, if this server does not.
+    pub fn owner(&self, path: &str) -> Option<Arc<Service>> {
+        let path = path.strip_prefix("/openapi/v3/")?.trim_matches('/');
+        let now = self.current();
+        let ours = now.table.is_local() || now.hashes.contains_key(path);
+        if ours { None } else { self.aggregator.owner_of_v3(path) }
     }
 
     /// `/openapi/v2`.
     pub async fn v2(&self, headers: &HeaderMap) -> Response<Body> {
         let asked = [openapi::V2_PROTO_MEDIA_TYPE, openapi::V2_PROTO_REQUEST_MEDIA_TYPE];
         let proto = asked.iter().any(|media_type| respond::names(headers, media_type));
-        let this = self.current();
+        let this = self.current().v2.clone();
         let document = blocking(move || {
-            let made = || openapi::v2(&this.served);
             if proto {
-                this.v2_proto.get_or_init(|| Document::new(openapi::v2_proto(&made()))).clone()
+                this.proto.get_or_init(|| Document::new(openapi::v2_proto(&this.make()))).clone()
             } else {
-                this.v2.get_or_init(|| Document::json(&made())).clone()
+                this.json.get_or_init(|| Document::json(&this.make())).clone()
             }
         })
         .await;
@@ -110,7 +153,7 @@ impl OpenApi {
         let this = self.current();
         let rest = path.trim_start_matches("/openapi/v3").trim_matches('/').to_owned();
         if rest.is_empty() {
-            let index = this.index.get_or_init(|| Document::json(&openapi::v3_index(&this.served)));
+            let index = this.index.get_or_init(|| Document::json(&this.v3_index()));
             return Some(index.serve("application/json", headers));
         }
         let asked_hash = query.iter().find(|(key, _)| key == "hash").map(|(_, hash)| hash.as_str());
@@ -133,6 +176,21 @@ impl OpenApi {
             response.headers_mut().insert(header::CACHE_CONTROL, forever);
         }
         Some(response)
+    }
+}
+
+impl Snapshot {
+    /// The index of OpenAPI v3, with what others answer.
+    fn v3_index(&self) -> Value {
+        let mut index = openapi::v3_index(&self.served);
+        let Some(paths) = index["paths"].as_object_mut() else { return index };
+        let fetched = self.table.remotes().filter_map(|service| self.table.fetched.get(&service.name));
+        for (path, url) in fetched.flat_map(|fetched| &fetched.v3) {
+            if !paths.contains_key(path) {
+                paths.insert(path.clone(), serde_json::json!({"serverRelativeURL": url}));
+            }
+        }
+        index
     }
 }
 

@@ -5,6 +5,7 @@
 mod admit;
 mod body;
 mod change;
+mod computed;
 mod connect;
 mod continue_token;
 mod create;
@@ -354,6 +355,9 @@ impl Registry {
         };
         if verb.is_empty() || !def.verbs.contains(&verb) {
             return Err(call.not_allowed());
+        }
+        if let Some(computed) = call.resource.hooks().computed() {
+            return computed::read(call, computed, verb).await;
         }
         match verb {
             "watch" => self.watch(call).await,

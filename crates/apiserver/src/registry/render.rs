@@ -28,6 +28,8 @@ pub enum Answer {
     Plain(u16, Value),
     /// A list of stored objects.
     List(ListAnswer),
+    /// A list of objects in the stored form that are not in the store.
+    Computed(Vec<Value>),
     /// A status.
     Status(Status),
     /// Whatever a custom handler made.
@@ -227,6 +229,7 @@ impl Rendering<'_> {
             Answer::Status(status) => Ok(status_in(&status, self.accept)),
             Answer::Plain(code, value) => self.plain(code, value),
             Answer::List(list) => self.list(list),
+            Answer::Computed(objects) => self.computed(objects),
             Answer::Stored(code, stored) => {
                 if self.accept.transform.is_none()
                     && self.accept.media == Media::Json
@@ -327,6 +330,46 @@ impl Rendering<'_> {
                 Ok(encode_value(200, self.accept.media, self.accept.pretty, &table))
             }
         }
+    }
+
+    fn computed(&self, objects: Vec<Value>) -> Result<Response<Body>, Status> {
+        let list_kind = &self.resource.def.list_kind;
+        let metadata = json!({});
+        let value = match self.accept.transform {
+            Some((Transform::Partial, _)) => {
+                return Err(Status::not_acceptable(format!(
+                    "you requested PartialObjectMetadata, but the requested object is a list (*v1.{list_kind})"
+                )));
+            }
+            Some((Transform::PartialList, version)) => json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+                "items": objects.into_iter().map(|mut o| partial(&mut o, version)).collect::<Vec<_>>(),
+            }),
+            Some((Transform::Table, version)) => {
+                let rows =
+                    objects.into_iter().map(|o| self.row(o, version)).collect::<Result<Vec<_>, _>>()?;
+                table::table(self.columns(), version, &metadata, rows)
+            }
+            None => {
+                let items = objects.into_iter().map(|o| {
+                    let mut item = self.resource.serve_from_hub(self.version, o)?;
+                    if let Some(item) = item.as_object_mut() {
+                        item.remove("kind");
+                        item.remove("apiVersion");
+                    }
+                    Ok::<_, Status>(item)
+                });
+                json!({
+                    "kind": list_kind,
+                    "apiVersion": self.version.api_version,
+                    "metadata": metadata,
+                    "items": items.collect::<Result<Vec<_>, _>>()?,
+                })
+            }
+        };
+        Ok(encode_value(200, self.accept.media, self.accept.pretty, &value))
     }
 
     fn items(&self, list: &ListAnswer) -> Result<Vec<Value>, Status> {

@@ -173,6 +173,41 @@ async fn acting_as_somebody_else_needs_the_right_to_and_gives_no_more_than_their
 }
 
 #[tokio::test]
+async fn component_statuses_are_made_when_they_are_asked_for() {
+    let world = World::new().await;
+    let tasks = world.server.ctx.tasks.child("scheduler");
+    world.server.components().host("scheduler", tasks.clone());
+    let url = "/api/v1/componentstatuses";
+    let scheduler = document(&world.admin(), &format!("{url}/scheduler")).await;
+    assert_eq!(
+        scheduler,
+        json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": "scheduler"},
+            "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]})
+    );
+    let list = document(&world.admin(), url).await;
+    let names: Vec<&str> =
+        list["items"].as_array().unwrap().iter().filter_map(|i| i["metadata"]["name"].as_str()).collect();
+    assert_eq!(names, ["controller-manager", "scheduler", "etcd-0"]);
+    assert_eq!(list["kind"], "ComponentStatusList");
+    let one = document(&world.admin(), &format!("{url}?fieldSelector=metadata.name%3Detcd-0")).await;
+    assert_eq!(one["items"].as_array().unwrap().len(), 1);
+
+    tasks.stop();
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = send(&world.admin(), Request::get(url).header("accept", table), "").await;
+    let table: Value = serde_json::from_slice(table.body()).unwrap();
+    assert_eq!(table["columnDefinitions"][1]["name"], "Status");
+    assert_eq!(table["rows"][1]["cells"], json!(["scheduler", "Unhealthy", "it is shutting down", ""]));
+    assert_eq!(table["rows"][2]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+
+    let (code, text) = get(&world.admin(), &format!("{url}/none")).await;
+    let status: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &status["message"]), (404, &json!("componentstatus \"none\" not found")));
+    let made = send(&world.admin(), Request::post(url), "{}").await;
+    assert_eq!(made.status(), 405);
+}
+
+#[tokio::test]
 async fn requests_are_told_apart_by_an_audit_id_and_large_bodies_are_refused() {
     let world = World::new().await;
     let response = send(&world.admin(), Request::get("/livez").header("audit-id", "mine"), "").await;

@@ -116,6 +116,8 @@ impl ControlPlane {
 
     /// Starts a component here, or, where several control planes share a store, in the one that holds its Lease.
     fn run_one(&self, user: &str, name: &str, identity: &str, mut start: impl FnMut(&Ctx) + Send + 'static) {
+        let shown = name.trim_start_matches("kube-");
+        self.server.components().host(shown, self.components.tasks.clone());
         if self.engine.is_some() {
             start(&self.components.child(name));
             return;

@@ -97,6 +97,7 @@ fn objects(config: &BootstrapConfig) -> Vec<Value> {
             "requestheader-allowed-names": "[\"front-proxy-client\"]",
             "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
             "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
             "requestheader-username-headers": "[\"X-Remote-User\"]",
         },
     });

@@ -61,7 +61,8 @@ fn what_upstream_serves_and_this_does_not_is_known() {
     assert_eq!(missing, NOT_DECLARED, "this list may only shrink");
 }
 
-/// Resources of upstream that are declared elsewhere (reviews: the front half of the API server) or pending.
+/// Resources of upstream that are declared elsewhere (reviews and component statuses: the front half of the API server)
+/// or pending.
 const NOT_DECLARED: &[&str] = &[
     "/v1/componentstatuses",
     "authentication.k8s.io/v1/selfsubjectreviews",

@@ -1,5 +1,6 @@
 //! One API group: its versions in upstream's order, and the documents about it.
 
+use super::super::aggregate::service::version_order;
 use super::respond;
 use crate::def::{Name, ResourceDef, Subresource};
 use base64::Engine;
@@ -8,34 +9,7 @@ use knarr_client::Body;
 use knarr_meta::gvk::api_version;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::cmp::Reverse;
 use std::sync::{Arc, OnceLock};
-
-/// Upstream's priorities of the groups: the order of `/apis`.
-const GROUP_PRIORITY: [(&str, u32); 22] = [
-    ("", 18000),
-    ("apiregistration.k8s.io", 18000),
-    ("apps", 17800),
-    ("events.k8s.io", 17750),
-    ("authentication.k8s.io", 17700),
-    ("authorization.k8s.io", 17600),
-    ("autoscaling", 17500),
-    ("batch", 17400),
-    ("certificates.k8s.io", 17300),
-    ("networking.k8s.io", 17200),
-    ("policy", 17100),
-    ("rbac.authorization.k8s.io", 17000),
-    ("storage.k8s.io", 16800),
-    ("apiextensions.k8s.io", 16700),
-    ("admissionregistration.k8s.io", 16700),
-    ("scheduling.k8s.io", 16600),
-    ("coordination.k8s.io", 16500),
-    ("node.k8s.io", 16300),
-    ("discovery.k8s.io", 16200),
-    ("flowcontrol.apiserver.k8s.io", 16100),
-    ("internal.apiserver.k8s.io", 16000),
-    ("resource.k8s.io", 15900),
-];
 
 /// See the module's documentation.
 pub struct Group {
@@ -48,7 +22,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// The groups of `defs` in the order of `/apis`. Those that are as they were among `known` are kept.
+    /// The groups of `defs`. Those that are as they were among `known` are kept.
     pub fn all(defs: &[Arc<ResourceDef>], known: &[Arc<Group>]) -> Vec<Arc<Group>> {
         let mut groups: Vec<Group> = Vec::new();
         for def in defs {
@@ -66,15 +40,11 @@ impl Group {
             }
         }
         for group in &mut groups {
-            group.versions.sort_by_cached_key(|(name, _)| version_order(name));
+            group.versions.sort_by_cached_key(|(name, _)| version_order(name.as_str()));
             for (_, list) in &mut group.versions {
                 list.sort_by(|a, b| a.resource.cmp(&b.resource));
             }
         }
-        groups.sort_by_cached_key(|group| {
-            let known = GROUP_PRIORITY.iter().find(|(name, _)| group.name == *name);
-            (Reverse(known.map_or(1000, |(_, priority)| *priority)), group.name.clone())
-        });
         let kept = |group: Group| match known.iter().find(|old| old.is_same(&group)) {
             Some(old) => old.clone(),
             None => Arc::new(group),
@@ -90,13 +60,6 @@ impl Group {
                     && ours.len() == theirs.len()
                     && ours.iter().zip(theirs).all(|(a, b)| Arc::ptr_eq(a, b))
             })
-    }
-
-    /// The `APIGroup`, without its type.
-    pub fn legacy(&self) -> Value {
-        let version = |name: &str| json!({"groupVersion": api_version(&self.name, name), "version": name});
-        let versions: Vec<Value> = self.versions.iter().map(|(name, _)| version(name)).collect();
-        json!({"name": self.name, "preferredVersion": versions.first(), "versions": versions})
     }
 
     /// The `APIResourceList` of a version.
@@ -120,29 +83,28 @@ impl Group {
     /// The entry in the aggregated document.
     pub fn aggregated(&self) -> &[u8] {
         self.aggregated.get_or_init(|| {
-            serde_json::to_vec(&aggregated_group(self)).expect("a JSON value always serializes")
+            let versions = self.versions.iter().filter_map(|(version, _)| self.aggregated_version(version));
+            let entry = entry(&self.name, versions.collect());
+            serde_json::to_vec(&entry).expect("a JSON value always serializes")
         })
     }
-}
 
-/// Orders versions as upstream does: stable before beta before alpha, each by number, the newest first; then names
-/// of another form, by the alphabet.
-type VersionOrder = (Reverse<(u8, u32, u32)>, Name);
-
-fn version_order(name: &Name) -> VersionOrder {
-    let rank = version_rank(name);
-    (Reverse(rank), if rank.0 == 0 { name.clone() } else { Name::default() })
-}
-
-fn version_rank(name: &str) -> (u8, u32, u32) {
-    let number = |text: &str| text.parse::<u32>().ok().filter(|_| !text.starts_with('+'));
-    let Some(rest) = name.strip_prefix('v') else { return (0, 0, 0) };
-    for (stage, rank) in [("beta", 2), ("alpha", 1)] {
-        if let Some((major, minor)) = rest.split_once(stage) {
-            return number(major).zip(number(minor)).map_or((0, 0, 0), |(major, minor)| (rank, major, minor));
-        }
+    /// What the aggregated document says of one version.
+    pub fn aggregated_version(&self, version: &str) -> Option<Value> {
+        let (_, defs) = self.versions.iter().find(|(name, _)| name == version)?;
+        let resources: Vec<Value> =
+            defs.iter().map(|def| aggregated_resource(def, &self.name, version)).collect();
+        Some(json!({"version": version, "resources": resources, "freshness": "Current"}))
     }
-    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
+}
+
+/// A group's entry in the aggregated document.
+pub fn entry(group: &str, versions: Vec<Value>) -> Value {
+    let mut metadata = json!({"creationTimestamp": null});
+    if !group.is_empty() {
+        metadata["name"] = json!(group);
+    }
+    json!({"metadata": metadata, "versions": versions})
 }
 
 /// The hash clients tell changed storage versions by.
@@ -203,23 +165,6 @@ fn legacy_subresource(def: &ResourceDef, sub: &Subresource, group: &str, version
     resource
 }
 
-fn aggregated_group(group: &Group) -> Value {
-    let versions: Vec<Value> = group
-        .versions
-        .iter()
-        .map(|(version, defs)| {
-            let resources: Vec<Value> =
-                defs.iter().map(|def| aggregated_resource(def, &group.name, version)).collect();
-            json!({"version": version, "resources": resources, "freshness": "Current"})
-        })
-        .collect();
-    let mut metadata = json!({"creationTimestamp": null});
-    if !group.name.is_empty() {
-        metadata["name"] = json!(group.name);
-    }
-    json!({"metadata": metadata, "versions": versions})
-}
-
 fn aggregated_resource(def: &ResourceDef, group: &str, version: &str) -> Value {
     let mut resource = json!({
         "resource": def.resource,
@@ -264,20 +209,5 @@ mod tests {
         ] {
             assert_eq!(storage_version_hash(group, version, kind), hash, "{kind}");
         }
-    }
-
-    #[test]
-    fn stable_versions_come_before_beta_before_alpha() {
-        let mut names = [
-            "foo1", "v1alpha1", "v11beta2", "v1", "v10", "v1beta2", "v2beta1", "foo10", "v1beta1", "v2",
-            "v012",
-        ]
-        .map(Name::from);
-        names.sort_by_cached_key(version_order);
-        let sorted = [
-            "v012", "v10", "v2", "v1", "v11beta2", "v2beta1", "v1beta2", "v1beta1", "v1alpha1", "foo1",
-            "foo10",
-        ];
-        assert_eq!(names, sorted);
     }
 }

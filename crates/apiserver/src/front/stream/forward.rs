@@ -9,11 +9,12 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, request};
 use http_body_util::{BodyStream, Either, Full};
 use hyper_util::rt::TokioIo;
+use knarr_base::Ctx;
 use knarr_client::Body;
 use knarr_meta::status::{Reason, Status};
 
 /// Headers between two neighbours only.
-const HOP_BY_HOP: [HeaderName; 8] = [
+pub(in crate::front) const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -27,7 +28,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 type Outgoing = Either<hyper::body::Incoming, Full<Bytes>>;
 
 /// Whether the client asks to upgrade the connection.
-pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
+pub(in crate::front) fn wants_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::CONNECTION)
         .iter()
@@ -94,16 +95,19 @@ pub(super) async fn forward(
             return Err(Status::internal("the other end upgraded a connection that was not to be upgraded"));
         };
         let server = hyper::upgrade::on(&mut response);
-        join(kubelets, client, server);
+        join(&kubelets.ctx, client, server);
         let (head, _) = response.into_parts();
         return Ok(Response::from_parts(head, Body::empty()));
     }
-    Ok(incoming(response, sender))
+    Ok(plain_response(response, sender))
 }
 
 /// The response as it comes, without what concerned this hop only. The sender is kept with the body: dropping
 /// it would end the connection.
-fn incoming<T: Send + 'static>(response: Response<hyper::body::Incoming>, sender: T) -> Response<Body> {
+pub(in crate::front) fn plain_response<T: Send + 'static>(
+    response: Response<hyper::body::Incoming>,
+    sender: T,
+) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     for name in HOP_BY_HOP {
         head.headers.remove(name);
@@ -169,8 +173,12 @@ fn outgoing(
 }
 
 /// Copies between the two ends until both are done.
-fn join(kubelets: &Kubelets, client: hyper::upgrade::OnUpgrade, server: hyper::upgrade::OnUpgrade) {
-    kubelets.ctx.tasks.spawn_until_stopped("upgraded connection", async move {
+pub(in crate::front) fn join(
+    ctx: &Ctx,
+    client: hyper::upgrade::OnUpgrade,
+    server: hyper::upgrade::OnUpgrade,
+) {
+    ctx.tasks.spawn_until_stopped("upgraded connection", async move {
         let (client, server) = match tokio::try_join!(client, server) {
             Ok(both) => both,
             Err(error) => {

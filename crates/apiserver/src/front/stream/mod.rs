@@ -3,7 +3,7 @@
 //! the other end speaks the protocol.
 
 mod containers;
-mod forward;
+pub(in crate::front) mod forward;
 mod kubelets;
 mod proxies;
 

@@ -81,7 +81,9 @@ async fn a_replaced_kind_keeps_the_cache_of_its_objects() {
 #[tokio::test]
 async fn discovery_follows_and_its_etag_tells() {
     let server = server();
-    let discovery = Discovery::new(server.registry.clone(), "10.0.0.1:6443".to_owned());
+    let resolver = Arc::new(crate::webhook::ClusterIps(server.registry.reader()));
+    let aggregator = crate::front::aggregate::Aggregator::nobody(&server.ctx, resolver);
+    let discovery = Discovery::new(server.registry.clone(), aggregator, "10.0.0.1:6443".to_owned());
     let mut headers = HeaderMap::new();
     headers.insert(
         ACCEPT,

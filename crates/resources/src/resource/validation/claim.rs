@@ -1,5 +1,6 @@
 //! Errors of a claim's spec: requests, constraints, configuration, and the selectors that classes have too.
 
+use super::selector;
 use super::{driver_name, each_of, fully_qualified_name, label, raw_extension, set_of, toleration};
 use crate::util::{Errs, Items, Text};
 use knarr_api::resource::v1::{
@@ -16,7 +17,6 @@ const MAX_REQUESTS: usize = 32;
 const MAX_CONSTRAINTS: usize = 32;
 const MAX_SELECTORS: usize = 32;
 const MAX_ALTERNATIVES: usize = 8;
-const MAX_EXPRESSION: usize = 10 * 1024;
 const MAX_PARAMETERS: usize = 10 * 1024;
 const MODES: &[&str] = &["All", "ExactCount"];
 const REFERENCE: &str =
@@ -159,16 +159,13 @@ impl Wanted<'_> {
     }
 }
 
-/// Errors of selectors. Their expressions are kept as they are: nothing here compiles them.
+/// Errors of selectors.
 pub fn selectors(errs: &mut ErrorList, selectors: &[DeviceSelector], path: &Path) {
     each_of(errs, selectors, Some(MAX_SELECTORS), path, |errs, selector, path| {
         let at = path.child("cel");
         match &selector.cel {
             None => errs.add_required(&at, ""),
-            Some(cel) if cel.expression.len() > MAX_EXPRESSION => {
-                errs.add_too_long(&at.child("expression"), MAX_EXPRESSION);
-            }
-            Some(_) => {}
+            Some(cel) => selector::check(errs, &cel.expression, &at.child("expression")),
         }
     });
 }

@@ -5,6 +5,7 @@ pub mod allocation;
 pub mod claim;
 pub mod device;
 pub mod policy;
+pub mod selector;
 
 use crate::core::pod::validation::volumes::csi_driver_name;
 use crate::util::{Errs, Items, Text};
