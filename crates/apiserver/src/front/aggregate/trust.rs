@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn what_others_wrote_stays_until_it_expires() {
         let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let (ours, theirs, old) = (certificate("ours", 2040), certificate("theirs", 2040), certificate("old", 2020));
+        let (ours, theirs, old) =
+            (certificate("ours", 2040), certificate("theirs", 2040), certificate("old", 2020));
         let required = Data::from([
             ("client-ca-file".to_owned(), ours.clone()),
             ("requestheader-allowed-names".to_owned(), "[\"a\"]".to_owned()),

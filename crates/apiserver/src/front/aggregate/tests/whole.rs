@@ -542,7 +542,10 @@ async fn extension_api_servers_learn_whom_to_trust() {
     let map = async || {
         world
             .wait("the config map", async || {
-                let map = world.admin.get_opt::<ConfigMap>("kube-system", "extension-apiserver-authentication").await;
+                let map = world
+                    .admin
+                    .get_opt::<ConfigMap>("kube-system", "extension-apiserver-authentication")
+                    .await;
                 map.unwrap().ok_or_else(|| "none".to_owned())
             })
             .await
@@ -552,6 +555,10 @@ async fn extension_api_servers_learn_whom_to_trust() {
     assert_eq!(data["requestheader-uid-headers"], "[\"X-Remote-Uid\"]");
     assert_eq!(data["client-ca-file"].trim(), world.server.pki().ca().unwrap().trim());
     let none = Default::default();
-    world.admin.delete::<ConfigMap>("kube-system", "extension-apiserver-authentication", &none).await.unwrap();
+    world
+        .admin
+        .delete::<ConfigMap>("kube-system", "extension-apiserver-authentication", &none)
+        .await
+        .unwrap();
     assert_eq!(map().await.data.unwrap(), data);
 }
