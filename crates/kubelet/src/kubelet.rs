@@ -3,6 +3,7 @@
 use crate::config::{KubeletConfig, KubeletError};
 use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
+use crate::pod::book::Book;
 use crate::pod::worker::Msg;
 use crate::volume::token::Tokens;
 use knarr_api::Kind;
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
+    /// Who was given how much of the node.
+    pub(crate) book: Book,
     pub(crate) metrics: KubeletMetrics,
     pub(crate) services: Informer<Service>,
     /// The host's own name.
@@ -137,6 +140,7 @@ impl Kubelet {
             services: informers.get(),
             objects,
             tokens: Tokens::default(),
+            book: Book::default(),
             metrics: KubeletMetrics::new(&ctx.metrics),
             hostname,
             node_changed: Notify::new(),

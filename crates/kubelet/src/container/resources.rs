@@ -1,7 +1,9 @@
 //! Quality-of-service classes, cgroups and limits (pod-qos, node-allocatable and resource-management pages).
 
+use crate::pod::sizes::{Part, of_containers, total};
 use crate::util::{milli, resource, value};
-use knarr_api::core::v1::{Container, Pod};
+use knarr_api::core::v1::{Container, Pod, ResourceRequirements};
+use knarr_meta::quantity::Quantity as Amount;
 use knarr_runtime::spec::Resources;
 
 /// The kernel's own bounds for cpu.shares.
@@ -22,6 +24,9 @@ pub(crate) fn qos_class(pod: &Pod) -> &'static str {
         }
     }
     let Some(spec) = &pod.spec else { return "BestEffort" };
+    if let Some(own) = &spec.resources {
+        return own_class(own);
+    }
     let containers: Vec<&Container> = spec.init_containers.iter().flatten().chain(&spec.containers).collect();
     let mut any = false;
     let mut guaranteed = true;
@@ -38,6 +43,20 @@ pub(crate) fn qos_class(pod: &Pod) -> &'static str {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
+    }
+}
+
+/// The class of a pod that says itself what it needs (KEP-2837).
+fn own_class(own: &ResourceRequirements) -> &'static str {
+    let amount = |list: &Option<_>, name| resource(list, name).map_or(0, milli);
+    let of = |name| (amount(&own.requests, name), amount(&own.limits, name));
+    let both = [of("cpu"), of("memory")];
+    if both.iter().all(|(request, limit)| *request == 0 && *limit == 0) {
+        return "BestEffort";
+    }
+    match both.iter().all(|(request, limit)| *limit > 0 && request == limit) {
+        true => "Guaranteed",
+        false => "Burstable",
     }
 }
 
@@ -58,84 +77,92 @@ fn quota(millicores: i64) -> i64 {
     (millicores * PERIOD_US as i64 / 1000).max(LEAST_QUOTA_US)
 }
 
-/// Limits of a container.
-pub(crate) fn container(container: &Container) -> Resources {
+/// Limits of a container; the pod's own hold where the container has none (KEP-2837).
+pub(crate) fn container(pod: &Pod, container: &Container) -> Resources {
     let wanted = container.resources.as_ref();
-    let request = |name| wanted.and_then(|r| resource(&r.requests, name));
-    let limit = |name| wanted.and_then(|r| resource(&r.limits, name));
-    let cpu_limit = limit("cpu").map(milli).filter(|m| *m > 0);
-    let cpu_request = request("cpu").map(milli).or(cpu_limit).unwrap_or_default();
+    let own = pod.spec.as_ref().and_then(|s| s.resources.as_ref());
+    let limit = |name| {
+        let amount = if name == "cpu" { milli } else { value };
+        let of = |r: Option<&ResourceRequirements>| {
+            r.and_then(|r| resource(&r.limits, name)).map(amount).filter(|a| *a > 0)
+        };
+        of(wanted).or_else(|| of(own))
+    };
+    let cpu_limit = limit("cpu");
+    let cpu_request = wanted.and_then(|r| resource(&r.requests, "cpu")).map(milli);
     let mut resources = Resources {
-        cpu_shares: Some(shares(cpu_request)),
+        cpu_shares: Some(shares(cpu_request.or(cpu_limit).unwrap_or_default())),
         cpu_quota_us: cpu_limit.map(quota),
         cpu_period_us: cpu_limit.map(|_| PERIOD_US),
-        memory_limit_bytes: limit("memory").map(value).filter(|b| *b > 0),
+        memory_limit_bytes: limit("memory"),
         ..Resources::default()
     };
-    for (name, amount) in wanted.iter().flat_map(|r| r.limits.iter().flatten()) {
+    let limits = |r: Option<&ResourceRequirements>| r.and_then(|r| r.limits.clone()).unwrap_or_default();
+    for (name, amount) in limits(own).into_iter().chain(limits(wanted)) {
         if let Some(size) = name.strip_prefix("hugepages-") {
             // cgroups name sizes in powers of 1024 without the `i`: 2Mi pages are `2MB`.
             let size = size.trim_end_matches('i').to_owned() + "B";
-            resources.hugepages.insert(size, value(amount).max(0).unsigned_abs());
+            resources.hugepages.insert(size, value(&amount).max(0).unsigned_abs());
         }
     }
     resources
 }
 
-/// Limits of a pod's cgroup as a whole: set where every container has one.
+/// Limits of a pod's cgroup as a whole: set where every container has one, or the pod itself.
 pub(crate) fn pod(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
-    let sidecars =
-        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let containers: Vec<&Container> = spec.containers.iter().chain(sidecars).collect();
-    let init: Vec<&Container> = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|c| c.restart_policy.as_deref() != Some("Always"))
-        .collect();
-    let overhead =
-        |name: &str| resource(&spec.overhead, name).map_or(0, if name == "cpu" { milli } else { value });
-    let limit = |c: &Container, name: &str| {
-        let quantity = c.resources.as_ref().and_then(|r| resource(&r.limits, name))?;
-        Some(if name == "cpu" { milli(quantity) } else { value(quantity) })
+    if qos_class(pod) == "BestEffort" {
+        return Resources { cpu_shares: Some(LEAST_SHARES), ..Resources::default() };
+    }
+    let (requests, limits) = (total(pod, Part::Requests), total(pod, Part::Limits));
+    let some = |r: &Option<ResourceRequirements>, name: &str| {
+        r.as_ref().and_then(|r| resource(&r.limits, name)).is_some_and(|q| milli(q) > 0)
     };
-    let total = |name: &str| -> Option<i64> {
-        let sum = containers.iter().map(|c| limit(c, name)).sum::<Option<i64>>()?;
-        let most = init.iter().map(|c| limit(c, name)).collect::<Option<Vec<i64>>>()?.into_iter().max();
-        Some(sum.max(most.unwrap_or_default()) + overhead(name)).filter(|t| *t > 0)
+    let declared = |name: &str| {
+        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        some(&spec.resources, name) || all.all(|c| some(&c.resources, name))
     };
-    let request = |c: &&Container| {
-        let resources = c.resources.as_ref();
-        let quantity = resources.and_then(|r| resource(&r.requests, "cpu").or(resource(&r.limits, "cpu")));
-        quantity.map_or(0, milli)
+    let limit = |name: &str, amount: fn(&Amount) -> i64| {
+        limits.get(name).filter(|_| declared(name)).map(amount).filter(|a| *a > 0)
     };
-    let requests =
-        containers.iter().map(request).sum::<i64>().max(init.iter().map(request).max().unwrap_or_default());
-    let cpu = total("cpu");
+    let cpu = limit("cpu", Amount::milli_value);
     Resources {
-        cpu_shares: Some(shares(requests + overhead("cpu"))),
+        cpu_shares: Some(shares(requests.get("cpu").map_or(0, Amount::milli_value))),
         cpu_quota_us: cpu.map(quota),
         cpu_period_us: cpu.map(|_| PERIOD_US),
-        memory_limit_bytes: total("memory"),
+        memory_limit_bytes: limit("memory", Amount::value),
         ..Resources::default()
     }
 }
 
-/// How readily the kernel kills the container when memory runs out (node-pressure-eviction's table).
+/// How readily the kernel kills the container when memory runs out (node-pressure-eviction's table, KEP-2837).
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: u64) -> i32 {
     let critical = pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000);
     match qos_class(pod) {
-        _ if critical => -997,
-        "Guaranteed" => -997,
-        "BestEffort" => 1000,
-        _ => {
-            let request =
-                container.resources.as_ref().and_then(|r| resource(&r.requests, "memory")).map_or(0, value);
-            let share = 1000 * i128::from(request) / i128::from(node_memory_bytes.max(1));
-            (1000 - share).clamp(3, 999) as i32
-        }
+        _ if critical => return -997,
+        "Guaranteed" => return -997,
+        "BestEffort" => return 1000,
+        _ => {}
     }
+    let Some(spec) = &pod.spec else { return 999 };
+    let request = |c: &Container| c.resources.as_ref().and_then(|r| resource(&r.requests, "memory")).map_or(0, value);
+    // What the pod asks for beyond its containers is theirs in equal parts.
+    let own = spec.resources.as_ref().and_then(|r| resource(&r.requests, "memory")).map_or(0, value);
+    let count = (spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len)).max(1) as i64;
+    let rest = if own == 0 {
+        0
+    } else {
+        (own - of_containers(pod, Part::Requests).get("memory").map_or(0, Amount::value)) / count
+    };
+    let score = |bytes: i64| 1000 - 1000 * i128::from(bytes + rest) / i128::from(node_memory_bytes.max(1));
+    let mut adjust = score(request(container));
+    let sidecar = container.restart_policy.as_deref() == Some("Always")
+        && spec.init_containers.iter().flatten().any(|c| c.name == container.name);
+    if sidecar {
+        // A sidecar does not go before what it serves.
+        adjust = adjust.min(score(spec.containers.iter().map(request).min().unwrap_or_default()));
+    }
+    adjust.clamp(3, 999) as i32
 }
 
 #[cfg(test)]
@@ -173,14 +200,14 @@ mod tests {
         let pod = pod_of(&[
             json!({"limits": {"cpu": "500m", "memory": "64Mi", "hugepages-2Mi": "4Mi"}, "requests": {"cpu": "250m"}}),
         ]);
-        let limits = container(&pod.spec.as_ref().unwrap().containers[0]);
+        let limits = container(&pod, &pod.spec.as_ref().unwrap().containers[0]);
         assert_eq!(
             (limits.cpu_shares, limits.cpu_quota_us, limits.cpu_period_us),
             (Some(256), Some(50_000), Some(100_000))
         );
         assert_eq!(limits.memory_limit_bytes, Some(64 << 20));
         assert_eq!(limits.hugepages["2MB"], 4 << 20);
-        assert_eq!(container(&Container::default()).cpu_shares, Some(2));
+        assert_eq!(container(&pod, &Container::default()).cpu_shares, Some(2));
     }
 
     #[test]

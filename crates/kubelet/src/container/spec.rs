@@ -3,6 +3,7 @@
 use super::expand::expand;
 use super::{env, files, resources, security};
 use crate::kubelet::Shared;
+use crate::pod::sizes::{Size, Sizes};
 use crate::util::{Def, host_network};
 use crate::volume::{Prepared, pod_dir};
 use knarr_api::Kind;
@@ -22,6 +23,8 @@ pub(crate) mod label {
     pub(crate) const IMAGE: &str = "knarr.dev/image";
     pub(crate) const IMAGE_ID: &str = "knarr.dev/image-id";
     pub(crate) const GRACE: &str = "knarr.dev/grace-seconds";
+    /// A container's size when it was made, or a pod's and its containers'.
+    pub(crate) const SIZE: &str = "knarr.dev/size";
 }
 
 /// What the container is made for.
@@ -59,8 +62,12 @@ pub(crate) fn sandbox(kubelet: &Shared, pod: &Pod, attempt: u32) -> SandboxSpec 
         cgroup: resources::pod_cgroup(pod, pod.uid()),
         resources: resources::pod(pod),
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
-        labels: BTreeMap::new(),
+        labels: BTreeMap::from([(label::SIZE.to_owned(), json(&Sizes::of(pod)))]),
     }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("texts always encode")
 }
 
 /// Directory of a container's logs.
@@ -125,7 +132,7 @@ pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<
         seccomp: security.seccomp,
         apparmor: security.apparmor,
         unmasked_proc: security.unmasked_proc,
-        resources: resources::container(&def.spec),
+        resources: resources::container(pod, &def.spec),
         oom_score_adj: resources::oom_score_adj(pod, &def.spec, crate::node::capacity(config).memory_bytes),
         rlimits: Vec::new(),
         devices: Vec::new(),
@@ -140,6 +147,7 @@ pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<
             (label::IMAGE.to_owned(), shown_image(image, def)),
             (label::IMAGE_ID.to_owned(), shown_image_id(image)),
             (label::GRACE.to_owned(), grace.to_string()),
+            (label::SIZE.to_owned(), json(&Size::of(def.spec.resources.as_ref()))),
         ]),
     })
 }

@@ -2,8 +2,9 @@
 //! scheduler that knew less, is refused, not squeezed in.
 
 use crate::config::Capacity;
-use crate::util::{milli, resource, value};
-use knarr_api::core::v1::{Container, Pod};
+use crate::pod::sizes::{Part, total};
+use knarr_api::core::v1::Pod;
+use knarr_meta::quantity::Quantity;
 
 /// What a pod asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,49 +15,21 @@ struct Requests {
 }
 
 impl Requests {
-    fn of_container(container: &Container) -> Self {
-        let requests = container.resources.as_ref().map(|r| &r.requests);
-        let amount = |name: &str| requests.and_then(|r| resource(r, name));
+    fn of(pod: &Pod) -> Self {
+        let sum = total(pod, Part::Requests);
         Self {
-            cpu_millicores: amount("cpu").map_or(0, milli),
-            memory_bytes: amount("memory").map_or(0, value),
-            ephemeral_storage_bytes: amount("ephemeral-storage").map_or(0, value),
-        }
-    }
-
-    fn map2(self, other: Self, f: impl Fn(i64, i64) -> i64) -> Self {
-        Self {
-            cpu_millicores: f(self.cpu_millicores, other.cpu_millicores),
-            memory_bytes: f(self.memory_bytes, other.memory_bytes),
-            ephemeral_storage_bytes: f(self.ephemeral_storage_bytes, other.ephemeral_storage_bytes),
+            cpu_millicores: sum.get("cpu").map_or(0, Quantity::milli_value),
+            memory_bytes: sum.get("memory").map_or(0, Quantity::value),
+            ephemeral_storage_bytes: sum.get("ephemeral-storage").map_or(0, Quantity::value),
         }
     }
 
     fn plus(self, other: Self) -> Self {
-        self.map2(other, |a, b| a + b)
-    }
-
-    /// Ordinary containers and sidecars run together; each init container runs beside the sidecars before it.
-    fn of(pod: &Pod) -> Self {
-        let Some(spec) = &pod.spec else { return Self::default() };
-        let mut sidecars = Self::default();
-        let mut init = Self::default();
-        for container in spec.init_containers.iter().flatten() {
-            let own = Self::of_container(container);
-            if container.restart_policy.as_deref() == Some("Always") {
-                sidecars = sidecars.plus(own);
-                init = init.map2(sidecars, i64::max);
-            } else {
-                init = init.map2(sidecars.plus(own), i64::max);
-            }
+        Self {
+            cpu_millicores: self.cpu_millicores + other.cpu_millicores,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+            ephemeral_storage_bytes: self.ephemeral_storage_bytes + other.ephemeral_storage_bytes,
         }
-        let main = spec.containers.iter().map(Self::of_container).fold(sidecars, Self::plus);
-        let overhead = |name: &str| resource(&spec.overhead, name);
-        main.map2(init, i64::max).plus(Self {
-            cpu_millicores: overhead("cpu").map_or(0, milli),
-            memory_bytes: overhead("memory").map_or(0, value),
-            ephemeral_storage_bytes: overhead("ephemeral-storage").map_or(0, value),
-        })
     }
 }
 

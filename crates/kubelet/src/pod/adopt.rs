@@ -2,6 +2,8 @@
 //! from the status in the API where only that is left.
 
 use super::model::{Ended, Observed, Record, Sandbox, State};
+use super::resize::{Condition, Kept, Resizing};
+use super::sizes::{Size, Sizes};
 use super::status::ID_PREFIX;
 use crate::container::spec::{label, log_dir, termination_log};
 use crate::kubelet::Shared;
@@ -26,6 +28,7 @@ pub(crate) fn adopt(
     now: SystemTime,
 ) -> Observed {
     let status = pod.status.clone().unwrap_or_default();
+    let kept = sandbox.and_then(|_| super::resize::read(&kubelet.config.root_dir, pod.uid()));
     let mut observed = Observed {
         sandbox: match sandbox {
             None => Sandbox::None,
@@ -48,12 +51,19 @@ pub(crate) fn adopt(
     if sandbox.is_none() && said.iter().any(|s| s.container_id.is_some()) {
         observed.sandbox_attempts = 1;
     }
+    observed.resizing = resizing(pod, sandbox, kept.as_ref(), &status.conditions, now);
     for def in defs {
         let said = said.iter().find(|s| s.name == def.spec.name);
         let live = sandbox.iter().flat_map(|s| &s.containers).filter(|c| c.name == def.spec.name);
         let live = live.filter(|c| c.state != knarr_runtime::spec::State::Created).max_by_key(|c| c.attempt);
         let record = match (live, said) {
-            (Some(live), said) => Some(from_runtime(kubelet, pod, def, live, said, now)),
+            (Some(live), said) => {
+                let mut record = from_runtime(kubelet, pod, def, live, said, now);
+                let kept = kept.as_ref().and_then(|k| k.actuated.get(&live.id)).cloned();
+                let made = || serde_json::from_str(live.labels.get(label::SIZE)?).ok();
+                record.actuated = kept.or_else(made).or_else(|| Some(Size::of(def.spec.resources.as_ref())));
+                Some(record)
+            }
             (None, Some(said)) => from_api(said, now),
             (None, None) => None,
         };
@@ -62,6 +72,38 @@ pub(crate) fn adopt(
         }
     }
     observed
+}
+
+/// Where resizing stood: sizes as they were kept or made, conditions as the API has them.
+fn resizing(
+    pod: &Pod,
+    sandbox: Option<&SandboxStatus>,
+    kept: Option<&Kept>,
+    conditions: &Option<Vec<v1::PodCondition>>,
+    now: SystemTime,
+) -> Resizing {
+    let condition = |kind: &str| {
+        let c = conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True")?;
+        Some(Condition {
+            reason: c.reason.clone().unwrap_or_default(),
+            message: c.message.clone().unwrap_or_default(),
+            generation: c.observed_generation.unwrap_or_default(),
+            probed: c.last_probe_time.as_ref().and_then(time).unwrap_or(now),
+            since: c.last_transition_time.as_ref().and_then(time).unwrap_or(now),
+        })
+    };
+    let sandbox = sandbox.filter(|s| s.ready);
+    let made = || serde_json::from_str::<Sizes>(sandbox?.spec.labels.get(label::SIZE)?).ok()?.pod;
+    Resizing {
+        pending: condition("PodResizePending"),
+        progress: condition("PodResizeInProgress"),
+        cgroup: sandbox.map(|s| kept.and_then(|k| k.cgroup.clone()).unwrap_or_else(|| s.spec.resources.clone())),
+        pod: match kept {
+            Some(kept) => kept.pod.clone(),
+            None => made().or_else(|| Sizes::of(pod).pod),
+        },
+        ..Resizing::default()
+    }
 }
 
 fn from_runtime(

@@ -1,11 +1,11 @@
 //! Which pods are this node's: follows the API, gives every pod a worker, hands events on to it, and clears
 //! away what belongs to no pod.
 
-use super::admit::refusal;
 use super::setup::remove_all;
+use super::sizes::Sizes;
 use super::worker::{Msg, Worker};
 use crate::container::spec::label;
-use crate::kubelet::{Entry, Shared, View};
+use crate::kubelet::{Entry, Shared};
 use crate::util::about;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
@@ -28,6 +28,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>, pods: Informer<Pod>) {
         (Some(pod), None) => gone(&shared, pod.uid()),
         (None, None) => {}
     });
+    // All that was here is in the book now.
+    decide_resizes(&kubelet);
     let shared = kubelet.clone();
     kubelet.ctx.tasks.spawn_until_stopped("image-changes", async move { watch_images(&shared).await });
     while let Some(event) = events.recv().await {
@@ -63,16 +65,12 @@ fn changed(kubelet: &Arc<Shared>, pod: &Arc<Pod>) {
         entry.send(Msg::Pod(pod.clone()));
         return;
     }
-    let others: Vec<Arc<Pod>> = pods
-        .values()
-        .filter(|e| e.refused.is_none())
-        .map(|e| e.view())
-        .filter(|v| !is_over(v))
-        .map(|v| v.pod)
-        .collect();
     let refused = match is_new(kubelet, pod) {
-        true => refusal(pod, others.iter().map(|p| &**p), &crate::node::allocatable(&kubelet.config)),
-        false => None,
+        true => kubelet.book.admit(pod, &crate::node::allocatable(&kubelet.config)).err(),
+        false => {
+            kubelet.book.adopt(pod, given(kubelet, pod).as_ref(), is_over(pod), kubelet.ctx.clock.now());
+            None
+        }
     };
     if let Some((reason, message)) = &refused {
         kubelet.recorder.warning(&about(pod, None), reason, message.clone());
@@ -94,10 +92,25 @@ fn is_new(kubelet: &Shared, pod: &Pod) -> bool {
         && kubelet.config.runtime.sandbox(pod.uid()).is_none()
 }
 
-fn is_over(view: &View) -> bool {
-    let said = view.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    let phase = view.status["phase"].as_str().or(said);
+/// What a pod that is here was given: kept when it was resized, else as its sandbox was made.
+fn given(kubelet: &Shared, pod: &Pod) -> Option<Sizes> {
+    if let Some(kept) = super::resize::read(&kubelet.config.root_dir, pod.uid()) {
+        return Some(kept.allocated);
+    }
+    let sandbox = kubelet.config.runtime.sandbox(pod.uid())?;
+    serde_json::from_str(sandbox.spec.labels.get(label::SIZE)?).ok()
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Looks at all wishes for other sizes anew, as when room became free, and tells whom it concerns.
+pub(crate) fn decide_resizes(kubelet: &Arc<Shared>) {
+    for uid in kubelet.book.decide(&crate::node::allocatable(&kubelet.config)) {
+        tell(kubelet, &uid, Msg::Granted);
+    }
 }
 
 fn gone(kubelet: &Shared, uid: &str) {

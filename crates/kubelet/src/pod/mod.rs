@@ -2,13 +2,16 @@
 
 mod admit;
 mod adopt;
+pub(crate) mod book;
 pub(crate) mod kill;
 pub(crate) mod manager;
 pub(crate) mod model;
 pub(crate) mod phase;
 mod plan;
 mod report;
+pub(crate) mod resize;
 pub(crate) mod setup;
+pub(crate) mod sizes;
 pub(crate) mod start;
 mod status;
 pub(crate) mod worker;

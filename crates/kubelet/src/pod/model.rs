@@ -1,5 +1,7 @@
 //! What is known of a pod on this node. The worker keeps it; planning and status read it.
 
+use super::resize::Resizing;
+use super::sizes::Size;
 use knarr_api::core::v1::Pod;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -35,6 +37,10 @@ pub(crate) struct Observed {
     pub(crate) released: bool,
     /// The API was told that the pod is gone.
     pub(crate) deleting: bool,
+    /// Where changes of size stand.
+    pub(crate) resizing: Resizing,
+    /// The pod's cgroup is to be changed before containers start in it.
+    pub(crate) held_by_resize: bool,
 }
 
 /// A pod's sandbox.
@@ -98,6 +104,10 @@ pub(crate) struct Record {
     pub(crate) retry_at: Option<SystemTime>,
     /// Crash back-off.
     pub(crate) backoff: Option<Backoff>,
+    /// The size that its cgroup has.
+    pub(crate) actuated: Option<Size>,
+    /// The last end was the kubelet's wish (a failed probe, a changed spec): the delay counts from the end before.
+    pub(crate) ended_by_wish: bool,
 }
 
 /// A wish to restart a running container.
@@ -107,6 +117,8 @@ pub(crate) struct Restart {
     pub(crate) message: String,
     /// Grace in place of the pod's.
     pub(crate) grace: Option<Duration>,
+    /// Whether it is started again however it ends; otherwise its end counts as any other.
+    pub(crate) again: bool,
 }
 
 /// A container's state.
@@ -151,14 +163,24 @@ impl Record {
         }
     }
 
-    /// Until when a container that ended then must not be started again.
+    /// Until when a container that ended then must not be started again. One that was ended to be started
+    /// anew need not wait when its delay has passed since the end before.
     pub(crate) fn held_until(&self, ended_at: SystemTime) -> Option<SystemTime> {
         let backoff = self.backoff.filter(|b| !b.is_over(ended_at))?;
+        let before = self.last.as_ref().map(|l| l.finished_at);
+        if self.ended_by_wish && before.is_none_or(|before| before + backoff.delay <= ended_at) {
+            return None;
+        }
         Some(ended_at + backoff.delay)
     }
 
-    /// Counts a restart after an end at `ended_at`.
+    /// Counts a restart after an end at `ended_at`; the first one that is the kubelet's own wish does not count.
     pub(crate) fn count_restart(&mut self, ended_at: SystemTime) {
+        let ended_at = match (std::mem::take(&mut self.ended_by_wish), &self.last) {
+            (true, None) => return,
+            (true, Some(last)) => last.finished_at,
+            (false, _) => ended_at,
+        };
         let delay = match self.backoff.filter(|b| !b.is_over(ended_at)) {
             Some(backoff) => (backoff.delay * 2).min(LONGEST_BACKOFF),
             None => FIRST_BACKOFF,

@@ -47,6 +47,11 @@ pub(crate) fn should_restart(pod: &Pod, def: &Def, exit_code: i32) -> bool {
     }
 }
 
+/// Whether a container that ended so comes back: by its policies, or because it was ended to be started anew.
+pub(crate) fn comes_back(pod: &Pod, def: &Def, record: Option<&Record>, exit_code: i32) -> bool {
+    record.is_some_and(|r| r.ended_by_wish) || should_restart(pod, def, exit_code)
+}
+
 /// The phase that the containers give the pod. `stopped`: nothing will be started again.
 pub(crate) fn phase(pod: &Pod, defs: &[Def], observed: &Observed, stopped: bool) -> &'static str {
     if observed.failed.is_some() {
@@ -67,7 +72,7 @@ pub(crate) fn phase(pod: &Pod, defs: &[Def], observed: &Observed, stopped: bool)
             (Role::Init, Shown::Running | Shown::Waiting(None)) => pending_init = true,
             (Role::Init, Shown::Terminated(e) | Shown::Waiting(Some(e))) => {
                 if e.exit_code != 0 {
-                    if !should_restart(pod, def, e.exit_code) {
+                    if !comes_back(pod, def, record, e.exit_code) {
                         return "Failed";
                     }
                     pending_init |= !initialized;
@@ -86,7 +91,7 @@ pub(crate) fn phase(pod: &Pod, defs: &[Def], observed: &Observed, stopped: bool)
             (Role::Main, Shown::Waiting(None)) => waiting += 1,
             (Role::Main, Shown::Terminated(e) | Shown::Waiting(Some(e))) => {
                 ended += 1;
-                final_ends += usize::from(!should_restart(pod, def, e.exit_code));
+                final_ends += usize::from(!comes_back(pod, def, record, e.exit_code));
                 succeeded += usize::from(e.exit_code == 0);
             }
         }

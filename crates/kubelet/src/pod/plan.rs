@@ -1,7 +1,7 @@
 //! What is to be done about a pod: a pure function of its spec, what is observed, and the time.
 
 use super::model::{Observed, Record, Sandbox, Setup, State, grace, is_deleted};
-use super::phase::{phase, should_restart};
+use super::phase::{comes_back, phase};
 use crate::util::{Def, Role};
 use knarr_api::core::v1::Pod;
 use std::time::{Duration, SystemTime};
@@ -92,7 +92,12 @@ pub(crate) fn plan(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime
         Sandbox::None | Sandbox::Ready => {}
     }
     match observed.setup {
-        Setup::Done => containers(pod, defs, observed, now, &mut plan),
+        Setup::Done => {
+            containers(pod, defs, observed, now, &mut plan);
+            if observed.held_by_resize {
+                plan.actions.retain(|a| !matches!(a, Action::Start(_)));
+            }
+        }
         Setup::Running => {}
         Setup::Needed => plan.actions.push(Action::Setup),
         Setup::Failed(at) if at <= now => plan.actions.push(Action::Setup),
@@ -188,7 +193,7 @@ fn keep_running(pod: &Pod, def: &Def, record: Option<&Record>, now: SystemTime, 
         }
         State::None => {}
         State::Ended(ended) => {
-            if !should_restart(pod, def, ended.exit_code) {
+            if !comes_back(pod, def, Some(record), ended.exit_code) {
                 return;
             }
             if let Some(until) = record.held_until(ended.finished_at)
@@ -304,7 +309,7 @@ mod tests {
         let pod = pod(json!({"containers": [{"name": "a"}]}));
         let mut seen = observed(&[("a", State::Running(t(0)))]);
         let record = seen.containers.get_mut("a").unwrap();
-        record.restart = Some(Restart { message: "m".into(), grace: Some(Duration::from_secs(3)) });
+        record.restart = Some(Restart { message: "m".into(), grace: Some(Duration::from_secs(3)), again: true });
         let expected = Action::Kill { name: "a".into(), message: "m".into(), grace: Duration::from_secs(3) };
         assert_eq!(actions(&pod, &seen, 0), [expected]);
         seen.containers.get_mut("a").unwrap().killing = Some(Duration::from_secs(3));

@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) sandbox: Result<(Vec<IpAddr>, bool), String>,
     /// Its volumes.
     pub(crate) volumes: Result<Prepared, String>,
+    /// The pod it was made for.
+    pub(crate) pod: Arc<Pod>,
 }
 
 /// Makes what is missing, then tells the worker.
@@ -46,7 +48,7 @@ pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, pod: Arc<Pod>, 
     if let Err(message) = &volumes {
         kubelet.recorder.warning(&about, "FailedMount", message.clone());
     }
-    entry.send(Msg::SetupDone(Box::new(Outcome { sandbox, volumes })));
+    entry.send(Msg::SetupDone(Box::new(Outcome { sandbox, volumes, pod })));
 }
 
 fn needs_ips(pod: &Pod) -> bool {

@@ -4,6 +4,7 @@ use super::worker::Msg;
 use crate::container::spec::{self, Making};
 use crate::kubelet::{Entry, Shared};
 use crate::objects::What;
+use crate::pod::sizes::Size;
 use crate::util::{Def, about, go_duration};
 use crate::volume::Prepared;
 use base64::Engine;
@@ -45,6 +46,8 @@ pub(crate) struct Started {
     pub(crate) started_at_ns: i64,
     pub(crate) image: String,
     pub(crate) image_id: String,
+    /// The size it was started with.
+    pub(crate) size: Size,
 }
 
 /// Starts the container and tells the worker, first that it runs and then that its postStart hook is done.
@@ -109,6 +112,7 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
                 started_at_ns: status.started_at_ns,
                 image: spec::shown_image(&image, def),
                 image_id: spec::shown_image_id(&image),
+                size: Size::of(def.spec.resources.as_ref()),
             })
         }
         Err(error @ RuntimeError::MustNotBeRoot) => {

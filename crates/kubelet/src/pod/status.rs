@@ -3,11 +3,13 @@
 
 use super::model::{Ended, Observed, Record, Sandbox, State};
 use super::phase::{Shown, phase, shown};
+use super::resize;
+use super::sizes::{self, Size};
 use crate::util::{Def, Role, host_network};
 use knarr_api::Kind;
 use knarr_api::core::v1::{Pod, PodCondition};
 use knarr_meta::time::rfc3339;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -47,7 +49,12 @@ pub(crate) fn status(
         "hostIPs": [{ "ip": node_ip.to_string() }],
         "containerStatuses": main,
         "qosClass": crate::container::resources::qos_class(pod),
+        "resources": sizes::pod_status(pod),
     });
+    let requests = sizes::total(pod, sizes::Part::Requests);
+    if !requests.is_empty() {
+        status["allocatedResources"] = sizes::to_json(&requests);
+    }
     if let Some(start) = observed.start_time {
         status["startTime"] = rfc3339(start).into();
     }
@@ -90,6 +97,9 @@ pub(crate) fn settled(mut status: Value) -> Value {
     if let Some(ips) = status["podIPs"].as_array_mut() {
         ips.retain(|ip| ip["$patch"].is_null());
     }
+    if let Some(conditions) = status["conditions"].as_array_mut() {
+        conditions.retain(|c| c["$patch"].is_null());
+    }
     status
 }
 
@@ -131,9 +141,7 @@ fn container(def: &Def, record: Option<&Record>, default_waiting: &str, stopped:
     if !record.id.is_empty() {
         status["containerID"] = format!("{ID_PREFIX}{}", record.id).into();
     }
-    if running {
-        resources(def, &mut status);
-    }
+    resources(def, record, running, &mut status);
     let mounts: Vec<Value> = def.spec.volume_mounts.iter().flatten().map(mount).collect();
     if !mounts.is_empty() {
         status["volumeMounts"] = mounts.into();
@@ -141,23 +149,17 @@ fn container(def: &Def, record: Option<&Record>, default_waiting: &str, stopped:
     status
 }
 
-/// What the container was given: exactly what it asked for.
-fn resources(def: &Def, status: &mut Value) {
-    let Some(wanted) = &def.spec.resources else { return };
-    let list = |list: &Option<std::collections::BTreeMap<String, knarr_api::Quantity>>| {
-        let list = list.as_ref().filter(|l| !l.is_empty())?;
-        Some(list.iter().map(|(name, q)| (name.clone(), q.0.clone().into())).collect::<Map<String, Value>>())
-    };
-    let (requests, limits) = (list(&wanted.requests), list(&wanted.limits));
-    let mut resources = Map::new();
-    if let Some(limits) = limits {
-        resources.insert("limits".into(), limits.into());
+/// What a container that was made is granted, and what it has of it.
+fn resources(def: &Def, record: &Record, running: bool, status: &mut Value) {
+    if record.id.is_empty() || def.role == Role::Ephemeral {
+        return;
     }
-    if let Some(requests) = requests {
-        status["allocatedResources"] = requests.clone().into();
-        resources.insert("requests".into(), requests.into());
+    let granted = Size::of(def.spec.resources.as_ref());
+    let actual = record.actuated.as_ref().filter(|_| running).unwrap_or(&granted);
+    status["resources"] = granted.shown(actual);
+    if !granted.requests.is_empty() {
+        status["allocatedResources"] = json!(granted.requests);
     }
-    status["resources"] = resources.into();
 }
 
 fn mount(mount: &knarr_api::core::v1::VolumeMount) -> Value {
@@ -257,7 +259,36 @@ fn conditions(
     let sandbox = Condition::new("PodReadyToStartContainers", observed.sandbox == Sandbox::Ready);
     let containers = Condition { kind: "ContainersReady", ..containers_ready(defs, observed, phase) };
     let all = [sandbox, init, ready, containers, Condition::new("PodScheduled", true)];
-    all.iter().map(|c| render(c, pod, before, now)).collect()
+    let mut all: Vec<Value> = all.iter().map(|c| render(c, pod, before, now)).collect();
+    let resizing = [
+        ("PodResizePending", &observed.resizing.pending),
+        ("PodResizeInProgress", &observed.resizing.progress),
+    ];
+    for (kind, condition) in resizing {
+        match condition {
+            Some(condition) => all.push(render_resize(kind, condition)),
+            // The list merges by type in a patch: what is gone is said to be.
+            None if written(before, kind).is_some() => all.push(json!({ "type": kind, "$patch": "delete" })),
+            None => {}
+        }
+    }
+    all.into()
+}
+
+fn render_resize(kind: &str, condition: &resize::Condition) -> Value {
+    json!({
+        "type": kind,
+        "status": "True",
+        "lastProbeTime": rfc3339(condition.probed),
+        "lastTransitionTime": rfc3339(condition.since),
+        "observedGeneration": Some(condition.generation).filter(|g| *g > 0),
+        "reason": Some(&condition.reason).filter(|r| !r.is_empty()),
+        "message": Some(&condition.message).filter(|m| !m.is_empty()),
+    })
+}
+
+fn written<'a>(before: &'a Value, kind: &str) -> Option<&'a Value> {
+    before["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == kind)
 }
 
 fn render(c: &Condition, pod: &Pod, before: &Value, now: SystemTime) -> Value {

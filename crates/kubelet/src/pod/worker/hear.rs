@@ -7,8 +7,7 @@ use crate::pod::plan::is_stopping;
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Started};
 use crate::probe;
-use crate::util::{Def, Role, about, defs, from_ns, host_network};
-use knarr_api::Kind;
+use crate::util::{Def, Role, about, defs, from_ns, host_network, restart_policy};
 use knarr_runtime::spec::ContainerStatus;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,18 +19,20 @@ impl Worker {
             Msg::Pod(pod) => {
                 let labels_changed = pod.metadata.labels != self.pod.metadata.labels
                     || pod.metadata.annotations != self.pod.metadata.annotations;
-                let defs = defs(&pod);
+                let was = std::mem::replace(&mut self.desired, pod);
+                self.resize_wanted(&was);
+                let defs = defs(&self.pod);
                 self.restart_changed(&defs);
-                let resized = self.resized(&defs);
                 self.defs = defs;
-                self.pod = pod;
-                if !resized.is_empty() {
-                    self.resize(resized);
-                }
                 if labels_changed && self.observed.setup == Setup::Done {
                     self.refresh();
                 }
             }
+            Msg::Granted => {
+                self.granted();
+                self.defs = defs(&self.pod);
+            }
+            Msg::Resized(done) => self.resize_done(*done),
             Msg::Gone => self.observed.gone = true,
             Msg::ObjectsChanged => match self.observed.setup {
                 Setup::Done => {
@@ -72,7 +73,8 @@ impl Worker {
                 record.hook_done = true;
                 record.started = record.startup_passed && record.is_running();
                 if !ok && record.is_running() {
-                    record.restart = Some(Restart { message: "FailedPostStartHook".to_owned(), grace: None });
+                    record.restart =
+                        Some(Restart { message: "FailedPostStartHook".to_owned(), grace: None, again: false });
                 }
             }
             Msg::Exited(status) => self.exited(&status),
@@ -116,73 +118,11 @@ impl Worker {
             };
             if record.is_running() {
                 let message = format!("Container {} definition changed, will be restarted", def.spec.name);
-                record.restart = Some(Restart { message, grace: None });
+                record.restart = Some(Restart { message, grace: None, again: true });
             } else {
                 record.retry_at = None;
             }
         }
-    }
-
-    /// The running containers whose resources changed (KEP-1287). Those whose policy is to be restarted for it
-    /// are marked for that.
-    fn resized(&mut self, new: &[Def]) -> Vec<(String, Def)> {
-        let mut resized = Vec::new();
-        for def in new {
-            let name = &def.spec.name;
-            let Some(old) = self.def(name).filter(|old| old.spec.resources != def.spec.resources) else {
-                continue;
-            };
-            let Some(record) = self.observed.containers.get_mut(name).filter(|r| r.is_running()) else {
-                continue;
-            };
-            let limits = |d: &Def, resource: &str| {
-                let r = d.spec.resources.as_ref()?;
-                let of = |l: &Option<std::collections::BTreeMap<_, _>>| {
-                    l.as_ref().and_then(|l| l.get(resource).cloned())
-                };
-                Some((of(&r.requests), of(&r.limits)))
-            };
-            let policies = def.spec.resize_policy.iter().flatten();
-            let restarts = policies.into_iter().any(|p| {
-                p.restart_policy == "RestartContainer"
-                    && limits(&old, &p.resource_name) != limits(def, &p.resource_name)
-            });
-            if restarts {
-                let message = format!("Container {name} resize requires restart");
-                record.restart = Some(Restart { message, grace: None });
-            } else {
-                resized.push((record.id.clone(), def.clone()));
-            }
-        }
-        resized
-    }
-
-    /// Sets the limits of running containers, the pod's before and after: one of the two makes room.
-    fn resize(&self, containers: Vec<(String, Def)>) {
-        let (kubelet, pod) = (self.kubelet.clone(), self.pod.clone());
-        self.spawn("pod-resize", async move {
-            let runtime = &kubelet.config.runtime;
-            let whole = crate::container::resources::pod(&pod);
-            let mut result = runtime.update_resources(pod.uid(), None, whole.clone()).await;
-            for (id, def) in &containers {
-                let limits = crate::container::resources::container(&def.spec);
-                let one = runtime.update_resources(pod.uid(), Some(id), limits).await;
-                result = result.and(one);
-            }
-            result = result.and(runtime.update_resources(pod.uid(), None, whole).await);
-            match result {
-                Ok(()) => {
-                    kubelet.recorder.normal(&about(&pod, None), "ResizeCompleted", "Pod resize completed")
-                }
-                Err(error) => {
-                    kubelet.recorder.warning(
-                        &about(&pod, None),
-                        "ResizeError",
-                        format!("Pod resize error: {error}"),
-                    );
-                }
-            }
-        });
     }
 
     fn images_changed(&mut self) {
@@ -209,6 +149,7 @@ impl Worker {
         }
         if let Ok((ips, new)) = outcome.sandbox {
             if new {
+                self.sized(&outcome.pod);
                 if self.observed.sandbox_attempts > 0 {
                     let text = "Pod sandbox changed, it will be killed and re-created.";
                     self.kubelet.recorder.normal(&about(&self.pod, None), "SandboxChanged", text);
@@ -261,6 +202,7 @@ impl Worker {
         match result {
             Ok(started) => {
                 record.attempt = attempt;
+                record.actuated = Some(started.size);
                 record.image = started.image;
                 record.image_id = started.image_id;
                 record.waiting = None;
@@ -321,6 +263,7 @@ impl Worker {
         }
         let ended = adopt::ended(&root, &logs, &pod, &def, status);
         record.id.clone_from(&status.id);
+        record.ended_by_wish = record.restart.as_ref().is_some_and(|r| r.again);
         record.state = State::Ended(ended);
         record.started = false;
         record.readiness = false;
@@ -364,12 +307,17 @@ impl Worker {
 
     fn probed(&mut self, name: &str, id: &str, kind: probe::Kind, ok: bool) {
         let def = self.def(name);
+        let policy = restart_policy(&self.pod).to_owned();
         let record = self.record(name);
         if record.id != id || !record.is_running() {
             return;
         }
+        let policy = def.as_ref().and_then(|d| d.spec.restart_policy.clone()).unwrap_or(policy);
+        let again = policy != "Never";
+        let then = if again { ", will be restarted" } else { "" };
         let restart = |probe: Option<knarr_api::core::v1::Probe>| Restart {
-            message: format!("Container {name} failed {} probe, will be restarted", kind.word()),
+            message: format!("Container {name} failed {} probe{then}", kind.word()),
+            again,
             grace: probe
                 .and_then(|p| p.termination_grace_period_seconds)
                 .map(|s| Duration::from_secs(s.max(0).unsigned_abs())),

@@ -7,8 +7,9 @@ use crate::pod::phase::phase;
 use crate::pod::plan::{Action, is_stopping, plan};
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Start, Started};
-use crate::pod::{adopt, report, status};
+use crate::pod::{adopt, report, resize, status};
 mod hear;
+mod size;
 
 use crate::kubelet::{ContainerView, Entry, Shared};
 use crate::probe::{self, Probing};
@@ -60,6 +61,10 @@ pub(crate) enum Msg {
     SandboxLost,
     /// Network and sandbox are taken down, or that failed.
     TornDown { ok: bool },
+    /// What the pod is given, or what became of its wish, changed.
+    Granted,
+    /// Cgroups were changed.
+    Resized(Box<resize::Done>),
     /// A probe has a new verdict.
     Probe { name: String, id: String, kind: probe::Kind, ok: bool },
 }
@@ -69,7 +74,10 @@ pub(crate) struct Worker {
     kubelet: Arc<Shared>,
     entry: Arc<Entry>,
     inbox: mpsc::UnboundedReceiver<Msg>,
+    /// The pod as it is given room: its spec with the granted sizes in place of the wanted.
     pod: Arc<Pod>,
+    /// The pod as the API has it.
+    desired: Arc<Pod>,
     defs: Vec<Def>,
     observed: Observed,
     prepared: Arc<Prepared>,
@@ -96,6 +104,8 @@ impl Worker {
         inbox: mpsc::UnboundedReceiver<Msg>,
         pod: Arc<Pod>,
     ) -> Self {
+        let desired = pod;
+        let pod = size::granted(&kubelet, &desired);
         let defs = defs(&pod);
         let now = kubelet.ctx.clock.now();
         let sandbox = kubelet.config.runtime.sandbox(pod.uid());
@@ -120,6 +130,7 @@ impl Worker {
             entry,
             inbox,
             pod,
+            desired,
             defs,
             observed,
             prepared: Arc::default(),
@@ -186,12 +197,13 @@ impl Worker {
             self.observed.start_time = Some(now);
         }
         self.show_pull_backoffs(now);
+        let resize_at = self.plan_resize(now);
         let stopping = is_stopping(&self.pod, &self.defs, &self.observed);
         let plan = plan(&self.pod, &self.defs, &self.observed, now);
         for (name, delay) in &plan.held {
             self.hold(name, *delay);
         }
-        let mut wakes: Vec<SystemTime> = plan.wake_at.into_iter().collect();
+        let mut wakes: Vec<SystemTime> = plan.wake_at.into_iter().chain(resize_at).collect();
         // A final status goes out before the deletion that follows it.
         if plan.actions.iter().any(|a| matches!(a, Action::Delete | Action::Forget)) {
             self.publish(now);
@@ -232,7 +244,7 @@ impl Worker {
                 self.kubelet.recorder.normal(&about(&self.pod, None), reason, message.clone());
                 self.observed.failed = Some((reason.to_owned(), message));
                 // The plan changes altogether: looked at again at once.
-                self.entry.send(Msg::Pod(self.pod.clone()));
+                self.entry.send(Msg::Pod(self.desired.clone()));
             }
             Action::TearDown => {
                 if self.teardown_at.is_some_and(|at| at > now) {
@@ -308,6 +320,9 @@ impl Worker {
         let uid = self.pod.uid();
         self.kubelet.objects.release(uid);
         self.kubelet.tokens.release(uid);
+        if self.kubelet.book.forget(uid) {
+            crate::pod::manager::decide_resizes(&self.kubelet);
+        }
         self.kubelet.pods.lock().expect("pod lock is never poisoned").remove(uid);
         let logs = crate::container::spec::pod_log_dir(&self.kubelet.config.log_dir, &self.pod);
         let _ = std::fs::remove_dir_all(logs);
@@ -384,6 +399,12 @@ impl Worker {
                 .metrics
                 .pod_start
                 .observe(now.duration_since(seen).unwrap_or_default().as_secs_f64());
+        }
+        if stopped
+            && matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
+            && self.kubelet.book.end(self.pod.uid())
+        {
+            crate::pod::manager::decide_resizes(&self.kubelet);
         }
         let settled = status::settled(status.clone());
         if settled != self.published {
