@@ -145,7 +145,8 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes:
         _ => {}
     }
     let Some(spec) = &pod.spec else { return 999 };
-    let request = |c: &Container| c.resources.as_ref().and_then(|r| resource(&r.requests, "memory")).map_or(0, value);
+    let request =
+        |c: &Container| c.resources.as_ref().and_then(|r| resource(&r.requests, "memory")).map_or(0, value);
     // What the pod asks for beyond its containers is theirs in equal parts.
     let own = spec.resources.as_ref().and_then(|r| resource(&r.requests, "memory")).map_or(0, value);
     let count = (spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len)).max(1) as i64;

@@ -97,7 +97,8 @@ fn resizing(
     Resizing {
         pending: condition("PodResizePending"),
         progress: condition("PodResizeInProgress"),
-        cgroup: sandbox.map(|s| kept.and_then(|k| k.cgroup.clone()).unwrap_or_else(|| s.spec.resources.clone())),
+        cgroup: sandbox
+            .map(|s| kept.and_then(|k| k.cgroup.clone()).unwrap_or_else(|| s.spec.resources.clone())),
         pod: match kept {
             Some(kept) => kept.pod.clone(),
             None => made().or_else(|| Sizes::of(pod).pod),

@@ -96,7 +96,8 @@ impl Book {
         let mut order: Vec<_> = slots
             .iter()
             .filter_map(|(uid, slot)| {
-                let wish = slot.desired.as_ref().filter(|w| !w.pending.as_ref().is_some_and(|p| p.infeasible))?;
+                let wish =
+                    slot.desired.as_ref().filter(|w| !w.pending.as_ref().is_some_and(|p| p.infeasible))?;
                 let priority = wish.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or_default();
                 let class = qos_class(&wish.pod) != "Guaranteed";
                 let key = (grows(&slot.allocated, &wish.pod), std::cmp::Reverse(priority), class, wish.since);

@@ -309,7 +309,8 @@ mod tests {
         let pod = pod(json!({"containers": [{"name": "a"}]}));
         let mut seen = observed(&[("a", State::Running(t(0)))]);
         let record = seen.containers.get_mut("a").unwrap();
-        record.restart = Some(Restart { message: "m".into(), grace: Some(Duration::from_secs(3)), again: true });
+        record.restart =
+            Some(Restart { message: "m".into(), grace: Some(Duration::from_secs(3)), again: true });
         let expected = Action::Kill { name: "a".into(), message: "m".into(), grace: Duration::from_secs(3) };
         assert_eq!(actions(&pod, &seen, 0), [expected]);
         seen.containers.get_mut("a").unwrap().killing = Some(Duration::from_secs(3));

@@ -121,13 +121,13 @@ pub(crate) fn need(pod: &Pod, defs: &[Def], observed: &Observed) -> Need {
 }
 
 fn restarts(def: &Def, have: Felt, want: Felt) -> bool {
-    def.spec.resize_policy.iter().flatten().filter(|p| p.restart_policy == "RestartContainer").any(|p| {
-        match p.resource_name.as_str() {
+    def.spec.resize_policy.iter().flatten().filter(|p| p.restart_policy == "RestartContainer").any(
+        |p| match p.resource_name.as_str() {
             "cpu" => (have.cpu_request, have.cpu_limit) != (want.cpu_request, want.cpu_limit),
             "memory" => (have.memory_request, have.memory_limit) != (want.memory_request, want.memory_limit),
             _ => false,
-        }
-    })
+        },
+    )
 }
 
 /// A message about a resize: what the containers are to have, as upstream's events say it.
@@ -220,7 +220,8 @@ pub(crate) struct Done {
 /// Changes cgroups and tells the worker.
 pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, job: Job) {
     let runtime = &kubelet.config.runtime;
-    let mut done = Done { updated: Vec::new(), pod: own_size(&job.pod), cgroup: job.before.clone(), error: None };
+    let mut done =
+        Done { updated: Vec::new(), pod: own_size(&job.pod), cgroup: job.before.clone(), error: None };
     let result = match check(runtime, &job).await {
         Ok(()) => apply(runtime, &job, &mut done.cgroup).await,
         Err(error) => Err(error),
@@ -246,7 +247,8 @@ async fn check(runtime: &Runtime, job: &Job) -> Result<(), String> {
         })
     };
     let sinks = |before: Option<i64>, after: i64| before.is_none_or(|b| b <= 0 || after < b);
-    if let Some(limit) = after.memory_limit_bytes.filter(|limit| sinks(job.before.memory_limit_bytes, *limit)) {
+    if let Some(limit) = after.memory_limit_bytes.filter(|limit| sinks(job.before.memory_limit_bytes, *limit))
+    {
         let used = used(None).await?;
         if used >= limit.max(0).unsigned_abs() {
             errors.push(format!("attempting to set pod memory limit ({limit}) below current usage ({used})"));
@@ -308,7 +310,8 @@ async fn apply(runtime: &Runtime, job: &Job, now: &mut Resources) -> Result<(), 
         };
         // A limit that is not there is the highest of all; one is never taken away (validation sees to it).
         let high = |limit: Option<i64>| limit.filter(|l| *l > 0).unwrap_or(i64::MAX);
-        let (limit_before, limit_after) = (high(limits.0), limits.1.map_or(high(limits.0), |l| high(Some(l))));
+        let (limit_before, limit_after) =
+            (high(limits.0), limits.1.map_or(high(limits.0), |l| high(Some(l))));
         let (shares_before, shares_after) = match step {
             Step::Memory => (0, 0),
             Step::Cpu => (now.cpu_shares.unwrap_or_default(), after.cpu_shares.unwrap_or_default()),
@@ -359,8 +362,10 @@ mod tests {
     use serde_json::json;
 
     fn sized(cpu: &str, memory: &str, policy: &str) -> Pod {
-        pod(json!({"containers": [{"name": "a", "resizePolicy": [{"resourceName": "memory", "restartPolicy": policy}],
-            "resources": {"requests": {"cpu": cpu}, "limits": {"memory": memory}}}]}))
+        pod(
+            json!({"containers": [{"name": "a", "resizePolicy": [{"resourceName": "memory", "restartPolicy": policy}],
+            "resources": {"requests": {"cpu": cpu}, "limits": {"memory": memory}}}]}),
+        )
     }
 
     fn running(as_of: &Pod) -> Observed {

@@ -48,7 +48,8 @@ fn parsed(text: Option<&String>) -> Amount {
 
 impl Size {
     pub(crate) fn of(requirements: Option<&ResourceRequirements>) -> Self {
-        requirements.map_or_else(Self::default, |r| Self { requests: texts(&r.requests), limits: texts(&r.limits) })
+        requirements
+            .map_or_else(Self::default, |r| Self { requests: texts(&r.requests), limits: texts(&r.limits) })
     }
 
     /// What of it counts for a container of a pod whose own size is `pod`: the pod's limits hold where the
@@ -83,14 +84,15 @@ impl Size {
 
     /// As a status shows it: CPU and memory from `actual` where `self`, the allocation, speaks of them.
     pub(crate) fn shown(&self, actual: &Self) -> Value {
-        let merged = |own: &BTreeMap<String, String>, actual: &BTreeMap<String, String>| -> Map<String, Value> {
-            own.iter()
-                .map(|(name, q)| {
-                    let actual = actual.get(name).filter(|_| matches!(name.as_str(), "cpu" | "memory"));
-                    (name.clone(), actual.unwrap_or(q).clone().into())
-                })
-                .collect()
-        };
+        let merged =
+            |own: &BTreeMap<String, String>, actual: &BTreeMap<String, String>| -> Map<String, Value> {
+                own.iter()
+                    .map(|(name, q)| {
+                        let actual = actual.get(name).filter(|_| matches!(name.as_str(), "cpu" | "memory"));
+                        (name.clone(), actual.unwrap_or(q).clone().into())
+                    })
+                    .collect()
+            };
         let mut value = Map::new();
         for (field, list) in [
             ("limits", merged(&self.limits, &actual.limits)),
@@ -134,7 +136,10 @@ impl Sizes {
             (Some(a), Some(b)) => a.same(b),
             (a, b) => a.is_none() == b.is_none(),
         };
-        pod && self.containers.iter().all(|(name, size)| other.containers.get(name).is_none_or(|o| size.same(o)))
+        pod && self
+            .containers
+            .iter()
+            .all(|(name, size)| other.containers.get(name).is_none_or(|o| size.same(o)))
     }
 
     /// The pod with these sizes in place of its own.
@@ -239,7 +244,11 @@ pub(crate) fn total(pod: &Pod, which: Part) -> Amounts {
 
 /// As JSON, canonical.
 pub(crate) fn to_json(amounts: &Amounts) -> Value {
-    amounts.iter().map(|(name, amount)| (name.clone(), amount.to_json())).collect::<Map<String, Value>>().into()
+    amounts
+        .iter()
+        .map(|(name, amount)| (name.clone(), amount.to_json()))
+        .collect::<Map<String, Value>>()
+        .into()
 }
 
 /// The pod's own `status.resources`: what it is given as a whole.
@@ -308,7 +317,8 @@ mod tests {
 
     #[test]
     fn a_status_shows_what_is_real_where_the_allocation_speaks_of_it() {
-        let of = |cpu: &str| Size { requests: BTreeMap::from([("cpu".into(), cpu.into())]), ..Size::default() };
+        let of =
+            |cpu: &str| Size { requests: BTreeMap::from([("cpu".into(), cpu.into())]), ..Size::default() };
         assert_eq!(of("2").shown(&of("1")), json!({"requests": {"cpu": "1"}}));
         assert_eq!(of("2").shown(&Size::default()), json!({"requests": {"cpu": "2"}}));
     }

@@ -73,8 +73,11 @@ impl Worker {
                 record.hook_done = true;
                 record.started = record.startup_passed && record.is_running();
                 if !ok && record.is_running() {
-                    record.restart =
-                        Some(Restart { message: "FailedPostStartHook".to_owned(), grace: None, again: false });
+                    record.restart = Some(Restart {
+                        message: "FailedPostStartHook".to_owned(),
+                        grace: None,
+                        again: false,
+                    });
                 }
             }
             Msg::Exited(status) => self.exited(&status),
