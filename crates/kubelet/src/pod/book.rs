@@ -104,7 +104,7 @@ impl Book {
                 Some((key, uid.clone(), wish.pod.clone()))
             })
             .collect();
-        order.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        order.sort_by_key(|(key, ..)| *key);
         let mut changed = Vec::new();
         for (_, uid, pod) in order {
             let answer = fits(&slots, &pod, room);
