@@ -73,6 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             labels: Default::default(),
             capacity: None,
             version: "v1.36.0".to_owned(),
+            static_pods: None,
             resolv_conf: "/etc/resolv.conf".into(),
             log_max_bytes: 10 << 20,
             log_max_files: 5,

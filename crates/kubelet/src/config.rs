@@ -44,6 +44,8 @@ pub struct KubeletConfig {
     pub capacity: Option<Capacity>,
     /// Kubernetes version that the node reports, such as `v1.36.0`.
     pub version: String,
+    /// Directory of static pods' manifests, if any are to be run.
+    pub static_pods: Option<PathBuf>,
     /// The host's resolver configuration.
     pub resolv_conf: PathBuf,
     /// Rotate container logs at this size.

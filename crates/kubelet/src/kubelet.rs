@@ -4,6 +4,7 @@ use crate::config::{KubeletConfig, KubeletError};
 use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::book::Book;
+use crate::pod::static_pods::Mirrors;
 use crate::pod::worker::Msg;
 use crate::volume::token::Tokens;
 use knarr_api::Kind;
@@ -23,6 +24,12 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
+    /// One image volume is mounted at a time.
+    pub(crate) image_volumes: tokio::sync::Mutex<()>,
+    /// The mirrors of static pods.
+    pub(crate) mirrors: Mirrors,
+    /// UID of the Node object, once it is registered.
+    pub(crate) node_uid: Mutex<String>,
     /// Who was given how much of the node.
     pub(crate) book: Book,
     pub(crate) metrics: KubeletMetrics,
@@ -140,6 +147,9 @@ impl Kubelet {
             services: informers.get(),
             objects,
             tokens: Tokens::default(),
+            image_volumes: tokio::sync::Mutex::default(),
+            mirrors: Mirrors::default(),
+            node_uid: Mutex::default(),
             book: Book::default(),
             metrics: KubeletMetrics::new(&ctx.metrics),
             hostname,

@@ -96,6 +96,7 @@ impl Node {
             labels: BTreeMap::new(),
             capacity: None,
             version: KUBERNETES.to_owned(),
+            static_pods: Some(layout.manifests()),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             log_max_bytes: LOG_MAX_BYTES,
             log_max_files: LOG_MAX_FILES,

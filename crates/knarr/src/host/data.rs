@@ -35,6 +35,10 @@ impl Layout {
     pub fn kubelet(&self) -> PathBuf {
         self.0.join("kubelet")
     }
+    /// Manifests of static pods.
+    pub fn manifests(&self) -> PathBuf {
+        self.0.join("manifests")
+    }
     /// Logs of containers.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")

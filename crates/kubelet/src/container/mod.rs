@@ -3,6 +3,7 @@
 pub(crate) mod env;
 pub(crate) mod expand;
 pub(crate) mod files;
+pub(crate) mod image_volume;
 pub(crate) mod resources;
 pub(crate) mod security;
 pub(crate) mod spec;

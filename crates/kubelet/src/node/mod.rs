@@ -43,6 +43,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>, registered: ReadyGate) {
             }
         }
     };
+    kubelet.node_uid.lock().expect("uid lock is never poisoned").clone_from(&uid);
+    kubelet.mirrors.changed.notify_one();
     registered.open();
     let mut sent_at = clock.instant();
     let mut lease_exists = false;

@@ -42,8 +42,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, kill: Kill) {
         let clock = &kubelet.ctx.clock;
         let began = clock.instant();
         let run = crate::probe::hook::run(&kubelet, &pod, &def, &id, &ips, &hook);
-        if let Some(Err(message)) = timeout(&**clock, grace, run).await {
-            kubelet.recorder.warning(&about, "FailedPreStopHook", format!("PreStopHook failed: {message}"));
+        if let Some(Err(_)) = timeout(&**clock, grace, run).await {
+            kubelet.recorder.warning(&about, "FailedPreStopHook", "PreStopHook failed");
         }
         grace = grace.saturating_sub(clock.instant() - began).max(LEAST_GRACE);
     }

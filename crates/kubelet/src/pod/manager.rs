@@ -3,6 +3,7 @@
 
 use super::setup::remove_all;
 use super::sizes::Sizes;
+use super::static_pods::{self, is_mirror};
 use super::worker::{Msg, Worker};
 use crate::container::spec::label;
 use crate::kubelet::{Entry, Shared};
@@ -19,15 +20,21 @@ use std::time::Duration;
 pub(crate) async fn run(kubelet: Arc<Shared>, pods: Informer<Pod>) {
     let mut events = kubelet.config.runtime.events();
     pods.synced().await;
-    let known: HashSet<String> = pods.list("").iter().map(|p| p.uid().to_owned()).collect();
+    let statics = kubelet.config.static_pods.as_ref().map(|dir| static_pods::scan(&kubelet, dir));
+    let statics = statics.unwrap_or_default();
+    let known: HashSet<String> =
+        pods.list("").iter().chain(statics.values()).map(|p| p.uid().to_owned()).collect();
     let shared = kubelet.clone();
     kubelet.ctx.tasks.spawn_until_stopped("orphans", async move { clear_orphans(&shared, &known).await });
     let shared = kubelet.clone();
     pods.on_change(move |change| match (&change.old, &change.new) {
+        (_, Some(pod)) if is_mirror(pod) => shared.mirrors.set(pod),
+        (Some(pod), None) if is_mirror(pod) => shared.mirrors.remove(pod),
         (_, Some(pod)) => changed(&shared, pod),
         (Some(pod), None) => gone(&shared, pod.uid()),
         (None, None) => {}
     });
+    kubelet.ctx.tasks.spawn_until_stopped("static-pods", static_pods::run(kubelet.clone(), statics));
     // All that was here is in the book now.
     decide_resizes(&kubelet);
     let shared = kubelet.clone();
@@ -59,7 +66,7 @@ fn tell(kubelet: &Shared, uid: &str, message: Msg) {
     }
 }
 
-fn changed(kubelet: &Arc<Shared>, pod: &Arc<Pod>) {
+pub(super) fn changed(kubelet: &Arc<Shared>, pod: &Arc<Pod>) {
     let mut pods = kubelet.pods.lock().expect("pod lock is never poisoned");
     if let Some(entry) = pods.get(pod.uid()) {
         entry.send(Msg::Pod(pod.clone()));
@@ -113,7 +120,7 @@ pub(crate) fn decide_resizes(kubelet: &Arc<Shared>) {
     }
 }
 
-fn gone(kubelet: &Shared, uid: &str) {
+pub(super) fn gone(kubelet: &Shared, uid: &str) {
     tell(kubelet, uid, Msg::Gone);
 }
 
@@ -150,7 +157,8 @@ async fn clear_orphans(kubelet: &Arc<Shared>, known: &HashSet<String>) {
     let starting = kubelet.starting.lock().expect("start lock is never poisoned").clone();
     let live: HashSet<String> =
         config.runtime.sandboxes().into_iter().flat_map(|s| s.containers).map(|c| c.id).collect();
-    for id in made.iter().filter(|id| !live.contains(*id) && !starting.contains(*id)) {
+    let volume = |id: &str| crate::container::image_volume::holder(id).is_some_and(owned);
+    for id in made.iter().filter(|id| !live.contains(*id) && !starting.contains(*id) && !volume(id)) {
         let _ = config.images.release(id);
     }
     for entry in std::fs::read_dir(&config.log_dir).into_iter().flatten().flatten() {

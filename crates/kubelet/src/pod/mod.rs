@@ -13,6 +13,7 @@ pub(crate) mod resize;
 pub(crate) mod setup;
 pub(crate) mod sizes;
 pub(crate) mod start;
+pub(crate) mod static_pods;
 mod status;
 pub(crate) mod worker;
 

@@ -104,6 +104,8 @@ pub(crate) struct Record {
     pub(crate) retry_at: Option<SystemTime>,
     /// Crash back-off.
     pub(crate) backoff: Option<Backoff>,
+    /// What its failed postStart hook said.
+    pub(crate) hook_error: Option<String>,
     /// The size that its cgroup has.
     pub(crate) actuated: Option<Size>,
     /// The last end was the kubelet's wish (a failed probe, a changed spec): the delay counts from the end before.
@@ -203,7 +205,8 @@ pub(crate) fn is_deleted(pod: &Pod) -> bool {
 /// The grace for stopping the pod's containers.
 pub(crate) fn grace(pod: &Pod, observed: &Observed) -> Duration {
     // What is deleted from the API without waiting for the kubelet is not wanted any more.
-    if observed.gone && !is_deleted(pod) {
+    let from_file = super::static_pods::is_static(pod);
+    if observed.gone && !is_deleted(pod) && !from_file {
         return Duration::from_secs(1);
     }
     let spec = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
@@ -211,7 +214,7 @@ pub(crate) fn grace(pod: &Pod, observed: &Observed) -> Duration {
         (true, Some(seconds)) => seconds,
         _ => spec,
     };
-    let seconds = if observed.gone { seconds.min(1) } else { seconds };
+    let seconds = if observed.gone && !from_file { seconds.min(1) } else { seconds };
     Duration::from_secs(seconds.max(0).unsigned_abs())
 }
 

@@ -1,5 +1,6 @@
 //! Sends a pod's status to the API in order, the latest only, and its deletion after that.
 
+use super::static_pods::is_static;
 use crate::kubelet::Shared;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
@@ -24,7 +25,8 @@ impl Outbox {
         let (send, receive) = mpsc::unbounded_channel();
         let (namespace, name, uid) =
             (pod.namespace().to_owned(), pod.name().to_owned(), pod.uid().to_owned());
-        let sender = Sender { kubelet: kubelet.clone(), namespace, name, uid };
+        let mirrored = is_static(pod);
+        let sender = Sender { kubelet: kubelet.clone(), namespace, name, uid, mirrored };
         kubelet.ctx.tasks.spawn_until_stopped("pod-status", sender.run(receive));
         Self(send)
     }
@@ -43,6 +45,8 @@ struct Sender {
     namespace: String,
     name: String,
     uid: String,
+    /// The API knows the pod by its mirror.
+    mirrored: bool,
 }
 
 impl Sender {
@@ -91,8 +95,14 @@ impl Sender {
     }
 
     async fn patch(&self, status: &Value) -> Result<(), Error> {
+        let uid = match self.mirrored {
+            false => Some(self.uid.clone()),
+            true => self.kubelet.mirrors.of(&self.namespace, &self.name, &self.uid),
+        };
+        // A mirror that is made later is told everything then.
+        let Some(uid) = uid else { return Ok(()) };
         // The UID makes sure that it is this pod, not a successor of the same name.
-        let patch = Patch::Strategic(json!({ "metadata": { "uid": self.uid }, "status": status }));
+        let patch = Patch::Strategic(json!({ "metadata": { "uid": uid }, "status": status }));
         let path = knarr_client::ResourcePath::of::<Pod>();
         self.kubelet.client.patch_raw(&path, &self.namespace, &self.name, "status", &patch).await.map(drop)
     }

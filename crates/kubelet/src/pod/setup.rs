@@ -1,6 +1,7 @@
 //! Before containers: sandbox, network and volumes, made side by side; and taking them down again.
 
 use super::worker::Msg;
+use crate::container::image_volume;
 use crate::container::spec::sandbox;
 use crate::kubelet::{Entry, Shared};
 use crate::network::{HostPort, NetworkRequest};
@@ -142,11 +143,15 @@ pub(crate) async fn remove_all(kubelet: &Arc<Shared>, uid: &str, last: bool) -> 
         config.images.release(&id).map_err(|e| e.to_string())?;
     }
     if last {
-        let (root, uid) = (config.root_dir.clone(), uid.to_owned());
-        tokio::task::spawn_blocking(move || volume::remove(&root, &uid))
+        let images = image_volume::any(&config.root_dir, uid);
+        let (root, pod) = (config.root_dir.clone(), uid.to_owned());
+        tokio::task::spawn_blocking(move || volume::remove(&root, &pod))
             .await
             .expect("removal does not panic")
             .map_err(|e| e.to_string())?;
+        if images {
+            image_volume::release(kubelet, uid);
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Starting one container: image, spec, create, start, postStart; and what went wrong, in upstream's words.
 
 use super::worker::Msg;
+use crate::container::image_volume;
 use crate::container::spec::{self, Making};
 use crate::kubelet::{Entry, Shared};
 use crate::objects::What;
@@ -11,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
+use knarr_client::ObjectRef;
 use knarr_image::{Auth, Image, Reference};
 use knarr_runtime::RuntimeError;
 use serde_json::Value;
@@ -34,10 +36,21 @@ pub(crate) struct Start {
 pub(crate) enum Failure {
     /// Nothing was created: reason and message.
     Before(&'static str, String),
-    /// The image cannot be had; a back-off follows.
-    Pull(String),
+    /// An image cannot be had; a back-off follows.
+    Pull { image: String, message: String },
     /// It was created, but its process could not be started.
     Run(String),
+}
+
+impl Failure {
+    /// As a waiting container's reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Before(reason, _) => reason,
+            Self::Pull { .. } => "ErrImagePull",
+            Self::Run(_) => "RunContainerError",
+        }
+    }
 }
 
 /// What a started container is.
@@ -64,21 +77,23 @@ pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, start: Start) {
     let Some(hook) = hook else { return };
     let result =
         crate::probe::hook::run(&kubelet, &start.pod, &start.def, &start.id, &start.ips, &hook).await;
-    if let Err(message) = &result {
-        let text = format!("PostStartHook failed: {message}");
-        kubelet.recorder.warning(&about(&start.pod, Some(&start.def)), "FailedPostStartHook", text);
+    if result.is_err() {
+        // What the hook said may be secret, so the event does not tell.
+        let about = about(&start.pod, Some(&start.def));
+        kubelet.recorder.warning(&about, "FailedPostStartHook", "PostStartHook failed");
     }
-    entry.send(Msg::HookDone { name, id: start.id, ok: result.is_ok() });
+    entry.send(Msg::HookDone { name, id: start.id, result });
 }
 
 async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started, Failure> {
     let Start { pod, def, id, .. } = start;
     let recorder = &kubelet.recorder;
     let about = about(pod, Some(def));
+    image_volumes(kubelet, start).await?;
     let image = ensure_image(kubelet, start).await?;
     let failed = |failure: Failure| {
         let message = match &failure {
-            Failure::Before(_, message) | Failure::Pull(message) | Failure::Run(message) => message,
+            Failure::Before(_, message) | Failure::Pull { message, .. } | Failure::Run(message) => message,
         };
         recorder.warning(&about, "Failed", format!("Error: {message}"));
         failure
@@ -139,28 +154,61 @@ fn forget_old_logs(kubelet: &Shared, start: &Start) {
 
 async fn ensure_image(kubelet: &Arc<Shared>, start: &Start) -> Result<Image, Failure> {
     let Start { pod, def, .. } = start;
-    let recorder = &kubelet.recorder;
     let about = about(pod, Some(def));
     let name = def.spec.image.as_deref().unwrap_or_default();
+    let policy = def.spec.image_pull_policy.as_deref().unwrap_or_default();
+    let image = ensure(kubelet, pod, &about, name, policy).await;
+    image.inspect_err(|failure| {
+        kubelet.recorder.warning(&about, "Failed", format!("Error: {}", failure.reason()));
+    })
+}
+
+/// Pulls and mounts the images that the container has as volumes. Their events are the pod's.
+async fn image_volumes(kubelet: &Arc<Shared>, start: &Start) -> Result<(), Failure> {
+    let Start { pod, def, .. } = start;
+    let volumes: Vec<_> = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).collect();
+    for wanted in def.spec.volume_mounts.iter().flatten() {
+        let volume = volumes.iter().find(|v| v.name == wanted.name);
+        let Some(source) = volume.and_then(|v| v.image.as_ref()) else { continue };
+        let name = source.reference.as_deref().unwrap_or_default();
+        let policy = source.pull_policy.as_deref().unwrap_or_default();
+        let mounted = async {
+            let image = ensure(kubelet, pod, &about(pod, None), name, policy).await?;
+            let mounted = image_volume::mount(kubelet, pod, &wanted.name, &image).await;
+            mounted.map_err(|message| Failure::Before("CreateContainerError", message))
+        };
+        mounted.await.inspect_err(|failure: &Failure| {
+            kubelet.recorder.warning(&about(pod, Some(def)), "Failed", format!("Error: {}", failure.reason()));
+        })?;
+    }
+    Ok(())
+}
+
+async fn ensure(
+    kubelet: &Arc<Shared>,
+    pod: &Pod,
+    about: &ObjectRef,
+    name: &str,
+    policy: &str,
+) -> Result<Image, Failure> {
+    let recorder = &kubelet.recorder;
     let parsed = match Reference::parse(name) {
         Ok(parsed) => parsed,
         Err(error) => {
             let message = format!(
                 "Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": {error}"
             );
-            recorder.warning(&about, "InspectFailed", message.clone());
-            recorder.warning(&about, "Failed", "Error: InvalidImageName");
+            recorder.warning(about, "InspectFailed", message.clone());
             return Err(Failure::Before("InvalidImageName", message));
         }
     };
     let default = if parsed.is_latest() { "Always" } else { "IfNotPresent" };
-    let policy = def.spec.image_pull_policy.as_deref().filter(|p| !p.is_empty()).unwrap_or(default);
+    let policy = if policy.is_empty() { default } else { policy };
     let present = kubelet.config.images.resolve(name);
     match (policy, present) {
         ("Never", None) => {
             let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            recorder.warning(&about, "ErrImageNeverPull", message.clone());
-            recorder.warning(&about, "Failed", "Error: ErrImageNeverPull");
+            recorder.warning(about, "ErrImageNeverPull", message.clone());
             Err(Failure::Before("ErrImageNeverPull", message))
         }
         // What has no registry cannot be pulled: having it is as good as having pulled it.
@@ -168,25 +216,25 @@ async fn ensure_image(kubelet: &Arc<Shared>, start: &Start) -> Result<Image, Fai
             let message = format!(
                 "Container image \"{name}\" already present on machine and can be accessed by the pod"
             );
-            recorder.normal(&about, "Pulled", message);
+            recorder.normal(about, "Pulled", message);
             Ok(image)
         }
-        _ => pull(kubelet, start, name, &parsed).await,
+        _ => pull(kubelet, pod, about, name, &parsed).await,
     }
 }
 
 async fn pull(
     kubelet: &Arc<Shared>,
-    start: &Start,
+    pod: &Pod,
+    about: &ObjectRef,
     name: &str,
     parsed: &Reference,
 ) -> Result<Image, Failure> {
     let recorder = &kubelet.recorder;
-    let about = about(&start.pod, Some(&start.def));
-    recorder.normal(&about, "Pulling", format!("Pulling image \"{name}\""));
+    recorder.normal(about, "Pulling", format!("Pulling image \"{name}\""));
     let clock = &kubelet.ctx.clock;
     let began = clock.instant();
-    let auth = credentials(kubelet, &start.pod, parsed).await;
+    let auth = credentials(kubelet, pod, parsed).await;
     match kubelet.config.images.pull(name, auth, knarr_image::silent()).await {
         Ok(image) => {
             kubelet.node_changed.notify_one();
@@ -195,14 +243,13 @@ async fn pull(
                 "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
                 image.size_bytes
             );
-            recorder.normal(&about, "Pulled", message);
+            recorder.normal(about, "Pulled", message);
             Ok(image)
         }
         Err(error) => {
             let message = format!("rpc error: code = {} desc = {error}", error.code());
-            recorder.warning(&about, "Failed", format!("Failed to pull image \"{name}\": {message}"));
-            recorder.warning(&about, "Failed", "Error: ErrImagePull");
-            Err(Failure::Pull(message))
+            recorder.warning(about, "Failed", format!("Failed to pull image \"{name}\": {message}"));
+            Err(Failure::Pull { image: name.to_owned(), message })
         }
     }
 }

@@ -142,7 +142,7 @@ pub(super) fn http_request(
     let path = action.path.clone().unwrap_or_else(|| "/".to_owned());
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
     let https = action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https"));
-    Ok((address, http::Get { https, path, headers }))
+    Ok((address, http::Get { https, path, headers, agent: "kube-probe/1.36" }))
 }
 
 /// Where a check goes: the given host or the pod's own address, and the port by number or name.

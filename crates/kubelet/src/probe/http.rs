@@ -23,6 +23,8 @@ pub(super) struct Get {
     pub(super) https: bool,
     pub(super) path: String,
     pub(super) headers: Vec<(String, String)>,
+    /// Who asks.
+    pub(super) agent: &'static str,
 }
 
 impl Get {
@@ -90,7 +92,7 @@ async fn exchange(
         request = request.header(header::HOST, address.to_string());
     }
     if !given("user-agent") {
-        request = request.header(header::USER_AGENT, "kube-probe/1.36");
+        request = request.header(header::USER_AGENT, get.agent);
     }
     if !given("accept") {
         request = request.header(header::ACCEPT, "*/*");

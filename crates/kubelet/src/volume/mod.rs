@@ -82,6 +82,11 @@ async fn one(
         ownership::apply(pod, &path, false)?;
         return Ok(Mounted { path, read_only: false });
     }
+    if volume.image.is_some() {
+        // Pulled and mounted when the first container that wants it starts.
+        let path = crate::container::image_volume::path(root, pod.uid(), &volume.name);
+        return Ok(Mounted { path, read_only: true });
+    }
     let plugin = match volume {
         Volume { config_map: Some(_), .. } => "configmap",
         Volume { secret: Some(_), .. } => "secret",

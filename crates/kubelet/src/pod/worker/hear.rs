@@ -3,6 +3,7 @@
 use super::{LONGEST_SETUP_RETRY, Msg, PULL_ERROR_SHOWN, SETUP_RETRY, START_RETRY, Worker};
 use crate::pod::adopt;
 use crate::pod::model::{Ended, FIRST_BACKOFF, LONGEST_BACKOFF, Record, Restart, Sandbox, Setup, State};
+use crate::pod::phase::should_restart;
 use crate::pod::plan::is_stopping;
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Started};
@@ -32,6 +33,7 @@ impl Worker {
                 self.granted();
                 self.defs = defs(&self.pod);
             }
+            Msg::Mirrored => self.unsent = true,
             Msg::Resized(done) => self.resize_done(*done),
             Msg::Gone => self.observed.gone = true,
             Msg::ObjectsChanged => match self.observed.setup {
@@ -65,14 +67,17 @@ impl Worker {
                 }
             }
             Msg::StartDone { name, id, attempt, result } => self.start_done(&name, id, attempt, result),
-            Msg::HookDone { name, id, ok } => {
+            Msg::HookDone { name, id, result } => {
                 let record = self.record(&name);
                 if record.id != id {
                     return;
                 }
                 record.hook_done = true;
-                record.started = record.startup_passed && record.is_running();
-                if !ok && record.is_running() {
+                record.started = result.is_ok() && record.startup_passed && record.is_running();
+                if let Err(message) = result
+                    && record.is_running()
+                {
+                    record.hook_error = Some(message);
                     record.restart = Some(Restart {
                         message: "FailedPostStartHook".to_owned(),
                         grace: None,
@@ -225,13 +230,13 @@ impl Worker {
                 record.waiting = Some((reason.to_owned(), message));
                 record.retry_at = Some(now + START_RETRY);
             }
-            Err(Failure::Pull(message)) => {
+            Err(Failure::Pull { image, message }) => {
                 record.waiting = Some(("ErrImagePull".to_owned(), message));
                 let delay = self.pull_backoff.entry(name.to_owned()).or_insert(FIRST_BACKOFF);
                 let at = now + *delay;
                 *delay = (*delay * 2).min(LONGEST_BACKOFF);
                 self.record(name).retry_at = Some(at);
-                self.pull_shown_until.insert(name.to_owned(), now + PULL_ERROR_SHOWN);
+                self.pull_shown_until.insert(name.to_owned(), (now + PULL_ERROR_SHOWN, image));
             }
             Err(Failure::Run(message)) => {
                 record.attempt = attempt;
@@ -255,6 +260,7 @@ impl Worker {
         let root = self.kubelet.config.root_dir.clone();
         let logs = self.kubelet.config.log_dir.clone();
         let pod = self.pod.clone();
+        let restarts = should_restart(&pod, &def, status.exit_code);
         let record = self.record(&status.name);
         let current = record.id == status.id;
         if !(current || starting) || (current && record.ended().is_some()) {
@@ -267,6 +273,8 @@ impl Worker {
         let ended = adopt::ended(&root, &logs, &pod, &def, status);
         record.id.clone_from(&status.id);
         record.ended_by_wish = record.restart.as_ref().is_some_and(|r| r.again);
+        let message = record.hook_error.take().filter(|_| restarts);
+        record.waiting = message.map(|message| ("PostStartHookError".to_owned(), message));
         record.state = State::Ended(ended);
         record.started = false;
         record.readiness = false;

@@ -7,6 +7,7 @@ use crate::pod::phase::phase;
 use crate::pod::plan::{Action, is_stopping, plan};
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Start, Started};
+use crate::pod::static_pods::is_static;
 use crate::pod::{adopt, report, resize, status};
 mod hear;
 mod size;
@@ -52,7 +53,7 @@ pub(crate) enum Msg {
     /// A start ended.
     StartDone { name: String, id: String, attempt: u32, result: Result<Started, Failure> },
     /// postStart ended.
-    HookDone { name: String, id: String, ok: bool },
+    HookDone { name: String, id: String, result: Result<(), String> },
     /// A container ended.
     Exited(Box<ContainerStatus>),
     /// A kill ended; `gone` when the runtime does not know the container.
@@ -63,6 +64,8 @@ pub(crate) enum Msg {
     TornDown { ok: bool },
     /// What the pod is given, or what became of its wish, changed.
     Granted,
+    /// The mirror of a static pod was made: it is to be told everything.
+    Mirrored,
     /// Cgroups were changed.
     Resized(Box<resize::Done>),
     /// A probe has a new verdict.
@@ -83,8 +86,8 @@ pub(crate) struct Worker {
     prepared: Arc<Prepared>,
     /// Ids of containers whose start is under way, by name.
     new_ids: HashMap<String, String>,
-    /// When ErrImagePull becomes ImagePullBackOff, by name.
-    pull_shown_until: HashMap<String, SystemTime>,
+    /// When ErrImagePull becomes ImagePullBackOff, and the image, by container name.
+    pull_shown_until: HashMap<String, (SystemTime, String)>,
     pull_backoff: HashMap<String, Duration>,
     probing: Probing,
     refresh_at: Option<SystemTime>,
@@ -93,6 +96,8 @@ pub(crate) struct Worker {
     setup_delay: Duration,
     teardown_at: Option<SystemTime>,
     published: Value,
+    /// The status is to be sent though it did not change.
+    unsent: bool,
     outbox: report::Outbox,
     done: bool,
 }
@@ -144,6 +149,7 @@ impl Worker {
             setup_delay: SETUP_RETRY,
             teardown_at: None,
             published,
+            unsent: false,
             outbox,
             done: false,
         }
@@ -219,7 +225,7 @@ impl Worker {
                 None => {}
             }
         }
-        wakes.extend(self.pull_shown_until.values());
+        wakes.extend(self.pull_shown_until.values().map(|(at, _)| *at));
         wakes.extend(self.teardown_at);
         self.publish(now);
         wakes.into_iter().min()
@@ -282,7 +288,9 @@ impl Worker {
             if record
                 .waiting
                 .as_ref()
-                .is_some_and(|(reason, _)| reason == "CrashLoopBackOff" || reason == "RunContainerError")
+                .is_some_and(|(reason, _)| {
+                    matches!(reason.as_str(), "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError")
+                })
             {
                 record.waiting = None;
             }
@@ -326,6 +334,10 @@ impl Worker {
         self.kubelet.pods.lock().expect("pod lock is never poisoned").remove(uid);
         let logs = crate::container::spec::pod_log_dir(&self.kubelet.config.log_dir, &self.pod);
         let _ = std::fs::remove_dir_all(logs);
+        if is_static(&self.pod) {
+            // Its successor may start.
+            self.kubelet.mirrors.changed.notify_one();
+        }
         self.done = true;
     }
 
@@ -343,16 +355,15 @@ impl Worker {
     }
 
     fn show_pull_backoffs(&mut self, now: SystemTime) {
-        let due: Vec<String> = self
+        let due: Vec<(String, String)> = self
             .pull_shown_until
             .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(name, _)| name.clone())
+            .filter(|(_, (at, _))| *at <= now)
+            .map(|(name, (_, image))| (name.clone(), image.clone()))
             .collect();
-        for name in due {
+        for (name, image) in due {
             self.pull_shown_until.remove(&name);
             let Some(def) = self.def(&name) else { continue };
-            let image = def.spec.image.clone().unwrap_or_default();
             let about = about(&self.pod, Some(&def));
             let message = format!("Back-off pulling image \"{image}\"");
             self.kubelet.recorder.normal(&about, "BackOff", message.clone());
@@ -407,7 +418,7 @@ impl Worker {
             crate::pod::manager::decide_resizes(&self.kubelet);
         }
         let settled = status::settled(status.clone());
-        if settled != self.published {
+        if settled != self.published || std::mem::take(&mut self.unsent) {
             self.published = settled;
             if !self.observed.gone {
                 self.outbox.status(status);
