@@ -8,7 +8,7 @@ use crate::pod::static_pods::Mirrors;
 use crate::pod::worker::Msg;
 use crate::volume::token::Tokens;
 use knarr_api::Kind;
-use knarr_api::core::v1::{Pod, Service};
+use knarr_api::core::v1::{Node, Pod, Service};
 use knarr_base::Ctx;
 use knarr_client::{Client, Informer, Informers, Recorder};
 use serde_json::Value;
@@ -26,6 +26,10 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     /// One image volume is mounted at a time.
     pub(crate) image_volumes: tokio::sync::Mutex<()>,
+    /// This node's object.
+    pub(crate) nodes: Informer<Node>,
+    /// Whether the kernel has AppArmor.
+    pub(crate) apparmor: bool,
     /// The mirrors of static pods.
     pub(crate) mirrors: Mirrors,
     /// UID of the Node object, once it is registered.
@@ -145,6 +149,8 @@ impl Kubelet {
         let shared = Shared {
             recorder: Recorder::new(client.clone(), "kubelet", &config.node_name),
             services: informers.get(),
+            nodes: informers.filtered("", "", &format!("metadata.name={}", config.node_name)),
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|b| b.starts_with(b"Y")),
             objects,
             tokens: Tokens::default(),
             image_volumes: tokio::sync::Mutex::default(),

@@ -112,7 +112,8 @@ impl Chain {
         let dry_run = query.iter().any(|(key, _)| key == "dryRun");
         let inflight = self.metrics.begin(&labels, long_running);
         let gzip = !long_running && respond::takes_gzip(&parts.headers);
-        let socket = if info.verb == "watch" { websocket::wanted(&mut parts) } else { None };
+        let logs = info.resource == "pods" && info.subresource == "log";
+        let socket = if info.verb == "watch" || logs { websocket::wanted(&mut parts) } else { None };
         let negotiation = negotiation_headers(&parts.headers);
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
 

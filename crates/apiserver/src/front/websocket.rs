@@ -1,6 +1,9 @@
 //! Watches over WebSocket (RFC 6455): browsers cannot read a response bit by bit, so a watch that asks for an upgrade
-//! gets one message an event, text for JSON and binary for protobuf, as upstream's watch handler does.
+//! gets one message an event, text for JSON and binary for protobuf, as upstream's watch handler does. A container's
+//! log is handed on as it comes, after an empty message (upstream's wsstream.Reader).
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use http::header::{self, HeaderMap, HeaderValue};
@@ -16,6 +19,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// A protocol of this kind is a token, not something to agree on.
 const BEARER: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// The protocol of streams of bytes whose messages are text.
+const BASE64: &str = "base64.binary.k8s.io";
 
 /// An upgrade that a request asks for.
 pub struct Wanted {
@@ -51,12 +57,17 @@ pub fn upgrade(response: Response<Body>, wanted: Wanted, ctx: &Ctx) -> Response<
     if parts.status != StatusCode::OK {
         return Response::from_parts(parts, body);
     }
-    let binary = parts.headers.get(header::CONTENT_TYPE).is_some_and(|v| v != "application/json");
+    let framing = match parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        Some(b"text/plain") if wanted.protocol.as_ref().is_some_and(|p| p == BASE64) => Framing::Base64,
+        Some(b"text/plain") => Framing::Bytes,
+        Some(b"application/json") | None => Framing::Lines,
+        Some(_) => Framing::Lengths,
+    };
     let connection = wanted.connection;
-    ctx.tasks.spawn_until_stopped("watch over websocket", async move {
+    ctx.tasks.spawn_until_stopped("response over websocket", async move {
         match connection.await {
-            Ok(upgraded) => send(TokioIo::new(upgraded), body, binary).await,
-            Err(error) => tracing::debug!(%error, "a watch was not upgraded"),
+            Ok(upgraded) => send(TokioIo::new(upgraded), body, framing).await,
+            Err(error) => tracing::debug!(%error, "a response was not upgraded"),
         }
     });
     parts.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -69,9 +80,31 @@ pub fn upgrade(response: Response<Body>, wanted: Wanted, ctx: &Ctx) -> Response<
     Response::from_parts(parts, Body::full(Bytes::new()))
 }
 
-async fn send(io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, mut body: Body, binary: bool) {
+/// Where messages begin and end in a response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// Each line is an event of JSON.
+    Lines,
+    /// Each event of protobuf comes after its length.
+    Lengths,
+    /// Bytes as they come.
+    Bytes,
+    /// The same in base64.
+    Base64,
+}
+
+async fn send(
+    io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    mut body: Body,
+    framing: Framing,
+) {
     let (mut out, mut heard) = WebSocketStream::from_raw_socket(io, Role::Server, None).await.split();
     let mut held = BytesMut::new();
+    if matches!(framing, Framing::Bytes | Framing::Base64)
+        && out.send(Message::binary(Bytes::new())).await.is_err()
+    {
+        return;
+    }
     loop {
         let chunk = tokio::select! {
             chunk = body.next() => chunk,
@@ -83,10 +116,14 @@ async fn send(io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, mut
         };
         let Some(Ok(chunk)) = chunk else { break };
         held.extend_from_slice(&chunk);
-        while let Some(frame) = take(&mut held, binary) {
-            let message = match (binary, String::from_utf8(frame.to_vec())) {
-                (false, Ok(text)) => Message::text(text),
-                _ => Message::binary(frame),
+        while let Some(frame) = take(&mut held, framing) {
+            let message = match framing {
+                Framing::Base64 => Message::text(STANDARD.encode(frame)),
+                Framing::Lines => match String::from_utf8(frame.to_vec()) {
+                    Ok(text) => Message::text(text),
+                    Err(_) => Message::binary(frame),
+                },
+                Framing::Lengths | Framing::Bytes => Message::binary(frame),
             };
             if out.send(message).await.is_err() {
                 return;
@@ -97,11 +134,17 @@ async fn send(io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, mut
     let _ = out.close().await;
 }
 
-/// The next whole event: a line of JSON, or a protobuf message without its length.
-fn take(held: &mut BytesMut, binary: bool) -> Option<Bytes> {
-    if !binary {
-        let end = held.iter().position(|byte| *byte == b'\n')?;
-        return Some(held.split_to(end + 1).freeze());
+/// The next whole message: a line of JSON, a protobuf message without its length, or what there is.
+fn take(held: &mut BytesMut, framing: Framing) -> Option<Bytes> {
+    match framing {
+        Framing::Lines => {
+            let end = held.iter().position(|byte| *byte == b'\n')?;
+            return Some(held.split_to(end + 1).freeze());
+        }
+        Framing::Bytes | Framing::Base64 => {
+            return Some(held.split().freeze()).filter(|bytes| !bytes.is_empty());
+        }
+        Framing::Lengths => {}
     }
     let length = u32::from_be_bytes(*held.first_chunk::<4>()?) as usize;
     if held.len() < 4 + length {
@@ -163,6 +206,10 @@ mod tests {
         assert_eq!(
             messages(proto, &[&[0, 0, 0, 2, 8, 1, 0, 0], &[0, 1, 9]]).await,
             [Message::binary(vec![8, 1]), Message::binary(vec![9])]
+        );
+        assert_eq!(
+            messages("text/plain", &[b"one\ntwo", b"\n"]).await,
+            [Message::binary(Bytes::new()), Message::text("b25lCnR3bw=="), Message::text("Cg==")]
         );
     }
 

@@ -4,6 +4,7 @@
 use super::expand::expand;
 use crate::kubelet::Shared;
 use crate::util::{Def, milli, resource, value};
+use crate::volume::Prepared;
 use knarr_api::Kind;
 use knarr_api::core::v1::{Container, EnvVarSource, Pod, ResourceFieldSelector, Service};
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub(crate) async fn environment(
     pod: &Pod,
     def: &Def,
     ips: &[IpAddr],
+    volumes: &Prepared,
 ) -> Result<Vec<(String, String)>, String> {
     let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
     let services = kubelet.services.list("");
@@ -46,7 +48,7 @@ pub(crate) async fn environment(
             (Some(text), _) if !text.is_empty() => {
                 expand(text, |name| env.get(name).or_else(|| service_env.get(name).cloned()))
             }
-            (_, Some(source)) => match from(kubelet, pod, def, ips, source).await? {
+            (_, Some(source)) => match from(kubelet, pod, def, ips, volumes, source).await? {
                 Some(value) => value,
                 None => continue,
             },
@@ -83,8 +85,27 @@ async fn from(
     pod: &Pod,
     def: &Def,
     ips: &[IpAddr],
+    volumes: &Prepared,
     source: &EnvVarSource,
 ) -> Result<Option<String>, String> {
+    if let Some(file) = &source.file_key_ref {
+        let volume = volumes.sources.get(&file.volume_name).ok_or_else(|| {
+            format!("cannot find the volume \"{}\" referenced by FileKeyRef", file.volume_name)
+        })?;
+        let value = super::env_file::read(&volume.path, &file.path, &file.key).map_err(|error| {
+            tracing::debug!(pod = pod.name(), error, "an environment file cannot be used");
+            "couldn't parse env file".to_owned()
+        })?;
+        return match value.is_empty() {
+            false => Ok(Some(value)),
+            true if file.optional == Some(true) => Ok(None),
+            true => {
+                let path = volume.path.join(&file.path);
+                Err(format!("environment variable key \"{}\" not found in file \"{}\"", file.key, path.display()))
+            }
+        };
+    }
+
     if let Some(field) = &source.field_ref {
         return field_value(pod, &field.field_path, ips, kubelet).map(Some);
     }
@@ -175,7 +196,7 @@ pub(crate) fn resource_value(
         "requests" => resource(&resources.requests, name).or(resource(&resources.limits, name)).cloned(),
         _ => return Err(format!("unsupported container resource : {}", selector.resource)),
     };
-    let capacity = crate::node::capacity(&kubelet.config);
+    let capacity = crate::node::allocatable(&kubelet.config);
     let amount = match (name, &found, list) {
         ("cpu", Some(q), _) => milli(q),
         ("cpu", None, "limits") => capacity.cpu_millicores as i64,

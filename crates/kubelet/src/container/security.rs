@@ -24,18 +24,37 @@ pub(crate) struct Security {
     pub(crate) unmasked_proc: bool,
 }
 
-/// Works a container's security out. Localhost seccomp profiles lie under `seccomp_root`.
-pub(crate) fn security(pod: &Pod, def: &Def, seccomp_root: &Path) -> Result<Security, String> {
+/// Whether a container that must not be root will not be, by what its image says where the spec says nothing.
+fn verify_not_root(pod: &Pod, def: &Def, user: Option<i64>, image_user: &str) -> Result<(), String> {
+    let about = format!("(pod: \"{}\", container: {})", crate::util::format_pod(pod), def.spec.name);
+    let image_user = image_user.split(':').next().unwrap_or_default();
+    match (user, image_user.parse::<i64>()) {
+        (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {about}")),
+        (Some(_), _) => Ok(()),
+        (None, Ok(0)) => Err(format!("container has runAsNonRoot and image will run as root {about}")),
+        (None, Ok(_)) => Ok(()),
+        (None, Err(_)) if image_user.is_empty() => {
+            Err(format!("container has runAsNonRoot and image will run as root {about}"))
+        }
+        (None, Err(_)) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({image_user}), cannot verify user is non-root {about}"
+        )),
+    }
+}
+
+/// Works a container's security out. `image_user` is the image's; localhost seccomp profiles lie under `seccomp_root`.
+pub(crate) fn security(
+    pod: &Pod,
+    def: &Def,
+    image_user: &str,
+    seccomp_root: &Path,
+) -> Result<Security, String> {
     let pod_context = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
     let context = def.spec.security_context.clone().unwrap_or_default();
     let user = context.run_as_user.or(pod_context.run_as_user);
     let must_not_be_root = context.run_as_non_root.or(pod_context.run_as_non_root).unwrap_or(false);
-    if must_not_be_root && user == Some(0) {
-        return Err(format!(
-            "container's runAsUser breaks non-root policy (pod: \"{}\", container: {})",
-            crate::util::format_pod(pod),
-            def.spec.name
-        ));
+    if must_not_be_root {
+        verify_not_root(pod, def, user, image_user)?;
     }
     let privileged = context.privileged == Some(true);
     let capabilities = context.capabilities.clone().unwrap_or_default();
@@ -109,7 +128,7 @@ mod tests {
                 {"name": "c", "securityContext": {"privileged": true, "allowPrivilegeEscalation": false}},
                 {"name": "d", "securityContext": {"runAsUser": 0, "runAsNonRoot": true}}]}));
         let defs = defs(&pod);
-        let of = |i: usize| security(&pod, &defs[i], Path::new("/s"));
+        let of = |i: usize| security(&pod, &defs[i], "", Path::new("/s"));
         let a = of(0).unwrap();
         assert_eq!((a.user, a.group, a.seccomp), (Some(1), Some(2), Seccomp::RuntimeDefault));
         assert_eq!(a.supplemental_groups, [4, 3]);
@@ -123,5 +142,21 @@ mod tests {
         let c = of(2).unwrap();
         assert!(c.privileged && !c.no_new_privileges && c.seccomp == Seccomp::Unconfined);
         assert!(of(3).unwrap_err().contains("breaks non-root policy"));
+    }
+
+    #[test]
+    fn a_container_that_must_not_be_root_is_judged_by_its_image() {
+        let pod = pod(json!({"containers": [{"name": "c", "securityContext": {"runAsNonRoot": true}}]}));
+        let def = &defs(&pod)[0];
+        for (user, expected) in [
+            ("", Some("image will run as root")),
+            ("0:5", Some("image will run as root")),
+            ("web", Some("non-numeric user (web), cannot verify user is non-root (pod: \"p_n(u)\", container: c)")),
+            ("7", None),
+        ] {
+            let error = security(&pod, def, user, Path::new("/s")).err();
+            assert_eq!(error.is_some(), expected.is_some(), "{user}");
+            assert!(error.unwrap_or_default().contains(expected.unwrap_or_default()));
+        }
     }
 }

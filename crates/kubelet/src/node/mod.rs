@@ -111,6 +111,13 @@ fn uid_of(answer: &[u8]) -> String {
     Node::decode(answer).map(|n| n.uid().to_owned()).unwrap_or_default()
 }
 
+/// The labels that the node is registered with.
+pub(crate) fn labels(config: &crate::config::KubeletConfig) -> std::collections::BTreeMap<String, String> {
+    let labels = status::labels(config);
+    let labels = labels.as_object().into_iter().flatten();
+    labels.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
 async fn renew(kubelet: &Shared, node_uid: &str, exists: &mut bool) -> Result<(), knarr_client::Error> {
     use knarr_api::coordination::v1::Lease;
     let name = &kubelet.config.node_name;

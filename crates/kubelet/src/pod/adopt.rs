@@ -220,16 +220,37 @@ fn last_lines(path: &Path) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     let tail = &bytes[bytes.len().saturating_sub(4 * MOST_LOG_BYTES)..];
     let text = String::from_utf8_lossy(tail);
-    // time, stream and tag come before the text of each line
-    let lines: Vec<&str> = text.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+    // time, stream and tag come before the text of each line; a line in parts ends with its last
+    let parts = |l: &'_ str| -> Option<(bool, String)> {
+        let mut words = l.splitn(4, ' ').skip(2);
+        Some((words.next()?.starts_with('P'), words.next()?.to_owned()))
+    };
+    let lines: Vec<(bool, String)> = text.lines().filter_map(parts).collect();
     let mut out = String::new();
-    for line in &lines[lines.len().saturating_sub(MOST_LOG_LINES)..] {
+    for (unfinished, line) in &lines[lines.len().saturating_sub(MOST_LOG_LINES)..] {
         out.push_str(line);
-        out.push('\n');
+        if !unfinished {
+            out.push('\n');
+        }
     }
     let mut from = out.len().saturating_sub(MOST_LOG_BYTES);
     while !out.is_char_boundary(from) {
         from += 1;
     }
     out.split_off(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_the_text_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let log = "t stdout F a b\nt stderr P on\nt stderr F e\nt stdout P DONE\n";
+        std::fs::write(&path, log).unwrap();
+        assert_eq!(last_lines(&path), "a b\none\nDONE");
+        assert_eq!(last_lines(&dir.path().join("1.log")), "");
+    }
 }

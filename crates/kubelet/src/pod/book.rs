@@ -3,12 +3,15 @@
 //! when its spec asks for something else by now.
 
 use super::admit::refusal;
+use super::setup::host_ports;
 use super::sizes::{Part, Sizes, total};
 use crate::config::Capacity;
+use crate::network::HostPort;
 use crate::container::resources::qos_class;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -60,6 +63,12 @@ impl Book {
     pub(crate) fn admit(&self, pod: &Arc<Pod>, room: &Capacity) -> Result<(), (String, String)> {
         let mut slots = self.lock();
         fits(&slots, pod, room)?;
+        let taken: Vec<HostPort> =
+            slots.values().filter(|s| !s.over).flat_map(|s| host_ports(&s.allocated)).collect();
+        if host_ports(pod).iter().any(|wanted| taken.iter().any(|t| clash(t, wanted))) {
+            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            return Err(("NodePorts".to_owned(), message.to_owned()));
+        }
         let slot = Slot { allocated: pod.clone(), over: false, desired: None };
         slots.insert(pod.uid().to_owned(), slot);
         Ok(())
@@ -149,6 +158,11 @@ impl Book {
         self.lock().remove(uid);
         made_room
     }
+}
+
+fn clash(a: &HostPort, b: &HostPort) -> bool {
+    let same = |a: Option<IpAddr>, b: Option<IpAddr>| a.is_none() || b.is_none() || a == b;
+    a.host_port == b.host_port && a.protocol == b.protocol && same(a.host_ip, b.host_ip)
 }
 
 fn grows(from: &Pod, to: &Pod) -> bool {

@@ -1,6 +1,7 @@
 //! Which pods are this node's: follows the API, gives every pod a worker, hands events on to it, and clears
 //! away what belongs to no pod.
 
+use super::predicates::{self, NodeFacts};
 use super::setup::remove_all;
 use super::sizes::Sizes;
 use super::static_pods::{self, is_mirror};
@@ -73,7 +74,7 @@ pub(super) fn changed(kubelet: &Arc<Shared>, pod: &Arc<Pod>) {
         return;
     }
     let refused = match is_new(kubelet, pod) {
-        true => kubelet.book.admit(pod, &crate::node::allocatable(&kubelet.config)).err(),
+        true => admit(kubelet, pod),
         false => {
             kubelet.book.adopt(pod, given(kubelet, pod).as_ref(), is_over(pod), kubelet.ctx.clock.now());
             None
@@ -97,6 +98,31 @@ fn is_new(kubelet: &Shared, pod: &Pod) -> bool {
         && !ran
         && pod.metadata.deletion_timestamp.is_none()
         && kubelet.config.runtime.sandbox(pod.uid()).is_none()
+}
+
+/// Lets a new pod in, or says why not.
+fn admit(kubelet: &Shared, pod: &Arc<Pod>) -> Option<(String, String)> {
+    let room = crate::node::allocatable(&kubelet.config);
+    let refused = kubelet.book.admit(pod, &room).err();
+    refused.or_else(|| {
+        let refused = predicates::refusal(pod, &node_facts(kubelet))?;
+        kubelet.book.forget(pod.uid());
+        Some(refused)
+    })
+}
+
+fn node_facts(kubelet: &Shared) -> NodeFacts {
+    let config = &kubelet.config;
+    let node = kubelet.nodes.list("").into_iter().find(|n| n.name() == config.node_name);
+    let (labels, taints) = match &node {
+        Some(node) => (
+            node.metadata.labels.clone().unwrap_or_default(),
+            node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
+        ),
+        // Before the node is registered it has what it will be registered with.
+        None => (crate::node::labels(config), Vec::new()),
+    };
+    NodeFacts { name: config.node_name.clone(), labels, taints, apparmor: kubelet.apparmor }
 }
 
 /// What a pod that is here was given: kept when it was resized, else as its sandbox was made.

@@ -8,6 +8,7 @@ pub(crate) mod manager;
 pub(crate) mod model;
 pub(crate) mod phase;
 mod plan;
+pub(crate) mod predicates;
 mod report;
 pub(crate) mod resize;
 pub(crate) mod setup;

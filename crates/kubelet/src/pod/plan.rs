@@ -153,6 +153,10 @@ fn containers(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime, pla
     let has_run = |d: &Def| record(observed, d).is_some_and(|r| r.state != State::None);
     // Once the ordinary containers run, init containers are history; sidecars are kept running.
     let initialized = defs.iter().any(|d| d.role == Role::Main && has_run(d));
+    // Debugging may be wanted of a pod that does not get through its init containers.
+    for def in defs.iter().filter(|d| d.role == Role::Ephemeral) {
+        keep_running(pod, def, record(observed, def), now, plan);
+    }
     for def in defs.iter().filter(|d| matches!(d.role, Role::Init | Role::Sidecar)) {
         if def.role == Role::Init && initialized {
             continue;
@@ -171,7 +175,7 @@ fn containers(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime, pla
             return;
         }
     }
-    for def in defs.iter().filter(|d| matches!(d.role, Role::Main | Role::Ephemeral)) {
+    for def in defs.iter().filter(|d| d.role == Role::Main) {
         keep_running(pod, def, record(observed, def), now, plan);
     }
 }

@@ -97,7 +97,7 @@ async fn make_sandbox(kubelet: &Arc<Shared>, pod: &Pod, attempt: u32) -> Result<
     }
 }
 
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
+pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let mut all = Vec::new();
     for def in defs(pod) {
         for port in def.spec.ports.iter().flatten() {

@@ -67,7 +67,7 @@ pub(super) fn serve(
         let Ok(upgraded) = upgrade.await else { return };
         let io = TokioIo::new(upgraded);
         let mut streams = match wanted {
-            Wanted::Spdy => spdy::serve(&tasks, io),
+            Wanted::Spdy(_) => spdy::serve(&tasks, io),
             Wanted::WebSocket(_) => {
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
                 spdy::serve(&tasks, tunnel(&tasks, socket))

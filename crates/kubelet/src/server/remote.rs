@@ -70,6 +70,8 @@ pub(super) struct Remote {
     pub(super) incoming: mpsc::Receiver<(Channel, Option<Bytes>)>,
     /// What goes out: data, or `None` to close the channel. Dropping it ends the session.
     pub(super) outgoing: mpsc::Sender<(Channel, Option<Bytes>)>,
+    /// Whether the end is told as a Status. Before v4 success was silence, and a failure its message alone.
+    pub(super) tells_status: bool,
 }
 
 /// Waits for the upgrade and connects the channels.
@@ -81,10 +83,14 @@ pub(super) async fn connect(
 ) -> Result<Remote, String> {
     let io = TokioIo::new(upgrade.await.map_err(|e| e.to_string())?);
     match wanted {
-        Wanted::Spdy => over_spdy(ctx, io, wants).await,
+        Wanted::Spdy(protocol) => {
+            let remote = over_spdy(ctx, io, wants).await?;
+            Ok(Remote { tells_status: protocol.starts_with("v4"), ..remote })
+        }
         Wanted::WebSocket(protocol) => {
             let socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
-            Ok(over_websocket(ctx, socket, protocol.starts_with("v5"), wants))
+            let remote = over_websocket(ctx, socket, protocol.starts_with("v5"), wants);
+            Ok(Remote { tells_status: protocol.starts_with('v'), ..remote })
         }
     }
 }
@@ -132,7 +138,7 @@ async fn over_spdy(ctx: &Ctx, io: Io, wants: Wants) -> Result<Remote, String> {
             writer.close().await;
         }
     });
-    Ok(Remote { incoming, outgoing })
+    Ok(Remote { incoming, outgoing, tells_status: true })
 }
 
 /// The end in good order: clients take any other for a failure.
@@ -196,5 +202,5 @@ fn over_websocket(ctx: &Ctx, socket: WebSocketStream<Io>, closes: bool, wants: W
         let _ = sink.send(goodbye()).await;
         let _ = sink.close().await;
     });
-    Remote { incoming, outgoing }
+    Remote { incoming, outgoing, tells_status: true }
 }

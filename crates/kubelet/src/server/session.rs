@@ -129,11 +129,11 @@ pub(super) async fn attach(
 
 /// Moves bytes until the session ends, then says how.
 async fn run(ctx: &Ctx, remote: Remote, session: Result<Session, RuntimeError>, is_exec: bool) {
-    let Remote { mut incoming, outgoing } = remote;
+    let Remote { mut incoming, outgoing, tells_status } = remote;
     let session = match session {
         Ok(session) => session,
         Err(error) => {
-            finish(&outgoing, &failure(&error.to_string())).await;
+            finish(&outgoing, &failure(&error.to_string()), tells_status).await;
             return;
         }
     };
@@ -189,7 +189,7 @@ async fn run(ctx: &Ctx, remote: Remote, session: Result<Session, RuntimeError>, 
         Ok(_) => json!({ "metadata": {}, "status": "Success" }),
         Err(error) => failure(&error.to_string()),
     };
-    finish(&outgoing, &status).await;
+    finish(&outgoing, &status, tells_status).await;
 }
 
 async fn pump(
@@ -208,8 +208,13 @@ async fn pump(
     }
 }
 
-async fn finish(outgoing: &mpsc::Sender<(Channel, Option<Bytes>)>, status: &Value) {
-    let _ = outgoing.send((Channel::Error, Some(Bytes::from(status.to_string())))).await;
+async fn finish(outgoing: &mpsc::Sender<(Channel, Option<Bytes>)>, status: &Value, tells_status: bool) {
+    let text = match tells_status {
+        true => status.to_string(),
+        false if status["status"] == "Success" => return,
+        false => status["message"].as_str().unwrap_or_default().to_owned(),
+    };
+    let _ = outgoing.send((Channel::Error, Some(Bytes::from(text)))).await;
 }
 
 /// remotecommand v4's word for an exit code other than 0.

@@ -14,7 +14,7 @@ pub(super) type Io = TokioIo<Upgraded>;
 /// What the client wants to speak.
 pub(super) enum Wanted {
     /// SPDY/3.1 with this sub-protocol.
-    Spdy,
+    Spdy(String),
     /// WebSocket with this sub-protocol.
     WebSocket(String),
 }
@@ -66,7 +66,7 @@ pub(super) fn accept(
             "x-stream-protocol-version",
             HeaderValue::from_str(chosen).expect("names are plain text"),
         );
-        Wanted::Spdy
+        Wanted::Spdy((*chosen).to_owned())
     } else {
         return Err(refuse("Upgrade request required".to_owned()));
     };

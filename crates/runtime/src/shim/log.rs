@@ -91,13 +91,13 @@ impl Log {
         self.put(&out, now);
     }
 
-    /// Writes what had no end of line yet.
+    /// Writes what had no end of line, and says so: readers put none there.
     pub fn finish(&mut self, now: Time) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let pending = std::mem::take(&mut self.unfinished[stream as usize]);
             if !pending.is_empty() {
                 let mut out = Vec::new();
-                line(&mut out, &rfc3339(now), stream, 'F', &pending);
+                line(&mut out, &rfc3339(now), stream, 'P', &pending);
                 self.put(&out, now);
             }
         }
@@ -206,7 +206,7 @@ mod tests {
              2025-11-21T12:00:00.000000005Z stderr F oops\n\
              2025-11-21T12:00:00.000000005Z stdout F world\n\
              2025-11-21T12:00:00.000000005Z stdout F \n\
-             2025-11-21T12:00:00.000000005Z stdout F end\n"
+             2025-11-21T12:00:00.000000005Z stdout P end\n"
         );
     }
 

@@ -116,6 +116,9 @@ impl Logs {
         parts.method = Method::GET;
         parts.headers.remove(header::ACCEPT_ENCODING);
         parts.headers.remove(header::CONTENT_LENGTH);
+        // Who wants the log over a WebSocket gets it so from here.
+        parts.headers.remove(header::UPGRADE);
+        parts.headers.remove(header::CONNECTION);
         let response = forward(&self.0, &target, &path, parts, Unreachable::Get).await?;
         let status = response.status();
         if !status.is_success() {
