@@ -150,7 +150,8 @@ impl Kubelet {
             recorder: Recorder::new(client.clone(), "kubelet", &config.node_name),
             services: informers.get(),
             nodes: informers.filtered("", "", &format!("metadata.name={}", config.node_name)),
-            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|b| b.starts_with(b"Y")),
+            apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+                .is_ok_and(|b| b.starts_with(b"Y")),
             objects,
             tokens: Tokens::default(),
             image_volumes: tokio::sync::Mutex::default(),

@@ -101,7 +101,11 @@ async fn from(
             true if file.optional == Some(true) => Ok(None),
             true => {
                 let path = volume.path.join(&file.path);
-                Err(format!("environment variable key \"{}\" not found in file \"{}\"", file.key, path.display()))
+                Err(format!(
+                    "environment variable key \"{}\" not found in file \"{}\"",
+                    file.key,
+                    path.display()
+                ))
             }
         };
     }

@@ -84,7 +84,8 @@ fn overlay(files: &RootFs, target: &Path) -> rustix::io::Result<()> {
 
 fn by_mount(layers: &[&Path], target: &Path) -> rustix::io::Result<()> {
     use rustix::mount::MountFlags;
-    let escaped = |p: &&Path| p.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
+    let escaped =
+        |p: &&Path| p.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
     let lower = layers.iter().map(escaped).collect::<Vec<_>>().join(":");
     let options =
         std::ffi::CString::new(format!("lowerdir={lower}")).map_err(|_| rustix::io::Errno::INVAL)?;

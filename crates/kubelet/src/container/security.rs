@@ -151,7 +151,12 @@ mod tests {
         for (user, expected) in [
             ("", Some("image will run as root")),
             ("0:5", Some("image will run as root")),
-            ("web", Some("non-numeric user (web), cannot verify user is non-root (pod: \"p_n(u)\", container: c)")),
+            (
+                "web",
+                Some(
+                    "non-numeric user (web), cannot verify user is non-root (pod: \"p_n(u)\", container: c)",
+                ),
+            ),
             ("7", None),
         ] {
             let error = security(&pod, def, user, Path::new("/s")).err();

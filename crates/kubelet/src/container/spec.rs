@@ -89,10 +89,10 @@ pub(crate) fn termination_log(root: &Path, uid: &str, container: &str, id: &str)
 pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<ContainerSpec, Refused> {
     let Making { pod, def, id, attempt, image, ips, .. } = making;
     let config = &kubelet.config;
-    let own = env::environment(kubelet, pod, def, ips, making.volumes).await.map_err(|m| (CONFIG_ERROR, m))?;
-    let security =
-        security::security(pod, def, &image.config.user, &config.root_dir.join("seccomp"))
-            .map_err(|m| (CONFIG_ERROR, m))?;
+    let own =
+        env::environment(kubelet, pod, def, ips, making.volumes).await.map_err(|m| (CONFIG_ERROR, m))?;
+    let security = security::security(pod, def, &image.config.user, &config.root_dir.join("seccomp"))
+        .map_err(|m| (CONFIG_ERROR, m))?;
     let lookup = |name: &str| own.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
     let words = |words: &[String]| words.iter().map(|w| expand(w, lookup)).collect::<Vec<_>>();
     let hostname = files::hostname(pod, config, &kubelet.hostname);

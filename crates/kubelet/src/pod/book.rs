@@ -6,8 +6,8 @@ use super::admit::refusal;
 use super::setup::host_ports;
 use super::sizes::{Part, Sizes, total};
 use crate::config::Capacity;
-use crate::network::HostPort;
 use crate::container::resources::qos_class;
+use crate::network::HostPort;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use std::collections::HashMap;
@@ -66,7 +66,8 @@ impl Book {
         let taken: Vec<HostPort> =
             slots.values().filter(|s| !s.over).flat_map(|s| host_ports(&s.allocated)).collect();
         if host_ports(pod).iter().any(|wanted| taken.iter().any(|t| clash(t, wanted))) {
-            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            let message =
+                "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
             return Err(("NodePorts".to_owned(), message.to_owned()));
         }
         let slot = Slot { allocated: pod.clone(), over: false, desired: None };

@@ -72,7 +72,9 @@ pub(crate) fn refusal(pod: &Pod, node: &NodeFacts) -> Option<(String, String)> {
 fn sysctl_allowed(name: &str, host_network: bool, host_ipc: bool) -> Result<(), String> {
     // The separator that comes first tells which of the two is meant.
     let name = match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => name.replace('.', "\0").replace('/', ".").replace('\0', "/"),
+        Some(at) if name.as_bytes()[at] == b'/' => {
+            name.replace('.', "\0").replace('/', ".").replace('\0', "/")
+        }
         _ => name.to_owned(),
     };
     if !SAFE_SYSCTLS.contains(&name.as_str()) {
@@ -188,8 +190,18 @@ mod tests {
     fn only_sysctls_that_are_the_pods_own_are_let_through() {
         for (name, net, ipc, expected) in [
             ("kernel.shm_rmid_forced", true, false, Ok(())),
-            ("kernel/shm_rmid_forced", false, true, Err("\"kernel.shm_rmid_forced\" not allowed with host ipc enabled")),
-            ("net.ipv4.tcp_rmem", true, false, Err("\"net.ipv4.tcp_rmem\" not allowed with host net enabled")),
+            (
+                "kernel/shm_rmid_forced",
+                false,
+                true,
+                Err("\"kernel.shm_rmid_forced\" not allowed with host ipc enabled"),
+            ),
+            (
+                "net.ipv4.tcp_rmem",
+                true,
+                false,
+                Err("\"net.ipv4.tcp_rmem\" not allowed with host net enabled"),
+            ),
             ("kernel.msgmax", false, false, Err("\"kernel.msgmax\" not allowlisted")),
         ] {
             assert_eq!(sysctl_allowed(name, net, ipc), expected.map_err(str::to_owned));

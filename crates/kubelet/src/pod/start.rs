@@ -178,7 +178,11 @@ async fn image_volumes(kubelet: &Arc<Shared>, start: &Start) -> Result<(), Failu
             mounted.map_err(|message| Failure::Before("CreateContainerError", message))
         };
         mounted.await.inspect_err(|failure: &Failure| {
-            kubelet.recorder.warning(&about(pod, Some(def)), "Failed", format!("Error: {}", failure.reason()));
+            kubelet.recorder.warning(
+                &about(pod, Some(def)),
+                "Failed",
+                format!("Error: {}", failure.reason()),
+            );
         })?;
     }
     Ok(())

@@ -134,7 +134,8 @@ async fn readable(watch: Option<&Watch>) {
 /// Reads the directory's manifests.
 pub(crate) fn scan(kubelet: &Shared, dir: &Path) -> Wanted {
     let mut wanted = Wanted::new();
-    let mut files: Vec<_> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
     files.sort();
     for path in files {
         let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
@@ -146,7 +147,9 @@ pub(crate) fn scan(kubelet: &Shared, dir: &Path) -> Wanted {
             Ok(pod) => {
                 wanted.entry(full_name(&pod)).or_insert_with(|| Arc::new(pod));
             }
-            Err(error) => tracing::warn!(file = %path.display(), error, "a static pod's manifest cannot be used"),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), error, "a static pod's manifest cannot be used")
+            }
         }
     }
     wanted
@@ -173,7 +176,9 @@ fn parse(text: &str, path: &Path, node: &str, now: &std::time::SystemTime) -> Re
     defaults(&mut value);
     let uid = match value["metadata"]["uid"].as_str().filter(|uid| !uid.is_empty()) {
         Some(uid) => uid.to_owned(),
-        None => format!("{:032x}", fnv128(&[&value.to_string(), "host:", node, "file:", &path.to_string_lossy()])),
+        None => {
+            format!("{:032x}", fnv128(&[&value.to_string(), "host:", node, "file:", &path.to_string_lossy()]))
+        }
     };
     if !uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         return Err(format!("invalid uid {uid:?}"));
@@ -191,7 +196,8 @@ fn parse(text: &str, path: &Path, node: &str, now: &std::time::SystemTime) -> Re
     value["spec"]["nodeName"] = node.into();
     let tolerations = value["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
     let all = json!({ "operator": "Exists", "effect": "NoExecute" });
-    value["spec"]["tolerations"] = tolerations.into_iter().filter(|t| *t != all).chain([all.clone()]).collect();
+    value["spec"]["tolerations"] =
+        tolerations.into_iter().filter(|t| *t != all).chain([all.clone()]).collect();
     value["status"] = json!({ "phase": "Pending" });
     let pod = Pod::from_value(&value).map_err(|e| e.to_string())?;
     if pod.spec.as_ref().is_none_or(|s| s.containers.is_empty()) {
@@ -307,8 +313,11 @@ async fn sync(kubelet: &Arc<Shared>, wanted: &Wanted) {
 }
 
 async fn delete(kubelet: &Shared, (namespace, name): &FullName, uid: &str) {
-    let options =
-        DeleteOptions { grace_period_seconds: Some(0), uid: Some(uid.to_owned()), ..DeleteOptions::default() };
+    let options = DeleteOptions {
+        grace_period_seconds: Some(0),
+        uid: Some(uid.to_owned()),
+        ..DeleteOptions::default()
+    };
     if let Err(error) = kubelet.client.delete::<Pod>(namespace, name, &options).await
         && !error.is_not_found()
         && !error.is_conflict()
@@ -361,7 +370,9 @@ mod tests {
         assert_eq!(spec.node_name.as_deref(), Some("Node1"));
         assert_eq!(spec.tolerations.as_ref().unwrap()[0].effect.as_deref(), Some("NoExecute"));
         assert_eq!(spec.containers[0].termination_message_path.as_deref(), Some("/dev/termination-log"));
-        assert!(spec.containers[0].resources.as_ref().unwrap().requests.as_ref().unwrap().contains_key("cpu"));
+        assert!(
+            spec.containers[0].resources.as_ref().unwrap().requests.as_ref().unwrap().contains_key("cpu")
+        );
         assert_eq!(parsed(WEB).unwrap().uid(), pod.uid());
         assert_ne!(parsed(&WEB.replace("image: i", "image: j")).unwrap().uid(), pod.uid());
     }

@@ -23,7 +23,9 @@ pub(crate) async fn run(
     let target = Target { kubelet, pod, def, id, ips };
     let failed = |kind: &str, what: &str, error: String| {
         let (name, pod) = (&def.spec.name, crate::util::format_pod(pod));
-        format!("{kind} lifecycle hook ({what}) for Container \"{name}\" in Pod \"{pod}\" failed - error: {error}")
+        format!(
+            "{kind} lifecycle hook ({what}) for Container \"{name}\" in Pod \"{pod}\" failed - error: {error}"
+        )
     };
     if let Some(exec) = &hook.exec {
         let command = exec.command.as_deref().unwrap_or_default();
@@ -31,7 +33,10 @@ pub(crate) async fn run(
         return match run_command(&target, command, NO_LIMIT).await {
             Ok((0, _)) => Ok(()),
             Ok((code, output)) => {
-                let error = format!("command '{}' exited with {code}: {output}, message: {output:?}", command.join(" "));
+                let error = format!(
+                    "command '{}' exited with {code}: {output}, message: {output:?}",
+                    command.join(" ")
+                );
                 Err(failed("Exec", &what, error))
             }
             Err(error) => Err(failed("Exec", &what, format!("{error}, message: \"\""))),

@@ -285,13 +285,9 @@ impl Worker {
         if let State::Ended(ended) = std::mem::take(&mut record.state) {
             record.count_restart(ended.finished_at);
             record.last = Some(ended);
-            if record
-                .waiting
-                .as_ref()
-                .is_some_and(|(reason, _)| {
-                    matches!(reason.as_str(), "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError")
-                })
-            {
+            if record.waiting.as_ref().is_some_and(|(reason, _)| {
+                matches!(reason.as_str(), "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError")
+            }) {
                 record.waiting = None;
             }
         }
