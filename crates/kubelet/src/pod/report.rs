@@ -5,14 +5,20 @@ use crate::kubelet::Shared;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use knarr_base::Backoff;
+use knarr_base::clock::timeout;
 use knarr_client::{DeleteOptions, Error, Patch};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
+/// A status that is about to be out of date waits this long for its successor: what takes longer than a start
+/// does (a pull, say) is told, what does not costs no write.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 enum Out {
-    Status(Value),
+    /// A status, and whether it may wait.
+    Status(Value, bool),
     Delete,
 }
 
@@ -32,11 +38,39 @@ impl Outbox {
     }
 
     pub(super) fn status(&self, status: Value) {
-        let _ = self.0.send(Out::Status(status));
+        let passing = is_passing(&status);
+        let _ = self.0.send(Out::Status(status, passing));
     }
 
     pub(super) fn delete(&self) {
         let _ = self.0.send(Out::Delete);
+    }
+}
+
+/// Whether the status says no more than that the pod is being made.
+fn is_passing(status: &Value) -> bool {
+    let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+    let mut containers = lists.iter().flat_map(|list| status[*list].as_array().into_iter().flatten());
+    status["phase"] == "Pending"
+        && containers.all(|c| {
+            let reason = c["state"]["waiting"]["reason"].as_str();
+            matches!(reason, Some("ContainerCreating" | "PodInitializing")) && c["restartCount"] == 0
+        })
+}
+
+/// Waits for a status that says more; passing ones replace what is held. Whether the deletion came instead.
+async fn successor(receive: &mut mpsc::UnboundedReceiver<Out>, held: &mut Option<Value>) -> bool {
+    loop {
+        match receive.recv().await {
+            Some(Out::Status(new, passing)) => {
+                *held = Some(new);
+                if !passing {
+                    return false;
+                }
+            }
+            Some(Out::Delete) => return true,
+            None => return false,
+        }
     }
 }
 
@@ -57,8 +91,12 @@ impl Sender {
             let next =
                 if status.is_none() && !delete { receive.recv().await } else { receive.try_recv().ok() };
             match next {
-                Some(Out::Status(new)) => {
+                Some(Out::Status(new, passing)) => {
                     status = Some(new);
+                    if passing && !delete {
+                        let next = timeout(&*self.kubelet.ctx.clock, PATIENCE, successor(&mut receive, &mut status));
+                        delete = next.await == Some(true);
+                    }
                     continue;
                 }
                 Some(Out::Delete) => {
@@ -114,5 +152,34 @@ impl Sender {
             ..Default::default()
         };
         self.kubelet.client.delete::<Pod>(&self.namespace, &self.name, &options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pod_that_is_being_made_may_wait() {
+        let status = |phase: &str, state: Value| json!({ "phase": phase, "containerStatuses": [{ "restartCount": 0, "state": state }] });
+        let waiting = |reason: &str| json!({ "waiting": { "reason": reason } });
+        assert!(is_passing(&status("Pending", waiting("ContainerCreating"))));
+        assert!(!is_passing(&status("Pending", waiting("ErrImagePull"))));
+        assert!(!is_passing(&status("Pending", json!({ "running": {} }))));
+        assert!(!is_passing(&status("Running", waiting("ContainerCreating"))));
+    }
+
+    #[tokio::test]
+    async fn what_comes_meanwhile_replaces_what_waits() {
+        let (send, mut receive) = mpsc::unbounded_channel();
+        for (text, passing) in [("b", true), ("c", false), ("d", false)] {
+            send.send(Out::Status(text.into(), passing)).unwrap_or_else(|_| panic!("it is open"));
+        }
+        let mut held = Some("a".into());
+        assert!(!successor(&mut receive, &mut held).await);
+        assert_eq!(held, Some("c".into()));
+        send.send(Out::Delete).unwrap_or_else(|_| panic!("it is open"));
+        assert!(!successor(&mut receive, &mut held).await, "d comes first");
+        assert!(successor(&mut receive, &mut held).await);
     }
 }
