@@ -12,28 +12,49 @@ const MOST_SEARCHES: usize = 32;
 
 /// The pod's host name.
 pub(crate) fn hostname(pod: &Pod, config: &KubeletConfig, node_hostname: &str) -> String {
-    let Some(spec) = &pod.spec else { return pod.name().to_owned() };
-    if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
-        return name.to_owned();
-    }
-    if host_network(pod) {
+    if host_network(pod) && overridden(pod).is_none() {
         return node_hostname.to_owned();
     }
+    kernel_name(pod, config)
+}
+
+fn kernel_name(pod: &Pod, config: &KubeletConfig) -> String {
     let short = short_name(pod);
-    match domain(pod, config) {
-        Some(domain) if spec.set_hostname_as_fqdn == Some(true) => format!("{short}.{domain}"),
-        _ => short,
+    let whole = pod.spec.as_ref().is_some_and(|s| s.set_hostname_as_fqdn == Some(true));
+    match domain(pod, config).filter(|_| whole) {
+        Some(domain) => format!("{short}.{domain}"),
+        None => short,
     }
+}
+
+/// Refuses a host name that the kernel has no room for.
+pub(crate) fn check_hostname(pod: &Pod, config: &KubeletConfig) -> Result<(), String> {
+    const MOST: usize = 64;
+    let name = kernel_name(pod, config);
+    if name.len() <= MOST {
+        return Ok(());
+    }
+    Err(format!(
+        "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({MOST} characters is the max, {} characters requested)",
+        name.len()
+    ))
+}
+
+fn overridden(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.hostname_override.as_deref().filter(|n| !n.is_empty())
 }
 
 fn short_name(pod: &Pod) -> String {
     let given = pod.spec.as_ref().and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
-    let name = given.unwrap_or(pod.name());
+    let name = overridden(pod).or(given).unwrap_or(pod.name());
     // A host name has 63 characters at most, and does not end in a dash or dot.
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
 fn domain(pod: &Pod, config: &KubeletConfig) -> Option<String> {
+    if overridden(pod).is_some() {
+        return None;
+    }
     let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
     Some(format!("{subdomain}.{}.svc.{}", pod.namespace(), config.cluster_domain))
 }

@@ -37,6 +37,8 @@ pub(crate) struct Observed {
     pub(crate) released: bool,
     /// The API was told that the pod is gone.
     pub(crate) deleting: bool,
+    /// All containers are being ended to be started anew.
+    pub(crate) restarting_all: bool,
     /// Where changes of size stand.
     pub(crate) resizing: Resizing,
     /// The pod's cgroup is to be changed before containers start in it.
@@ -156,6 +158,12 @@ pub(crate) struct Backoff {
 impl Record {
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
+    }
+
+    /// Whether it ever ran, not counting what was before all containers were started anew.
+    pub(crate) fn has_run(&self) -> bool {
+        let before = |last: &Ended| last.reason != super::phase::RESTARTING_ALL;
+        self.state != State::None || self.last.as_ref().is_some_and(before)
     }
 
     pub(crate) fn ended(&self) -> Option<&Ended> {

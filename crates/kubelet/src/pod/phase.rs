@@ -24,6 +24,21 @@ pub(crate) fn shown(record: Option<&Record>) -> Shown<'_> {
     }
 }
 
+/// The reason that containers show which end to be started anew together.
+pub(crate) const RESTARTING_ALL: &str = "RestartingAllContainers";
+
+/// The action of the first of the container's rules that is about the exit code.
+pub(crate) fn matching_rule(def: &Def, exit_code: i32) -> Option<&str> {
+    let mut rules = def.spec.restart_policy_rules.iter().flatten();
+    let rule = rules.find(|rule| {
+        rule.exit_codes.as_ref().is_some_and(|codes| {
+            let listed = codes.values.iter().flatten().any(|v| *v == exit_code);
+            (codes.operator == "In") == listed
+        })
+    });
+    rule.map(|rule| rule.action.as_str())
+}
+
 /// Whether a container that ended so is to be started again (restart policies of pod and container, and the
 /// container's rules, KEP-5307).
 pub(crate) fn should_restart(pod: &Pod, def: &Def, exit_code: i32) -> bool {
@@ -32,12 +47,8 @@ pub(crate) fn should_restart(pod: &Pod, def: &Def, exit_code: i32) -> bool {
         Role::Ephemeral => return false,
         Role::Init | Role::Main => {}
     }
-    for rule in def.spec.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = codes.values.iter().flatten().any(|v| *v == exit_code);
-        if (codes.operator == "In") == listed {
-            return rule.action == "Restart";
-        }
+    if let Some(action) = matching_rule(def, exit_code) {
+        return matches!(action, "Restart" | "RestartAllContainers");
     }
     match def.spec.restart_policy.as_deref().unwrap_or(restart_policy(pod)) {
         "Never" => false,
@@ -49,7 +60,11 @@ pub(crate) fn should_restart(pod: &Pod, def: &Def, exit_code: i32) -> bool {
 
 /// Whether a container that ended so comes back: by its policies, or because it was ended to be started anew.
 pub(crate) fn comes_back(pod: &Pod, def: &Def, record: Option<&Record>, exit_code: i32) -> bool {
-    record.is_some_and(|r| r.ended_by_wish) || should_restart(pod, def, exit_code)
+    let wished = |r: &Record| {
+        let last = r.last.as_ref().filter(|_| r.state == State::None);
+        r.ended_by_wish || last.is_some_and(|l| l.reason == RESTARTING_ALL)
+    };
+    record.is_some_and(wished) || should_restart(pod, def, exit_code)
 }
 
 /// The phase that the containers give the pod. `stopped`: nothing will be started again.
@@ -59,7 +74,7 @@ pub(crate) fn phase(pod: &Pod, defs: &[Def], observed: &Observed, stopped: bool)
     }
     let has_run = |def: &Def| {
         let record = observed.containers.get(&def.spec.name);
-        record.is_some_and(|r| r.state != State::None || r.last.is_some())
+        record.is_some_and(Record::has_run)
     };
     let initialized = defs.iter().any(|d| d.role == Role::Main && has_run(d));
     let mut pending_init = false;

@@ -92,6 +92,13 @@ pub(crate) fn plan(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime
         Sandbox::None | Sandbox::Ready => {}
     }
     match observed.setup {
+        Setup::Done if observed.restarting_all => {
+            let running = |d: &&Def| record(observed, d).is_some_and(|r| r.is_running() && r.killing.is_none());
+            for def in defs.iter().filter(|d| d.role != Role::Ephemeral).filter(running).rev() {
+                let (name, message) = (def.spec.name.clone(), "killing".to_owned());
+                plan.actions.push(Action::Kill { name, message, grace: Duration::ZERO });
+            }
+        }
         Setup::Done => {
             containers(pod, defs, observed, now, &mut plan);
             if observed.held_by_resize {

@@ -64,6 +64,7 @@ fn needs_ips(pod: &Pod) -> bool {
 
 async fn make_sandbox(kubelet: &Arc<Shared>, pod: &Pod, attempt: u32) -> Result<(Vec<IpAddr>, bool), String> {
     let runtime = &kubelet.config.runtime;
+    crate::container::files::check_hostname(pod, &kubelet.config)?;
     let (status, new) = match runtime.sandbox(pod.uid()) {
         Some(status) if status.ready => (status, false),
         Some(_) => {

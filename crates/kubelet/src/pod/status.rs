@@ -191,7 +191,7 @@ fn terminated(ended: &Ended) -> Value {
 
 fn is_initialized(defs: &[Def], observed: &Observed) -> bool {
     let record = |d: &&Def| observed.containers.get(&d.spec.name);
-    let started = |d: &Def| record(&d).is_some_and(|r| r.state != State::None || r.last.is_some());
+    let started = |d: &Def| record(&d).is_some_and(Record::has_run);
     if defs.iter().any(|d| d.role == Role::Main && started(d)) {
         return true;
     }
@@ -259,7 +259,8 @@ fn conditions(
     let sandbox = Condition::new("PodReadyToStartContainers", observed.sandbox == Sandbox::Ready);
     let containers = Condition { kind: "ContainersReady", ..containers_ready(defs, observed, phase) };
     let all = [sandbox, init, ready, containers, Condition::new("PodScheduled", true)];
-    let mut all: Vec<Value> = all.iter().map(|c| render(c, pod, before, now)).collect();
+    let restart = Some(restarting_all(observed, phase)).filter(|_| may_restart_all(defs));
+    let mut all: Vec<Value> = all.iter().chain(&restart).map(|c| render(c, pod, before, now)).collect();
     let resizing = [
         ("PodResizePending", &observed.resizing.pending),
         ("PodResizeInProgress", &observed.resizing.progress),
@@ -273,6 +274,29 @@ fn conditions(
         }
     }
     all.into()
+}
+
+/// Whether a container's end can take all others with it.
+fn may_restart_all(defs: &[Def]) -> bool {
+    let mut rules = defs.iter().flat_map(|d| d.spec.restart_policy_rules.iter().flatten());
+    rules.any(|rule| rule.action == "RestartAllContainers")
+}
+
+fn restarting_all(observed: &Observed, phase: &str) -> Condition {
+    let kind = "AllContainersRestarting";
+    match phase {
+        "Succeeded" => Condition::because(kind, "PodCompleted", String::new()),
+        "Failed" => Condition::because(kind, "PodFailed", String::new()),
+        _ if observed.restarting_all => Condition {
+            status: true,
+            ..Condition::because(
+                kind,
+                "RestartAllContainersStarted",
+                "container exited with restart policy rule".to_owned(),
+            )
+        },
+        _ => Condition::new(kind, false),
+    }
 }
 
 fn render_resize(kind: &str, condition: &resize::Condition) -> Value {

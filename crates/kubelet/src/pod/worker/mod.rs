@@ -3,13 +3,14 @@
 
 use crate::pod::kill::Kill;
 use crate::pod::model::{Observed, Record, Setup, State, is_deleted};
-use crate::pod::phase::phase;
+use crate::pod::phase::{RESTARTING_ALL, phase};
 use crate::pod::plan::{Action, is_stopping, plan};
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Start, Started};
 use crate::pod::static_pods::is_static;
 use crate::pod::{adopt, report, resize, status};
 mod hear;
+mod restart_all;
 mod size;
 
 use crate::kubelet::{ContainerView, Entry, Shared};
@@ -203,6 +204,7 @@ impl Worker {
             self.observed.start_time = Some(now);
         }
         self.show_pull_backoffs(now);
+        self.plan_restart_all();
         let resize_at = self.plan_resize(now);
         let stopping = is_stopping(&self.pod, &self.defs, &self.observed);
         let plan = plan(&self.pod, &self.defs, &self.observed, now);
@@ -286,7 +288,7 @@ impl Worker {
             record.count_restart(ended.finished_at);
             record.last = Some(ended);
             if record.waiting.as_ref().is_some_and(|(reason, _)| {
-                matches!(reason.as_str(), "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError")
+                matches!(reason.as_str(), "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError" | RESTARTING_ALL)
             }) {
                 record.waiting = None;
             }
