@@ -18,6 +18,8 @@ mod host;
 mod images;
 #[path = "cases/network.rs"]
 mod network;
+#[path = "cases/pods.rs"]
+mod pods;
 #[path = "cases/streams.rs"]
 mod streams;
 #[path = "cases/tour.rs"]
@@ -34,6 +36,7 @@ const GROUPS: &[Group] = &[
     Group { name: "clients", mode: Mode::Server, cases: clients::CASES },
     Group { name: "demo", mode: Mode::Demo, cases: demo::CASES },
     Group { name: "workloads", mode: Mode::Up, cases: workloads::CASES },
+    Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
     Group { name: "network", mode: Mode::Up, cases: network::CASES },
     Group { name: "streams", mode: Mode::Up, cases: streams::CASES },
     Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },
