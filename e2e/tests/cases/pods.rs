@@ -35,8 +35,15 @@ fn wait_for_event(namespace: &Namespace<'_>, object: &str, words: &[&str]) {
     wait_for(&format!("events of {object} with {words:?}"), seconds(30), || {
         let selector = format!("involvedObject.name={object}");
         let columns = "custom-columns=REASON:.reason,MESSAGE:.message";
-        let events =
-            namespace.kubectl(&["get", "events", "--field-selector", &selector, "-o", columns, "--no-headers"]);
+        let events = namespace.kubectl(&[
+            "get",
+            "events",
+            "--field-selector",
+            &selector,
+            "-o",
+            columns,
+            "--no-headers",
+        ]);
         let events = events.ok();
         if words.iter().all(|word| events.contains(word)) { Ok(()) } else { Err(events) }
     });
@@ -79,7 +86,11 @@ fn a_running_container_is_resized_in_place(cluster: &Cluster) {
     assert_eq!((&is["containerID"], &is["restartCount"]), (&was["containerID"], &was["restartCount"]));
     assert_eq!(is["allocatedResources"]["memory"], "20Mi");
     assert_eq!(quota(&namespace, "grows"), "8000");
-    wait_for_event(&namespace, "grows", &["ResizeStarted", "ResizeCompleted", "Pod resize completed: {\"containers\""]);
+    wait_for_event(
+        &namespace,
+        "grows",
+        &["ResizeStarted", "ResizeCompleted", "Pod resize completed: {\"containers\""],
+    );
     // And smaller again.
     resize(&namespace, "grows", r#"{"requests":{"cpu":"10m"},"limits":{"cpu":"40m","memory":"24Mi"}}"#);
     wait_for("a smaller quota", seconds(20), || match quota(&namespace, "grows").as_str() {
@@ -107,11 +118,14 @@ fn a_resize_beyond_the_node_waits_and_can_be_taken_back(cluster: &Cluster) {
     namespace.apply(&pod("waits", "sleep 1000", "    resources: {requests: {cpu: 10m}}", ""));
     namespace.wait_until_ready("waits");
     resize(&namespace, "waits", r#"{"requests":{"cpu":"900"}}"#);
-    let pending = namespace.wait_until("pod/waits", seconds(20), |pod| condition(pod, "PodResizePending").is_some());
+    let pending =
+        namespace.wait_until("pod/waits", seconds(20), |pod| condition(pod, "PodResizePending").is_some());
     let told = condition(&pending, "PodResizePending").expect("it was waited for");
     assert_eq!(told["reason"], "Deferred");
     assert!(
-        told["message"].as_str().is_some_and(|m| m.starts_with("Node didn't have enough resource: cpu, requested: 900000")),
+        told["message"]
+            .as_str()
+            .is_some_and(|m| m.starts_with("Node didn't have enough resource: cpu, requested: 900000")),
         "{told}"
     );
     assert_eq!(pending["status"]["containerStatuses"][0]["allocatedResources"]["cpu"], "10m");
@@ -217,7 +231,8 @@ fn a_pod_that_the_node_must_not_run_is_refused_with_the_reason(cluster: &Cluster
         ),
     ] {
         namespace.apply(&pod(name, "sleep 1", "", &format!("{bound}\n{spec}")));
-        let pod = namespace.wait_until(&format!("pod/{name}"), seconds(20), |pod| pod["status"]["phase"] == "Failed");
+        let pod = namespace
+            .wait_until(&format!("pod/{name}"), seconds(20), |pod| pod["status"]["phase"] == "Failed");
         assert_eq!((&pod["status"]["reason"], &pod["status"]["message"]), (&reason.into(), &message.into()));
         wait_for_event(&namespace, name, &[reason]);
     }
@@ -248,7 +263,10 @@ fn a_hung_probe_command_counts_as_a_failure(cluster: &Cluster) {
     wait_for_event(
         &namespace,
         "hung",
-        &["Liveness probe failed: command timed out", "Container main failed liveness probe, will be restarted"],
+        &[
+            "Liveness probe failed: command timed out",
+            "Container main failed liveness probe, will be restarted",
+        ],
     );
     namespace.wait_until("pod/hung", seconds(30), |pod| {
         pod["status"]["containerStatuses"][0]["restartCount"].as_u64().is_some_and(|n| n > 0)

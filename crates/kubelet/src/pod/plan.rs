@@ -93,7 +93,8 @@ pub(crate) fn plan(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime
     }
     match observed.setup {
         Setup::Done if observed.restarting_all => {
-            let running = |d: &&Def| record(observed, d).is_some_and(|r| r.is_running() && r.killing.is_none());
+            let running =
+                |d: &&Def| record(observed, d).is_some_and(|r| r.is_running() && r.killing.is_none());
             for def in defs.iter().filter(|d| d.role != Role::Ephemeral).filter(running).rev() {
                 let (name, message) = (def.spec.name.clone(), "killing".to_owned());
                 plan.actions.push(Action::Kill { name, message, grace: Duration::ZERO });

@@ -94,7 +94,8 @@ impl Sender {
                 Some(Out::Status(new, passing)) => {
                     status = Some(new);
                     if passing && !delete {
-                        let next = timeout(&*self.kubelet.ctx.clock, PATIENCE, successor(&mut receive, &mut status));
+                        let next =
+                            timeout(&*self.kubelet.ctx.clock, PATIENCE, successor(&mut receive, &mut status));
                         delete = next.await == Some(true);
                     }
                     continue;

@@ -288,7 +288,10 @@ impl Worker {
             record.count_restart(ended.finished_at);
             record.last = Some(ended);
             if record.waiting.as_ref().is_some_and(|(reason, _)| {
-                matches!(reason.as_str(), "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError" | RESTARTING_ALL)
+                matches!(
+                    reason.as_str(),
+                    "CrashLoopBackOff" | "RunContainerError" | "PostStartHookError" | RESTARTING_ALL
+                )
             }) {
                 record.waiting = None;
             }

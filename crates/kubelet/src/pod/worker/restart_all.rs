@@ -53,11 +53,11 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_matches_decides() {
-        let rule = |action: &str, code: i32| {
-            json!({"action": action, "exitCodes": {"operator": "In", "values": [code]}})
-        };
-        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
-            "restartPolicyRules": [rule("Restart", 1), rule("RestartAllContainers", 1), rule("RestartAllContainers", 2)]}]}));
+        let rule = |action: &str, code: i32| json!({"action": action, "exitCodes": {"operator": "In", "values": [code]}});
+        let pod = pod(
+            json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+            "restartPolicyRules": [rule("Restart", 1), rule("RestartAllContainers", 1), rule("RestartAllContainers", 2)]}]}),
+        );
         for (code, wanted) in [(0, false), (1, false), (2, true)] {
             assert_eq!(is_wanted(&defs(&pod), &observed(&[("a", ended(code, 0))])), wanted, "{code}");
         }
