@@ -9,6 +9,7 @@ use crate::pod::worker::Msg;
 use crate::volume::token::Tokens;
 use knarr_api::Kind;
 use knarr_api::core::v1::{Node, Pod, Service};
+use knarr_api::node::v1::RuntimeClass;
 use knarr_base::Ctx;
 use knarr_client::{Client, Informer, Informers, Recorder};
 use serde_json::Value;
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     /// One image volume is mounted at a time.
     pub(crate) image_volumes: tokio::sync::Mutex<()>,
+    /// By which handlers are found.
+    pub(crate) runtime_classes: Informer<RuntimeClass>,
     /// This node's object.
     pub(crate) nodes: Informer<Node>,
     /// Whether the kernel has AppArmor.
@@ -149,6 +152,7 @@ impl Kubelet {
         let shared = Shared {
             recorder: Recorder::new(client.clone(), "kubelet", &config.node_name),
             services: informers.get(),
+            runtime_classes: informers.get(),
             nodes: informers.filtered("", "", &format!("metadata.name={}", config.node_name)),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|b| b.starts_with(b"Y")),

@@ -6,6 +6,14 @@ use crate::kubelet::Shared;
 use knarr_meta::time::rfc3339;
 use serde_json::{Map, Value, json};
 
+/// What a scheduler or an API server must not take for granted of a node (KEP-5328).
+const DECLARED_FEATURES: [&str; 4] = [
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
+
 /// Images listed in a node's status at most.
 const MOST_IMAGES: usize = 50;
 
@@ -55,6 +63,7 @@ pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
         "images": images(kubelet),
         "runtimeHandlers": [{ "name": "", "features": { "recursiveReadOnlyMounts": true, "userNamespaces": false } }],
         "features": { "supplementalGroupsPolicy": true },
+        "declaredFeatures": DECLARED_FEATURES,
     })
 }
 

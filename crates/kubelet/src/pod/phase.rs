@@ -87,7 +87,7 @@ pub(crate) fn phase(pod: &Pod, defs: &[Def], observed: &Observed, stopped: bool)
             (Role::Init, Shown::Running | Shown::Waiting(None)) => pending_init = true,
             (Role::Init, Shown::Terminated(e) | Shown::Waiting(Some(e))) => {
                 if e.exit_code != 0 {
-                    if !comes_back(pod, def, record, e.exit_code) {
+                    if !observed.restarting_all && !comes_back(pod, def, record, e.exit_code) {
                         return "Failed";
                     }
                     pending_init |= !initialized;
@@ -117,7 +117,7 @@ pub(crate) fn phase(pod: &Pod, defs: &[Def], observed: &Observed, stopped: bool)
         return if waiting == 0 && !pending_init && ended > 0 { outcome } else { "Failed" };
     }
     let mains = defs.iter().filter(|d| d.role == Role::Main).count();
-    if ended == mains && final_ends == ended && ended > 0 {
+    if ended == mains && final_ends == ended && ended > 0 && !observed.restarting_all {
         return outcome;
     }
     if pending_init || waiting > 0 {
@@ -226,6 +226,15 @@ pub(crate) mod tests {
                 "{policy}"
             );
         }
+    }
+
+    #[test]
+    fn a_pod_whose_containers_restart_together_is_not_over() {
+        let pod = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]}));
+        let mut seen = observed(&[("a", ended(42, 0)), ("b", ended(137, 0))]);
+        assert_eq!(phase(&pod, &defs(&pod), &seen, false), "Failed");
+        seen.restarting_all = true;
+        assert_eq!(phase(&pod, &defs(&pod), &seen, false), "Running");
     }
 
     #[test]

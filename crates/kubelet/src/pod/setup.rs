@@ -62,9 +62,31 @@ fn needs_ips(pod: &Pod) -> bool {
     })
 }
 
+/// Handlers that are this runtime; `runc` is what every node has by that name.
+const OWN_HANDLERS: [&str; 3] = ["", "knarr", "runc"];
+
+/// Whether the pod's RuntimeClass is served here.
+async fn check_handler(kubelet: &Shared, pod: &Pod) -> Result<(), String> {
+    let name = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
+    if name.is_empty() {
+        return Ok(());
+    }
+    kubelet.runtime_classes.synced().await;
+    let class = kubelet.runtime_classes.list("").into_iter().find(|c| c.name() == name);
+    match class {
+        None => Err(format!("runtimeclass.node.k8s.io \"{name}\" not found")),
+        Some(class) if OWN_HANDLERS.contains(&class.handler.as_str()) => Ok(()),
+        Some(class) => Err(format!(
+            "rpc error: code = Unknown desc = failed to get sandbox runtime: no runtime for \"{}\" is configured",
+            class.handler
+        )),
+    }
+}
+
 async fn make_sandbox(kubelet: &Arc<Shared>, pod: &Pod, attempt: u32) -> Result<(Vec<IpAddr>, bool), String> {
     let runtime = &kubelet.config.runtime;
     crate::container::files::check_hostname(pod, &kubelet.config)?;
+    check_handler(kubelet, pod).await?;
     let (status, new) = match runtime.sandbox(pod.uid()) {
         Some(status) if status.ready => (status, false),
         Some(_) => {

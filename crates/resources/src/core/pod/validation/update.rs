@@ -277,7 +277,7 @@ pub fn resize(new: &Pod, old: &Pod) -> ErrorList {
         return errs;
     }
     let sidecar = |c: &Container| c.restart_policy.text() == "Always";
-    for (i, (new, old)) in new_init.iter().zip(old_init).enumerate().filter(|(_, (_, o))| sidecar(o)) {
+    for (i, (new, old)) in new_init.iter().zip(old_init).enumerate() {
         removed(
             &mut errs,
             &new.resources,
@@ -300,14 +300,17 @@ pub fn resize(new: &Pod, old: &Pod) -> ErrorList {
         }
     }
     for (i, (new, old)) in munged.init_containers.iter_mut().flatten().zip(old_init).enumerate() {
-        if sidecar(new) {
-            new.resources = with_old_compute(&new.resources, &old.resources);
-            if new != old {
-                let detail = "only cpu and memory resources for init or sidecar containers are mutable";
-                errs.add_forbidden(&path.child("initContainers").index(i), detail);
-            }
-        } else if new != old {
-            errs.add_forbidden(&path, "resources for non-sidecar init containers are immutable");
+        let modified = new != old;
+        new.resources = with_old_compute(&new.resources, &old.resources);
+        let path = path.child("initContainers").index(i);
+        if new != old {
+            let detail = "only cpu and memory resources for init or sidecar containers are mutable";
+            errs.add_forbidden(&path, detail);
+        }
+        let restarts = new.resize_policy.items().iter().filter(|p| p.restart_policy == "RestartContainer");
+        for _ in restarts.filter(|_| modified && !sidecar(new)) {
+            let detail = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+            errs.add_forbidden(&path, detail);
         }
     }
     if errs.is_empty() && munged != *old_spec {
