@@ -309,7 +309,8 @@ pub fn resize(new: &Pod, old: &Pod) -> ErrorList {
         }
         let restarts = new.resize_policy.items().iter().filter(|p| p.restart_policy == "RestartContainer");
         for _ in restarts.filter(|_| modified && !sidecar(new)) {
-            let detail = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+            let detail =
+                "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
             errs.add_forbidden(&path, detail);
         }
     }
