@@ -87,6 +87,10 @@ async fn make_sandbox(kubelet: &Arc<Shared>, pod: &Pod, attempt: u32) -> Result<
     let runtime = &kubelet.config.runtime;
     crate::container::files::check_hostname(pod, &kubelet.config)?;
     check_handler(kubelet, pod).await?;
+    if pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) {
+        // Running it with the host's users would be less than was asked for.
+        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned());
+    }
     let (status, new) = match runtime.sandbox(pod.uid()) {
         Some(status) if status.ready => (status, false),
         Some(_) => {

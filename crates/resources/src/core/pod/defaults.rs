@@ -20,6 +20,10 @@ pub fn pod(obj: &mut Object) {
             }
         });
     }
+    // A conversion of upstream's rather than a default.
+    if spec_map.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s < 0) {
+        spec_map.insert("terminationGracePeriodSeconds".to_owned(), 1.into());
+    }
     pod_level_resources(spec_map);
     set_absent(spec_map, "enableServiceLinks", true);
     if spec_map.get("hostNetwork") == Some(&Value::Bool(true)) {
