@@ -4,6 +4,7 @@ use crate::config::{KubeletConfig, KubeletError};
 use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::book::Book;
+use crate::pod::pulls::Pulls;
 use crate::pod::static_pods::Mirrors;
 use crate::pod::worker::Msg;
 use crate::volume::token::Tokens;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
+    /// Who may use the images that are here.
+    pub(crate) pulls: Pulls,
     /// One image volume is mounted at a time.
     pub(crate) image_volumes: tokio::sync::Mutex<()>,
     /// By which handlers are found.
@@ -158,6 +161,7 @@ impl Kubelet {
                 .is_ok_and(|b| b.starts_with(b"Y")),
             objects,
             tokens: Tokens::default(),
+            pulls: Pulls::read(&config.root_dir),
             image_volumes: tokio::sync::Mutex::default(),
             mirrors: Mirrors::default(),
             node_uid: Mutex::default(),

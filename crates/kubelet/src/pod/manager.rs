@@ -55,6 +55,7 @@ async fn watch_images(kubelet: &Shared) {
     let mut changes = kubelet.config.images.changes();
     while changes.changed().await.is_ok() {
         kubelet.node_changed.notify_one();
+        kubelet.pulls.retain(|image| kubelet.config.images.resolve(image).is_some());
         let entries: Vec<Arc<Entry>> =
             kubelet.pods.lock().expect("pod lock is never poisoned").values().cloned().collect();
         entries.iter().for_each(|entry| entry.send(Msg::ImagesChanged));

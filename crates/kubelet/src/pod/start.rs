@@ -5,6 +5,7 @@ use crate::container::image_volume;
 use crate::container::spec::{self, Making};
 use crate::kubelet::{Entry, Shared};
 use crate::objects::What;
+use crate::pod::pulls::Source;
 use crate::pod::sizes::Size;
 use crate::util::{Def, about, go_duration};
 use crate::volume::Prepared;
@@ -209,6 +210,15 @@ async fn ensure(
     let default = if parsed.is_latest() { "Always" } else { "IfNotPresent" };
     let policy = if policy.is_empty() { default } else { policy };
     let present = kubelet.config.images.resolve(name);
+    let found = match &present {
+        // What came without credentials is asked for by most, and needs none looked up.
+        Some(image) if policy != "Always" && kubelet.pulls.must_ask(&image.id, &[]) => {
+            credentials(kubelet, pod, &parsed).await
+        }
+        _ => Vec::new(),
+    };
+    let sources: Vec<Source> = found.into_iter().map(|(source, _)| source).collect();
+    let present = present.filter(|image| !kubelet.pulls.must_ask(&image.id, &sources));
     match (policy, present) {
         ("Never", None) => {
             let message = format!("Container image \"{name}\" is not present with pull policy of Never");
@@ -238,9 +248,11 @@ async fn pull(
     recorder.normal(about, "Pulling", format!("Pulling image \"{name}\""));
     let clock = &kubelet.ctx.clock;
     let began = clock.instant();
-    let auth = credentials(kubelet, pod, parsed).await;
+    let found = credentials(kubelet, pod, parsed).await.into_iter().next();
+    let (source, auth) = found.unzip();
     match kubelet.config.images.pull(name, auth, knarr_image::silent()).await {
         Ok(image) => {
+            kubelet.pulls.pulled(&image.id, source);
             kubelet.node_changed.notify_one();
             let took = go_duration(clock.instant() - began);
             let message = format!(
@@ -258,8 +270,9 @@ async fn pull(
     }
 }
 
-/// The credentials for a registry among the pod's image pull secrets.
-async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) -> Option<Auth> {
+/// The credentials for a registry among the pod's image pull secrets, in the pod's order.
+async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) -> Vec<(Source, Auth)> {
+    let mut all = Vec::new();
     for secret in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
         let data = kubelet.objects.get(What::Secret, pod.namespace(), &secret.name, pod.uid()).await;
         let Ok(Some(data)) = data else {
@@ -274,10 +287,10 @@ async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) ->
         let old = data.data.get(".dockercfg").and_then(|b| serde_json::from_slice::<Value>(b).ok());
         let auths = new.map(|mut v| v["auths"].take()).or(old).unwrap_or_default();
         if let Some(auth) = find_auth(&auths, &reference.domain, &reference.path) {
-            return Some(auth);
+            all.push((Source::new(pod.namespace(), &secret.name, &auth), auth));
         }
     }
-    None
+    all
 }
 
 /// The entry of a docker configuration for a repository: the longest key that fits.
