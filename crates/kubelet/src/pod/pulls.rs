@@ -56,7 +56,8 @@ impl Pulls {
         let dir = root.join("image_manager");
         let mut records = HashMap::new();
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let record = std::fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice::<Record>(&b).ok());
+            let record =
+                std::fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice::<Record>(&b).ok());
             if let Some(record) = record {
                 records.insert(record.image.clone(), record);
             }
