@@ -13,6 +13,7 @@ pub const CASES: &[Case] = cases![
     a_static_pod_runs_from_a_file_and_has_a_mirror,
     a_rule_restarts_all_containers_of_a_pod,
     a_variable_comes_from_a_file_that_an_init_container_wrote,
+    an_image_is_a_volume_that_nobody_writes,
     a_pod_that_the_node_must_not_run_is_refused_with_the_reason,
     a_container_that_would_be_root_is_not_started,
     a_process_that_ignores_the_term_signal_is_killed_after_its_grace,
@@ -211,6 +212,26 @@ fn a_variable_comes_from_a_file_that_an_init_container_wrote(cluster: &Cluster) 
     namespace.apply(&pod("vars", "echo $A", env, spec));
     namespace.wait_until("pod/vars", seconds(30), |pod| pod["status"]["phase"] == "Succeeded");
     assert_eq!(namespace.kubectl(&["logs", "vars"]).ok(), "from a file\n");
+}
+
+fn an_image_is_a_volume_that_nobody_writes(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let spec = "  volumes: [{name: v, image: {reference: \"busybox:1.35\", pullPolicy: IfNotPresent}}]";
+    let mounts = "    volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /s, subPath: bin}]";
+    namespace.apply(&pod("image", "sleep 1000", mounts, spec));
+    let pod = namespace.wait_until_ready("image");
+    let found = namespace.exec("image", &["sh", "-c", "ls /v/bin/busybox /s/busybox; touch /v/new 2>&1; /v/bin/busybox true 2>&1"]);
+    let said = format!("{}{}", found.stdout, found.stderr);
+    for word in ["/v/bin/busybox\n", "/s/busybox\n", "Read-only file system", "Permission denied"] {
+        assert!(said.contains(word), "{word:?} is missing in {said}");
+    }
+    namespace.kubectl(&["delete", "pod", "image", "--timeout=20s"]).ok();
+    let uid = pod["metadata"]["uid"].as_str().expect("a UID").to_owned();
+    wait_for("nothing of the volume", seconds(10), || {
+        let look = format!("grep {uid} /proc/self/mountinfo; find /srv/host/data/images -name '*{uid}*'; true");
+        let left = cluster.host.run(&["sh", "-c", &look]).result()?;
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }
 
 fn a_pod_that_the_node_must_not_run_is_refused_with_the_reason(cluster: &Cluster) {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is left of the grace after a preStop hook, at least.
+/// What every process has between the stop signal and its end, at least, as upstream's.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
 /// A stop that the runtime failed at is tried again after this.
@@ -45,8 +45,9 @@ pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, kill: Kill) {
         if let Some(Err(_)) = timeout(&**clock, grace, run).await {
             kubelet.recorder.warning(&about, "FailedPreStopHook", "PreStopHook failed");
         }
-        grace = grace.saturating_sub(clock.instant() - began).max(LEAST_GRACE);
+        grace = grace.saturating_sub(clock.instant() - began);
     }
+    let grace = grace.max(LEAST_GRACE);
     let signal = def.spec.lifecycle.as_ref().and_then(|l| l.stop_signal.clone());
     let signal = signal.unwrap_or_else(|| stop_signal(&kubelet, &def));
     let result = kubelet.config.runtime.stop_container(pod.uid(), &id, grace, &signal).await;

@@ -37,6 +37,8 @@ pub(crate) struct Observed {
     pub(crate) released: bool,
     /// The API was told that the pod is gone.
     pub(crate) deleting: bool,
+    /// Since when the pod is ending.
+    pub(crate) ending_since: Option<SystemTime>,
     /// All containers are being ended to be started anew.
     pub(crate) restarting_all: bool,
     /// Where changes of size stand.

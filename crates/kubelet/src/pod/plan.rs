@@ -76,7 +76,7 @@ pub(crate) fn plan(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime
         plan.wake(deadline);
     }
     if is_stopping(pod, defs, observed) {
-        stop(pod, defs, observed, &mut plan);
+        stop(pod, defs, observed, now, &mut plan);
         return plan;
     }
     match observed.sandbox {
@@ -118,14 +118,17 @@ fn record<'a>(observed: &'a Observed, def: &Def) -> Option<&'a Record> {
     observed.containers.get(&def.spec.name)
 }
 
-fn stop(pod: &Pod, defs: &[Def], observed: &Observed, plan: &mut Plan) {
+fn stop(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime, plan: &mut Plan) {
     let grace = grace(pod, observed);
     let mut busy = observed.setup == Setup::Running || observed.tearing_down;
-    let mut kill = |def: &Def, record: &Record| {
-        // A shorter grace than the one under way wins: `kubectl delete --force` on a pod that is stopping.
-        if record.killing.is_none_or(|under_way| grace < under_way) {
-            plan.actions.push(Action::Kill { name: def.spec.name.clone(), message: String::new(), grace });
-        }
+    let mut kill = |def: &Def, record: &Record, left: Duration| {
+        let grace = match record.killing {
+            None => left,
+            // A shorter grace than the one under way wins: `kubectl delete --force` on a pod that is stopping.
+            Some(under_way) if grace < under_way => grace,
+            Some(_) => return,
+        };
+        plan.actions.push(Action::Kill { name: def.spec.name.clone(), message: String::new(), grace });
     };
     let live = |def: &&Def| record(observed, def).is_some_and(|r| r.is_running() || r.starting);
     let mut workload = false;
@@ -133,16 +136,17 @@ fn stop(pod: &Pod, defs: &[Def], observed: &Observed, plan: &mut Plan) {
         let record = record(observed, def).expect("it is live");
         workload = true;
         if record.is_running() {
-            kill(def, record);
+            kill(def, record, grace);
         }
     }
-    // Sidecars end after what they serve, the last first.
+    // Sidecars end after what they serve, the last first, in what is left of the pod's grace.
     let sidecars: Vec<&Def> = defs.iter().filter(|d| d.role == Role::Sidecar).filter(live).collect();
     if !workload
         && let Some(def) = sidecars.last()
         && let Some(record) = record(observed, def).filter(|r| r.is_running())
     {
-        kill(def, record);
+        let elapsed = observed.ending_since.and_then(|since| now.duration_since(since).ok());
+        kill(def, record, grace.saturating_sub(elapsed.unwrap_or_default()));
     }
     busy |= workload || !sidecars.is_empty();
     if busy {
@@ -371,6 +375,21 @@ mod tests {
         assert_eq!(actions(&pod, &seen, 0), [Action::TearDown]);
         seen.released = true;
         assert_eq!(actions(&pod, &seen, 0), []);
+    }
+
+    #[test]
+    fn sidecars_have_what_is_left_of_the_grace() {
+        let mut pod = pod(json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]}));
+        pod.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        pod.metadata.deletion_grace_period_seconds = Some(30);
+        let mut seen = observed(&[("a", ended(0, 0)), ("s", State::Running(t(0)))]);
+        seen.ending_since = Some(t(0));
+        assert_eq!(actions(&pod, &seen, 12), [kill("s", 18)]);
+        seen.containers.get_mut("s").unwrap().killing = Some(Duration::from_secs(18));
+        assert_eq!(actions(&pod, &seen, 13), []);
+        pod.metadata.deletion_grace_period_seconds = Some(1);
+        assert_eq!(actions(&pod, &seen, 13), [kill("s", 1)]);
     }
 
     #[test]

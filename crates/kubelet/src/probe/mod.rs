@@ -56,16 +56,18 @@ impl Probing {
         Self { kubelet, entry, running: HashMap::new() }
     }
 
-    /// Has exactly the probes run that the running containers want now.
+    /// Has exactly the probes run that the running containers want now. A pod that is ending is asked on whether
+    /// it is ready, and for nothing else.
     pub(crate) fn sync(&mut self, pod: &Arc<Pod>, defs: &[Def], observed: &Observed, stopping: bool) {
         let mut wanted = HashMap::new();
-        for def in defs.iter().filter(|_| !stopping) {
+        for def in defs {
             let Some(record) = observed.containers.get(&def.spec.name).filter(|r| r.is_running()) else {
                 continue;
             };
             let spec = &def.spec;
             let mut want = |kind: Kind, probe: &Option<Probe>, ready: bool| {
-                if let Some(probe) = probe.as_ref().filter(|_| ready) {
+                let asked = ready && (!stopping || kind == Kind::Readiness);
+                if let Some(probe) = probe.as_ref().filter(|_| asked) {
                     wanted.insert((record.id.clone(), kind), (def.clone(), probe.clone(), record));
                 }
             };

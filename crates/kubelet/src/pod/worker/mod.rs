@@ -207,6 +207,9 @@ impl Worker {
         self.plan_restart_all();
         let resize_at = self.plan_resize(now);
         let stopping = is_stopping(&self.pod, &self.defs, &self.observed);
+        if stopping && self.observed.ending_since.is_none() {
+            self.observed.ending_since = Some(now);
+        }
         let plan = plan(&self.pod, &self.defs, &self.observed, now);
         for (name, delay) in &plan.held {
             self.hold(name, *delay);
