@@ -220,7 +220,10 @@ fn an_image_is_a_volume_that_nobody_writes(cluster: &Cluster) {
     let mounts = "    volumeMounts: [{name: v, mountPath: /v}, {name: v, mountPath: /s, subPath: bin}]";
     namespace.apply(&pod("image", "sleep 1000", mounts, spec));
     let pod = namespace.wait_until_ready("image");
-    let found = namespace.exec("image", &["sh", "-c", "ls /v/bin/busybox /s/busybox; touch /v/new 2>&1; /v/bin/busybox true 2>&1"]);
+    let found = namespace.exec(
+        "image",
+        &["sh", "-c", "ls /v/bin/busybox /s/busybox; touch /v/new 2>&1; /v/bin/busybox true 2>&1"],
+    );
     let said = format!("{}{}", found.stdout, found.stderr);
     for word in ["/v/bin/busybox\n", "/s/busybox\n", "Read-only file system", "Permission denied"] {
         assert!(said.contains(word), "{word:?} is missing in {said}");
@@ -228,7 +231,8 @@ fn an_image_is_a_volume_that_nobody_writes(cluster: &Cluster) {
     namespace.kubectl(&["delete", "pod", "image", "--timeout=20s"]).ok();
     let uid = pod["metadata"]["uid"].as_str().expect("a UID").to_owned();
     wait_for("nothing of the volume", seconds(10), || {
-        let look = format!("grep {uid} /proc/self/mountinfo; find /srv/host/data/images -name '*{uid}*'; true");
+        let look =
+            format!("grep {uid} /proc/self/mountinfo; find /srv/host/data/images -name '*{uid}*'; true");
         let left = cluster.host.run(&["sh", "-c", &look]).result()?;
         if left.is_empty() { Ok(()) } else { Err(left) }
     });

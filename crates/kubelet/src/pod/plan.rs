@@ -379,7 +379,9 @@ mod tests {
 
     #[test]
     fn sidecars_have_what_is_left_of_the_grace() {
-        let mut pod = pod(json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]}));
+        let mut pod = pod(
+            json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]}),
+        );
         pod.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         pod.metadata.deletion_grace_period_seconds = Some(30);
