@@ -42,9 +42,10 @@ impl Served {
         &self.defs
     }
 
-    /// The caches of all resources; several resources may share one.
+    /// The caches of all resources that are stored (reviews are not); several resources may share one.
     pub fn caches(&self) -> Vec<Arc<Cache>> {
-        self.resources.values().flatten().map(|resource| resource.cache.clone()).collect()
+        let stored = self.resources.values().flatten().filter(|resource| !resource.def.storage_prefix.is_empty());
+        stored.map(|resource| resource.cache.clone()).collect()
     }
 
     /// Grows with every change.
