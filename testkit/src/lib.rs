@@ -74,7 +74,12 @@ impl Cluster {
 
     /// A client under an identity.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> Client {
-        Client::new(self.server.transport(UserInfo::new(user, groups)), "test", self.ctx.clone())
+        self.client_in(&self.ctx, user, groups)
+    }
+
+    /// The same in other surroundings, say by a clock that a test moves.
+    pub fn client_in(&self, ctx: &Ctx, user: &str, groups: &[&str]) -> Client {
+        Client::new(self.server.transport(UserInfo::new(user, groups)), "test", ctx.clone())
     }
 
     /// A client of a service account in kube-system.

@@ -6,6 +6,7 @@ mod autoscalers;
 mod certificates;
 mod cron_jobs;
 mod custom;
+mod election;
 mod jobs;
 mod nodes;
 mod protection;
