@@ -134,8 +134,9 @@ pub async fn crowd(bench: &Bench, table: &mut Table) -> Result<()> {
     let each = (after as f64 - before as f64) / WATCHES as f64;
     let value = format!("{each:.0} KiB ({} MiB before, {} MiB after)", before / 1024, after / 1024);
     table.value(&what, value, "at most 1 MiB each");
+    // So many pods are not deleted within the time of one request; they go with the namespace.
     drop(open);
-    bench.delete_all(&url).await
+    Ok(())
 }
 
 /// A watch that has delivered everything there is.
