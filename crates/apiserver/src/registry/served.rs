@@ -44,7 +44,8 @@ impl Served {
 
     /// The caches of all resources that are stored (reviews are not); several resources may share one.
     pub fn caches(&self) -> Vec<Arc<Cache>> {
-        let stored = self.resources.values().flatten().filter(|resource| !resource.def.storage_prefix.is_empty());
+        let stored =
+            self.resources.values().flatten().filter(|resource| !resource.def.storage_prefix.is_empty());
         stored.map(|resource| resource.cache.clone()).collect()
     }
 

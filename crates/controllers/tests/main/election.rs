@@ -36,7 +36,8 @@ impl Office {
 
     async fn lease(&self) -> Value {
         let lease = self.cluster.admin().get::<Lease>("kube-system", "office").await;
-        serde_json::to_value(lease.unwrap_or_else(|e| panic!("{} office: {e}", Lease::KIND))).expect("it is JSON")
+        serde_json::to_value(lease.unwrap_or_else(|e| panic!("{} office: {e}", Lease::KIND)))
+            .expect("it is JSON")
     }
 
     async fn holder(&self) -> String {
@@ -96,7 +97,10 @@ async fn one_leads_and_the_next_takes_over() {
     let waited = office.pass_until(second.acquire()).await;
     assert!(waited >= DURATION - TRY - 2 * STEP && waited <= DURATION + 3 * TRY, "waited {waited:?}");
     let lease = office.lease().await;
-    assert_eq!((&lease["spec"]["holderIdentity"], &lease["spec"]["leaseTransitions"]), (&"second".into(), &1.into()));
+    assert_eq!(
+        (&lease["spec"]["holderIdentity"], &lease["spec"]["leaseTransitions"]),
+        (&"second".into(), &1.into())
+    );
 
     // Given up, the office is free at once.
     second.release().await;
