@@ -184,7 +184,7 @@ impl Archive {
         if !store.has_layer(diff_id) {
             tell(0);
             let part = Part { file: &self.file, at, end: at + size };
-            store.add_layer(part, Some(diff_id), None)?;
+            store.add_layer(part, Some(diff_id), None, None)?;
         }
         tell(size);
         Ok(())
@@ -267,6 +267,9 @@ fn add(
 ) -> Result<Image, ImportError> {
     let file: ConfigFile =
         serde_json::from_slice(config).map_err(|e| archive.format(format!("image configuration: {e}")))?;
+    if !file.fits_host() {
+        return Err(archive.format("no match for platform in manifest"));
+    }
     let diff_ids = &file.rootfs.diff_ids;
     if diff_ids.len() != layers.len() {
         return Err(archive.format(format!("{} layers, but {} diff ids", layers.len(), diff_ids.len())));

@@ -13,13 +13,13 @@ pub fn add_image(
     store: &Arc<ImageStore>,
     name: &str,
     config: &ImageConfig,
-    layers: Vec<Box<dyn Read + '_>>,
+    layers: Vec<Box<dyn Read + Send + '_>>,
 ) -> Result<Image, StoreError> {
     let reference = Reference::parse(name).map_err(|_| StoreError::NotFound(name.to_owned()))?;
     let mut pins = Pins::new(store);
     let mut diff_ids = Vec::new();
     for layer in layers {
-        diff_ids.push(store.add_layer(layer, None, Some(&mut pins))?);
+        diff_ids.push(store.add_layer(layer, None, None, Some(&mut pins))?);
     }
     let file = ConfigFile {
         // Without a date the same content is the same image, however often it is made.

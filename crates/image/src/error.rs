@@ -39,6 +39,17 @@ pub enum StoreError {
         /// Why.
         detail: String,
     },
+    /// A layer as it was sent is not what its digest says.
+    #[error("unexpected blob digest {actual}, expected {expected}")]
+    Blob {
+        /// Of the content.
+        actual: String,
+        /// As announced.
+        expected: String,
+    },
+    /// Containers use the image.
+    #[error("image {0:?} is in use by a container")]
+    InUse(String),
     /// Content is not what its digest says.
     #[error("unexpected digest {actual}, expected {expected}")]
     Digest {
@@ -121,9 +132,18 @@ pub enum PullFailure {
         /// As announced.
         expected: String,
     },
-    /// The index has nothing for this machine.
+    /// The registries' configuration file cannot be used.
+    #[error("failed to load the registries' configuration: {0}")]
+    Configuration(String),
+    /// The index has nothing for this machine, or the image is made for another.
     #[error("no match for platform in manifest: not found")]
     Platform,
+    /// The manifest has other layers than the configuration.
+    #[error("mismatched image rootfs and manifest layers")]
+    Mismatched,
+    /// An image of before 2016.
+    #[error("schema 1 image manifests are no longer supported: invalid argument")]
+    SchemaOne,
     /// The manifest cannot be used.
     #[error("failed to unmarshal manifest: {0}")]
     Manifest(String),
@@ -148,7 +168,7 @@ impl PullError {
         match &self.failure {
             PullFailure::NotFound(_) | PullFailure::Platform => "NotFound",
             PullFailure::Digest { .. } => "FailedPrecondition",
-            PullFailure::Reference(_) => "InvalidArgument",
+            PullFailure::Reference(_) | PullFailure::SchemaOne => "InvalidArgument",
             _ => "Unknown",
         }
     }

@@ -7,6 +7,8 @@ mod archive;
 pub mod build;
 mod digest;
 mod error;
+mod gc;
+mod layer;
 pub mod oci;
 pub mod reference;
 mod registry;
@@ -15,9 +17,10 @@ mod store;
 mod unpack;
 
 pub use error::{ImportError, PullError, StoreError};
+pub use gc::{DiskUsage, ImageUse};
 pub use oci::ImageConfig;
 pub use reference::Reference;
-pub use registry::Auth;
+pub use registry::{Auth, Turn};
 pub use snapshot::RootFs;
 pub use store::{Image, ImageStore, Options};
 

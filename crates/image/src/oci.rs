@@ -23,6 +23,13 @@ pub(crate) struct Descriptor {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
+impl Descriptor {
+    /// Whether it is a layer that registries must not keep (base layers of Windows).
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.media_type.contains(".foreign.") || self.media_type.contains(".nondistributable.")
+    }
+}
+
 /// What a manifest of an index is for.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,6 +38,8 @@ pub(crate) struct Platform {
     pub(crate) os: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) variant: String,
+    #[serde(rename = "os.version", skip_serializing_if = "String::is_empty")]
+    pub(crate) os_version: String,
 }
 
 /// A manifest or an index: which one, its fields tell.
@@ -120,13 +129,63 @@ pub fn host_architecture() -> &'static str {
     }
 }
 
-/// The entry of an index that fits this machine.
+impl ConfigFile {
+    /// Whether the image's programs run here. What does not say is taken at its word by everybody.
+    pub(crate) fn fits_host(&self) -> bool {
+        (self.os.is_empty() || self.os == "linux")
+            && (self.architecture.is_empty() || rank(&self.architecture, "").is_some())
+    }
+}
+
+/// How well a platform of Linux fits this machine, higher is better; `None` if it does not. Variants are ARM's `v7` and
+/// the like, and x86-64's levels; a variant that is not named is the least one.
+fn rank(architecture: &str, variant: &str) -> Option<u32> {
+    let level = |text: &str, least: u32| match text.strip_prefix('v') {
+        Some(number) => number.parse().ok(),
+        None if text.is_empty() => Some(least),
+        None => None,
+    };
+    match (host_architecture(), architecture) {
+        ("amd64", "amd64") => level(variant, 1).filter(|l| *l <= x86_level()).map(|l| l + 10),
+        ("amd64", "386") => Some(1),
+        ("arm64", "arm64") => level(variant, 8).filter(|l| *l <= 8).map(|l| l + 10),
+        // A 64-bit ARM that Linux runs on mostly runs the 32-bit programs too, as containerd assumes.
+        ("arm64", "arm") => level(variant, 7).filter(|l| *l <= 7),
+        (host, asked) => (host == asked && variant.is_empty()).then_some(10),
+    }
+}
+
+/// The level of the x86-64 psABI that this processor has.
+fn x86_level() -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let two = has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt");
+        let three = two && has!("avx") && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("fma");
+        let three = three && has!("lzcnt") && has!("movbe") && has!("f16c");
+        let four = three && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq");
+        1 + u32::from(two) + u32::from(three) + u32::from(four && has!("avx512vl"))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    1
+}
+
+/// The entry of an index that fits this machine best; the first of equals.
 pub(crate) fn for_host(manifests: &[Descriptor]) -> Option<&Descriptor> {
     let fits = |d: &&Descriptor| {
-        d.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == host_architecture())
+        let platform = d.platform.as_ref().filter(|p| p.os == "linux" && p.os_version.is_empty())?;
+        rank(&platform.architecture, &platform.variant)
     };
+    let mut best: Option<(u32, &Descriptor)> = None;
+    for entry in manifests {
+        if let Some(rank) = fits(&entry)
+            && best.is_none_or(|(before, _)| before < rank)
+        {
+            best = Some((rank, entry));
+        }
+    }
     // An index of one manifest without a platform is what several archive writers produce.
-    manifests.iter().find(fits).or_else(|| match manifests {
+    best.map(|(_, entry)| entry).or_else(|| match manifests {
         [only] if only.platform.is_none() => Some(only),
         _ => None,
     })
@@ -140,7 +199,7 @@ mod tests {
     fn the_entry_for_this_machine_is_chosen() {
         let entry = |os: &str, arch: &str, digest: &str| Descriptor {
             digest: digest.into(),
-            platform: Some(Platform { os: os.into(), architecture: arch.into(), variant: String::new() }),
+            platform: Some(Platform { os: os.into(), architecture: arch.into(), ..Default::default() }),
             ..Default::default()
         };
         let host = host_architecture();
@@ -148,6 +207,37 @@ mod tests {
         assert_eq!(for_host(&list).unwrap().digest, "h");
         assert!(for_host(&list[..2]).is_none());
         assert!(for_host(&[Descriptor::default()]).is_some());
+    }
+
+    #[test]
+    fn the_best_variant_is_chosen_and_none_that_cannot_run() {
+        let entry = |arch: &str, variant: &str| Descriptor {
+            digest: format!("{arch}{variant}"),
+            platform: Some(Platform {
+                os: "linux".into(),
+                architecture: arch.into(),
+                variant: variant.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        if host_architecture() == "amd64" {
+            let list = [entry("386", ""), entry("amd64", "v9"), entry("amd64", ""), entry("arm64", "v8")];
+            assert_eq!(for_host(&list).unwrap().digest, "amd64");
+            assert_eq!(for_host(&list[..2]).unwrap().digest, "386");
+            if x86_level() > 1 {
+                let list = [entry("amd64", "v1"), entry("amd64", "v2"), entry("amd64", "v99")];
+                assert_eq!(for_host(&list).unwrap().digest, "amd64v2");
+            }
+        }
+        assert!(for_host(&[entry("s390x", ""), entry("riscv64", "")]).is_none());
+        let config = |architecture: &str, os: &str| ConfigFile {
+            architecture: architecture.into(),
+            os: os.into(),
+            ..Default::default()
+        };
+        assert!(config("", "").fits_host() && config(host_architecture(), "linux").fits_host());
+        assert!(!config("s390x", "linux").fits_host() && !config(host_architecture(), "windows").fits_host());
     }
 
     #[test]

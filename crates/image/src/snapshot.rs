@@ -31,6 +31,9 @@ impl ImageStore {
         // The list of layers is there before the container is: gc reads it.
         let layers = dir.join("layers");
         fs::write(&layers, image.diff_ids.join("\n")).map_err(io_error("write", &layers))?;
+        let name = dir.join("image");
+        fs::write(&name, &image.id).map_err(io_error("write", &name))?;
+        self.touch(&image.id);
         let mut lower = Vec::new();
         for diff_id in image.diff_ids.iter().rev() {
             lower.push(self.layer_path(diff_id)?.join("fs"));
@@ -54,6 +57,10 @@ impl ImageStore {
     /// Deletes a container's writable side. Layers of removed images go with their last container.
     pub fn release(&self, container_id: &str) -> Result<(), StoreError> {
         let dir = self.container_dir(container_id)?;
+        let image = fs::read_to_string(dir.join("image"));
+        if let Ok(image) = &image {
+            self.touch(image);
+        }
         let doomed = self.temp();
         match fs::rename(&dir, &doomed) {
             Ok(()) => {
@@ -104,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let images = store(dir.path());
         let (low, top) = (layer(&[("a", "a")]), layer(&[("b", "b")]));
-        let layers: Vec<Box<dyn std::io::Read>> = vec![Box::new(&low[..]), Box::new(&top[..])];
+        let layers: Vec<Box<dyn std::io::Read + Send>> = vec![Box::new(&low[..]), Box::new(&top[..])];
         let image = build::add_image(&images, "localhost/x", &ImageConfig::default(), layers).unwrap();
         let rootfs = images.prepare(&image.id, "c1").unwrap();
         assert!(rootfs.lower[0].join("b").exists() && rootfs.lower[1].join("a").exists());

@@ -3,7 +3,7 @@
 //! containers; `ingest/` downloads that can be resumed. Everything appears by rename after it was synced, so
 //! that a crash leaves either nothing or the whole thing.
 
-use crate::digest::{self, Hashing, decompressed};
+use crate::digest;
 use crate::error::{StoreError, io_error};
 use crate::oci::{ConfigFile, ImageConfig};
 use crate::reference::Reference;
@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,6 +41,11 @@ pub struct Options {
     pub plain_http: Vec<String>,
     /// File of PEM roots to trust instead of the system's.
     pub roots: Option<PathBuf>,
+    /// Mirrors, credentials and TLS of registries: a `registries.yaml` as K3s and RKE2 have it. Read again when it
+    /// changes; it need not exist.
+    pub registries: Option<PathBuf>,
+    /// Images pulled at once, as the kubelet's `maxParallelImagePulls`; 0 is five, 1 pulls them one after another.
+    pub parallel_pulls: usize,
 }
 
 /// The store. One process at a time; the lock ends with it.
@@ -56,24 +61,24 @@ pub struct ImageStore {
 }
 
 #[derive(Default)]
-struct State {
-    index: Index,
+pub(crate) struct State {
+    pub(crate) index: Index,
     configs: HashMap<String, Arc<ImageConfig>>,
     /// Layers that are being worked with but belong to no image yet, with how many hold them.
     pins: HashMap<String, usize>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
-struct Index {
-    images: Vec<Record>,
+pub(crate) struct Index {
+    pub(crate) images: Vec<Record>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Record {
-    id: String,
-    tags: BTreeSet<String>,
-    digests: BTreeSet<String>,
-    layers: Vec<String>,
+pub(crate) struct Record {
+    pub(crate) id: String,
+    pub(crate) tags: BTreeSet<String>,
+    pub(crate) digests: BTreeSet<String>,
+    pub(crate) layers: Vec<String>,
     size_bytes: u64,
 }
 
@@ -135,8 +140,8 @@ impl ImageStore {
         let store = Arc::new(Self {
             ctx: ctx.child("images"),
             dir: dir.to_owned(),
+            registry: crate::registry::Shared::new(options.parallel_pulls),
             options,
-            registry: Default::default(),
             state: Mutex::new(State { index, ..State::default() }),
             next_temp: AtomicU64::new(0),
             changes: tokio::sync::watch::Sender::new(0),
@@ -146,7 +151,7 @@ impl ImageStore {
         Ok(store)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("image store lock is never poisoned")
     }
 
@@ -287,50 +292,6 @@ impl ImageStore {
         self.layer_path(diff_id).is_ok_and(|p| p.join("size").exists())
     }
 
-    /// Unpacks a layer (plain, gzip or zstd) and gives its diff ID. A layer that is there already is read to
-    /// its end all the same, so that the caller's digest of the compressed form is complete.
-    pub(crate) fn add_layer(
-        self: &Arc<Self>,
-        reader: impl Read,
-        expected: Option<&str>,
-        pins: Option<&mut Pins>,
-    ) -> Result<String, StoreError> {
-        let name = expected.unwrap_or("(new)").to_owned();
-        let failed = |e: std::io::Error| StoreError::Layer { layer: name.clone(), detail: e.to_string() };
-        let temp = self.temp();
-        let root = temp.join("fs");
-        fs::create_dir_all(&root).map_err(io_error("create", &root))?;
-        let result = (|| {
-            let mut stream = Hashing::new(decompressed(reader).map_err(failed)?);
-            let size = crate::unpack::unpack(&mut stream, &root).map_err(failed)?;
-            let diff_id = stream.drain().map_err(failed)?;
-            if let Some(expected) = expected.filter(|e| *e != diff_id) {
-                return Err(StoreError::Digest { actual: diff_id, expected: expected.to_owned() });
-            }
-            if let Some(pins) = pins {
-                pins.add(&diff_id);
-            }
-            let target = self.layer_path(&diff_id)?;
-            if self.has_layer(&diff_id) {
-                return Ok(diff_id);
-            }
-            let marker = temp.join("size");
-            fs::write(&marker, size.to_string()).map_err(io_error("write", &marker))?;
-            let dir = fs::File::open(&temp).map_err(io_error("open", &temp))?;
-            // One sync of the file system in place of one for each of thousands of files.
-            rustix::fs::syncfs(&dir).map_err(|e| io_error("sync", &temp)(e.into()))?;
-            match fs::rename(&temp, &target) {
-                Ok(()) => {}
-                Err(_) if self.has_layer(&diff_id) => {} // another task was quicker
-                Err(error) => return Err(io_error("rename", &target)(error)),
-            }
-            self.sync_dir(&self.dir.join("layers"))?;
-            Ok(diff_id)
-        })();
-        let _ = fs::remove_dir_all(&temp);
-        result
-    }
-
     /// Deletes layers that belong to no image, no container and no work in progress, and configurations
     /// without an image.
     pub fn gc(&self) -> Result<(), StoreError> {
@@ -384,7 +345,7 @@ impl ImageStore {
         self.sync_dir(path.parent().unwrap_or(&self.dir))
     }
 
-    fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+    pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
         fs::File::open(path).and_then(|d| d.sync_all()).map_err(io_error("sync", path))
     }
 
@@ -392,7 +353,7 @@ impl ImageStore {
         self.dir.join("tmp").join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
-    fn config_path(&self, id: &str) -> Result<PathBuf, StoreError> {
+    pub(crate) fn config_path(&self, id: &str) -> Result<PathBuf, StoreError> {
         Ok(self.dir.join("configs").join(checked_hex(id)?))
     }
 
@@ -435,7 +396,7 @@ pub(crate) mod tests {
         let base = layer(&[("etc/base", "1")]);
         let one = build::add_image(&images, "localhost/one", &config, vec![Box::new(&base[..])]).unwrap();
         let top = layer(&[("etc/top", "22")]);
-        let both: Vec<Box<dyn Read>> = vec![Box::new(&base[..]), Box::new(&top[..])];
+        let both: Vec<Box<dyn std::io::Read + Send>> = vec![Box::new(&base[..]), Box::new(&top[..])];
         let two = build::add_image(&images, "two:v1", &config, both).unwrap();
         assert_eq!(two.size_bytes, 3);
         assert_eq!(two.repo_tags, ["docker.io/library/two:v1"]);
@@ -464,7 +425,7 @@ pub(crate) mod tests {
         let images = store(dir.path());
         let wrong = format!("sha256:{}", "0".repeat(64));
         let tar = layer(&[("a", "b")]);
-        let error = images.add_layer(&tar[..], Some(&wrong), None).unwrap_err();
+        let error = images.add_layer(&tar[..], Some(&wrong), None, None).unwrap_err();
         assert!(matches!(error, StoreError::Digest { .. }), "{error}");
         assert_eq!(fs::read_dir(dir.path().join("layers")).unwrap().count(), 0);
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);

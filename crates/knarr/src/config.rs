@@ -61,6 +61,13 @@ pub struct Settings {
     /// Registries reached without TLS, host:port
     #[arg(long, global = true, value_name = "HOST", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
+    /// Mirrors, credentials and TLS of registries, as K3s' registries.yaml; read again when it changes [default:
+    /// /etc/knarr/registries.yaml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
+    /// Images pulled at once; 1 pulls them one after another [default: 5]
+    #[arg(long, global = true, value_name = "COUNT")]
+    pub max_parallel_image_pulls: Option<usize>,
     /// Members of an etcd cluster to keep everything in, https://HOST:PORT [default: a store of Knarr's own]
     #[arg(long, global = true, value_name = "URL", value_delimiter = ',')]
     pub etcd_servers: Vec<String>,
@@ -118,6 +125,9 @@ fn parse_range(text: &str) -> Result<Range, String> {
     Ok(range)
 }
 
+/// Where the registries' configuration is, unless it is elsewhere.
+const REGISTRIES: &str = "/etc/knarr/registries.yaml";
+
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -151,6 +161,10 @@ pub struct Config {
     pub scheduler: bool,
     /// Plain-HTTP registries.
     pub insecure_registries: Vec<String>,
+    /// The registries' configuration; it need not exist.
+    pub registries: PathBuf,
+    /// Images pulled at once, 0 for the store's own default.
+    pub max_parallel_image_pulls: usize,
     /// The etcd cluster to keep everything in, if any.
     pub etcd: Option<EtcdOptions>,
     /// How often history is compacted; zero for never.
@@ -207,6 +221,8 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         } else {
             flags.insecure_registry
         },
+        registries: flags.registries.or(file.registries),
+        max_parallel_image_pulls: flags.max_parallel_image_pulls.or(file.max_parallel_image_pulls),
         etcd_servers: if flags.etcd_servers.is_empty() { file.etcd_servers } else { flags.etcd_servers },
         etcd_cafile: flags.etcd_cafile.or(file.etcd_cafile),
         etcd_certfile: flags.etcd_certfile.or(file.etcd_certfile),
@@ -319,6 +335,8 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         controller_manager: !settings.disable_controller_manager,
         scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,
+        registries: settings.registries.unwrap_or_else(|| PathBuf::from(REGISTRIES)),
+        max_parallel_image_pulls: settings.max_parallel_image_pulls.unwrap_or_default(),
         etcd,
         compaction_interval,
     })

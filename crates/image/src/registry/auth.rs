@@ -12,6 +12,8 @@ pub struct Auth {
     pub password: String,
     /// A ready bearer token that the registry takes as it is.
     pub registry_token: String,
+    /// A refresh token that the registry's token service takes in place of a password.
+    pub identity_token: String,
 }
 
 impl std::fmt::Debug for Auth {
@@ -60,26 +62,36 @@ impl Challenge {
     /// Where to fetch a token for pulling from `repository`; `None` without a usable realm.
     pub(super) fn token_url(&self, repository: &str) -> Option<String> {
         let realm = self.get("realm")?;
-        let mut url = realm.to_owned();
-        let mut add = |name: &str, value: &str| {
-            url.push(if url.contains('?') { '&' } else { '?' });
-            url.push_str(name);
-            url.push('=');
-            for byte in value.bytes() {
-                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                    url.push(byte as char);
-                } else {
-                    url.push_str(&format!("%{byte:02X}"));
-                }
-            }
-        };
-        if let Some(service) = self.get("service") {
-            add("service", service);
-        }
-        let scope = format!("repository:{repository}:pull");
-        add("scope", self.get("scope").filter(|s| !s.is_empty()).unwrap_or(&scope));
-        Some(url)
+        let joint = if realm.contains('?') { '&' } else { '?' };
+        Some(format!("{realm}{joint}{}", self.token_query(repository)))
     }
+
+    /// The form that exchanges a refresh token (OAuth 2.0, RFC 6749, section 6, as Docker's registries take it).
+    pub(super) fn refresh_form(&self, repository: &str, token: &str) -> String {
+        let query = self.token_query(repository);
+        format!("grant_type=refresh_token&client_id=knarr&refresh_token={}&{query}", escaped(token))
+    }
+
+    fn token_query(&self, repository: &str) -> String {
+        let scope = format!("repository:{repository}:pull");
+        let scope = self.get("scope").filter(|s| !s.is_empty()).unwrap_or(&scope);
+        match self.get("service") {
+            Some(service) => format!("service={}&scope={}", escaped(service), escaped(scope)),
+            None => format!("scope={}", escaped(scope)),
+        }
+    }
+}
+
+fn escaped(value: &str) -> String {
+    let mut text = String::new();
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(byte as char);
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -104,7 +116,12 @@ mod tests {
 
     #[test]
     fn secrets_are_not_printed() {
-        let auth = Auth { username: "u".into(), password: "hidden".into(), registry_token: "hidden".into() };
+        let auth = Auth {
+            username: "u".into(),
+            password: "hidden".into(),
+            registry_token: "hidden".into(),
+            identity_token: "hidden".into(),
+        };
         assert!(!format!("{auth:?}").contains("hidden"));
         assert_eq!(auth.basic().unwrap(), "Basic dTpoaWRkZW4=");
         assert_eq!(Auth::default().basic(), None);

@@ -26,7 +26,21 @@ struct Registry {
     /// Blobs are cut off after this many bytes the first time.
     break_at: Option<usize>,
     broken: AtomicUsize,
+    /// How often blobs are cut off; once if 0.
+    breaks: usize,
     ranges: AtomicUsize,
+    /// Answers to this many requests are `busy_with`.
+    busy: AtomicUsize,
+    busy_with: (u16, &'static str),
+    /// Ranges are not understood.
+    no_ranges: bool,
+    /// Each token is good for one request.
+    short_tokens: bool,
+    tokens: AtomicUsize,
+    /// Where blobs are really kept: `http://host/prefix`.
+    elsewhere: String,
+    /// What was asked: path with query, and the authorization shown.
+    seen: Mutex<Vec<(String, String)>>,
 }
 
 impl Registry {
@@ -49,9 +63,28 @@ impl Registry {
             if header("authorization") != basic {
                 return respond(401, b"{}");
             }
-            return respond(200, br#"{"token":"sesame"}"#);
+            let number = if self.short_tokens { self.tokens.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+            return respond(200, format!(r#"{{"token":"sesame{number}"}}"#).as_bytes());
         }
-        let wanted = if self.basic { basic } else { "Bearer sesame".to_owned() };
+        let uri = request.uri().to_string();
+        self.seen.lock().unwrap().push((uri, header("authorization").to_owned()));
+        if let Some(body) = path.strip_prefix("/open/") {
+            return respond(200, self.content.lock().unwrap().get(body).unwrap());
+        }
+        if self.busy.load(Ordering::SeqCst) > 0 {
+            self.busy.fetch_sub(1, Ordering::SeqCst);
+            let mut response = respond(self.busy_with.0, b"");
+            response.headers_mut().insert("retry-after", self.busy_with.1.parse().unwrap());
+            return response;
+        }
+        let wanted = match (self.basic, self.short_tokens) {
+            (true, _) => basic,
+            (false, false) => "Bearer sesame0".to_owned(),
+            (false, true) => format!("Bearer sesame{}", self.tokens.load(Ordering::SeqCst)),
+        };
+        if self.short_tokens && header("authorization") == wanted {
+            self.tokens.fetch_add(1, Ordering::SeqCst);
+        }
         if header("authorization") != wanted {
             let mut response =
                 respond(401, br#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#);
@@ -66,23 +99,33 @@ impl Registry {
             response.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
             return response;
         }
+        if !self.elsewhere.is_empty() && path.contains("/blobs/") {
+            let mut response = respond(307, b"");
+            let place = format!("{}/open/{}", self.elsewhere, path.strip_prefix("/v2/").unwrap());
+            response.headers_mut().insert("location", place.parse().unwrap());
+            return response;
+        }
         let content = self.content.lock().unwrap();
         let Some(body) = content.get(path.strip_prefix("/v2/").unwrap_or_default()) else {
             return respond(404, br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#);
         };
-        if let Some(from) = header("range").strip_prefix("bytes=").and_then(|r| r.strip_suffix('-')) {
-            self.ranges.fetch_add(1, Ordering::SeqCst);
-            return respond(206, &body[from.parse::<usize>().unwrap()..]);
-        }
+        let range = header("range").strip_prefix("bytes=").and_then(|r| r.strip_suffix('-'));
+        let (status, rest) = match range.filter(|_| !self.no_ranges) {
+            Some(from) => {
+                self.ranges.fetch_add(1, Ordering::SeqCst);
+                (206, &body[from.parse::<usize>().unwrap()..])
+            }
+            None => (200, &body[..]),
+        };
         match self.break_at {
             Some(at)
                 if body.starts_with(&[0x1f, 0x8b])
-                    && body.len() > at
-                    && self.broken.fetch_add(1, Ordering::SeqCst) == 0 =>
+                    && rest.len() > at
+                    && self.broken.fetch_add(1, Ordering::SeqCst) < self.breaks.max(1) =>
             {
-                respond(200, &body[..at])
+                respond(status, &rest[..at])
             }
-            _ => respond(200, body),
+            _ => respond(status, rest),
         }
     }
 
@@ -214,4 +257,160 @@ async fn failures_are_told_in_containerds_words() {
     assert!(closed.contains("dial tcp 127.0.0.1:1: connect: connection refused"), "{closed}");
     let local = images.pull("knarr.local/none", None, silent()).await.unwrap_err();
     assert_eq!(local.code(), "NotFound");
+}
+
+fn named(registry: &Registry) -> String {
+    format!("{}/a/app:v1", registry.address)
+}
+
+#[tokio::test]
+async fn registries_that_are_busy_or_break_off_are_asked_again() {
+    type Make = fn(&mut Registry);
+    // What the registry is like, whether the pull succeeds, and part of the error.
+    let cases: [(&str, Make, Result<(), &str>); 6] = [
+        ("busy", |r| (r.busy, r.busy_with) = (3.into(), (503, "")), Ok(())),
+        ("too many requests", |r| (r.busy, r.busy_with) = (2.into(), (429, "0")), Ok(())),
+        (
+            "come back tomorrow",
+            |r| (r.busy, r.busy_with) = (1.into(), (429, "86400")),
+            Err("unexpected status from GET request to"),
+        ),
+        ("tokens for one request", |r| r.short_tokens = true, Ok(())),
+        ("breaks off at every byte or so", |r| (r.break_at, r.breaks) = (Some(9), 12), Ok(())),
+        ("knows no ranges", |r| (r.break_at, r.breaks, r.no_ranges) = (Some(40), 2, true), Ok(())),
+    ];
+    for (name, make, expected) in cases {
+        let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+        let registry = serve(&ctx, make).await;
+        registry.publish(None);
+        let images = store(&ctx, dir.path(), &registry);
+        match (images.pull(&named(&registry), None, silent()).await, expected) {
+            (Ok(_), Ok(())) => {}
+            (Err(error), Err(part)) if error.to_string().contains(part) => {}
+            (got, _) => panic!("{name}: {got:?}"),
+        }
+        assert_eq!(std::fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0, "{name}");
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_an_earlier_download_is_used_if_it_is_right() {
+    for (left_is_right, ranges) in [(true, 1), (false, 1)] {
+        let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+        let registry = serve(&ctx, |_| {}).await;
+        let digest = registry.publish(None);
+        let images = store(&ctx, dir.path(), &registry);
+        let whole = registry.content.lock().unwrap()[&format!("a/app/blobs/{digest}")].clone();
+        let left = if left_is_right { whole[..50].to_vec() } else { vec![7; 50] };
+        std::fs::write(dir.path().join("ingest").join(&digest[7..]), left).unwrap();
+        images.pull(&named(&registry), None, silent()).await.unwrap();
+        assert_eq!(registry.ranges.load(Ordering::SeqCst), ranges);
+        let asked = registry.seen.lock().unwrap().iter().filter(|(uri, _)| uri.contains(&digest)).count();
+        assert_eq!(asked, if left_is_right { 1 } else { 2 });
+    }
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_the_file_is_read_again() {
+    let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+    let mirror = serve(&ctx, |_| {}).await;
+    let registry = serve(&ctx, |r| r.login = "me:secret".into()).await;
+    registry.publish(None);
+    let file = dir.path().join("registries.yaml");
+    let options = Options {
+        plain_http: vec![registry.address.clone()],
+        registries: Some(file.clone()),
+        ..Default::default()
+    };
+    let images = ImageStore::open(&ctx, &dir.path().join("images"), options).unwrap();
+    let configure = |rewrite: &str| {
+        let text = format!(
+            "mirrors:\n  \"{}\":\n    endpoint: [\"http://127.0.0.1:1\", \"http://{}\"]\n    rewrite: {rewrite}\n",
+            registry.address, mirror.address
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    configure("{}");
+    let secret = Auth { username: "me".into(), password: "secret".into(), ..Default::default() };
+    images.pull(&named(&registry), Some(secret), silent()).await.unwrap();
+    {
+        let seen = mirror.seen.lock().unwrap();
+        assert!(seen[0].0.ends_with(&format!("/v2/a/app/manifests/v1?ns={}", registry.address)), "{seen:?}");
+        assert!(seen.iter().all(|(_, shown)| !shown.starts_with("Basic")), "mirrors see no pull secrets");
+    }
+    images.remove(&named(&registry)).unwrap();
+
+    registry.seen.lock().unwrap().clear();
+    mirror.publish(None);
+    let moved: HashMap<_, _> =
+        mirror.content.lock().unwrap().drain().map(|(k, v)| (format!("m/{k}"), v)).collect();
+    *mirror.content.lock().unwrap() = moved;
+    configure("{\"^(.*)$\": \"m/$1\"}");
+    images.pull(&named(&registry), None, silent()).await.unwrap();
+    assert_eq!(*registry.seen.lock().unwrap(), [], "the mirror had everything");
+
+    std::fs::write(&file, "mirror: {}").unwrap();
+    let error = images.pull(&named(&registry), None, silent()).await.unwrap_err().to_string();
+    assert!(
+        error.contains("failed to load the registries' configuration") && error.contains("mirror"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn credentials_do_not_follow_a_redirect_to_another_host() {
+    let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+    let other = serve(&ctx, |_| {}).await;
+    other.publish(None);
+    let place = format!("http://{}", other.address);
+    let registry = serve(&ctx, |r| {
+        r.elsewhere = place;
+        r.basic = true;
+        r.login = "me:secret".into();
+    })
+    .await;
+    registry.publish(None);
+    let images = store(&ctx, dir.path(), &registry);
+    let auth = Auth { username: "me".into(), password: "secret".into(), ..Default::default() };
+    images.pull(&named(&registry), Some(auth), silent()).await.unwrap();
+    let seen = other.seen.lock().unwrap();
+    assert!(!seen.is_empty() && seen.iter().all(|(_, shown)| shown.is_empty()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn pulls_of_the_same_image_at_once_fetch_it_once() {
+    let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+    let registry = serve(&ctx, |_| {}).await;
+    let digest = registry.publish(None);
+    let images = store(&ctx, dir.path(), &registry);
+    let name = named(&registry);
+    let pulls = (0..8).map(|_| images.pull(&name, None, silent()));
+    let pulled = futures_util::future::try_join_all(pulls).await.unwrap();
+    assert!(pulled.iter().all(|image| *image == pulled[0]));
+    let seen = registry.seen.lock().unwrap();
+    let fetched = seen.iter().filter(|(uri, shown)| uri.contains(&digest) && !shown.is_empty());
+    assert_eq!(fetched.count(), 1);
+}
+
+#[tokio::test]
+async fn images_that_cannot_run_here_say_so() {
+    let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+    let registry = serve(&ctx, |_| {}).await;
+    let images = store(&ctx, dir.path(), &registry);
+    let config = json!({"architecture": "s390x", "os": "linux", "rootfs": {"diff_ids": []}}).to_string();
+    registry.put(format!("a/app/blobs/{}", digest::of(config.as_bytes())), config.as_bytes());
+    let manifest = |layers: serde_json::Value| json!({"schemaVersion": 2, "config": {"digest": digest::of(config.as_bytes())}, "layers": layers});
+    let index = json!({"schemaVersion": 2, "manifests": [
+        {"digest": "sha256:x", "platform": {"os": "linux", "architecture": "s390x"}}]});
+    for (document, text) in [
+        (manifest(json!([])), "no match for platform in manifest: not found"),
+        (index, "no match for platform in manifest: not found"),
+        (json!({"schemaVersion": 1, "fsLayers": []}), "schema 1 image manifests are no longer supported"),
+        (json!({"schemaVersion": 2, "mediaType": "text/plain"}), "unsupported media type"),
+    ] {
+        registry.put("a/app/manifests/v1".into(), document.to_string().as_bytes());
+        let error = images.pull(&named(&registry), None, silent()).await.unwrap_err().to_string();
+        assert!(error.starts_with("failed to pull and unpack image") && error.contains(text), "{error}");
+    }
 }

@@ -46,9 +46,8 @@ pub fn runtime_options(config: &Config) -> RuntimeOptions {
 /// Opens images and runtime.
 pub async fn open(ctx: &Ctx, config: &Config) -> Result<Parts> {
     let layout = Layout(config.data_dir.clone());
-    let (store_ctx, plain_http) = (ctx.clone(), config.insecure_registries.clone());
-    let dir = layout.images();
-    let images = tokio::task::spawn_blocking(move || images::open(&store_ctx, &dir, &plain_http)).await??;
+    let (store_ctx, store_config, dir) = (ctx.clone(), config.clone(), layout.images());
+    let images = tokio::task::spawn_blocking(move || images::open(&store_ctx, &dir, &store_config)).await??;
     let runtime =
         Runtime::open(ctx, runtime_options(config)).await.context("cannot start the container runtime")?;
     Ok(Parts { images, runtime })

@@ -37,7 +37,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let _lock = data::open(&config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let store = images::open(&Ctx::system(), &layout.images(), &config.insecure_registries)?;
+        let store = images::open(&Ctx::system(), &layout.images(), &config)?;
         images::serve(&store, request, |line| say(&line)).await
     })
 }

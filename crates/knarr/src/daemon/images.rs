@@ -2,14 +2,20 @@
 //! none is running.
 
 use super::ImageRequest;
+use crate::config::Config;
 use anyhow::{Context, Result, anyhow};
 use knarr_image::{ImageStore, Options, Progress};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// Opens the image store of a data directory.
-pub fn open(ctx: &knarr_base::Ctx, dir: &Path, plain_http: &[String]) -> Result<Arc<ImageStore>> {
-    let options = Options { plain_http: plain_http.to_vec(), ..Options::default() };
+pub fn open(ctx: &knarr_base::Ctx, dir: &Path, config: &Config) -> Result<Arc<ImageStore>> {
+    let options = Options {
+        plain_http: config.insecure_registries.clone(),
+        registries: Some(config.registries.clone()),
+        parallel_pulls: config.max_parallel_image_pulls,
+        ..Options::default()
+    };
     ImageStore::open(ctx, dir, options).context("cannot open the image store")
 }
 

@@ -308,6 +308,7 @@ fn find_auth(auths: &Value, domain: &str, path: &str) -> Option<Auth> {
         username: entry["username"].as_str().unwrap_or_default().to_owned(),
         password: entry["password"].as_str().unwrap_or_default().to_owned(),
         registry_token: entry["registrytoken"].as_str().unwrap_or_default().to_owned(),
+        identity_token: entry["identitytoken"].as_str().unwrap_or_default().to_owned(),
     };
     if let Some(packed) = entry["auth"].as_str().filter(|_| auth.username.is_empty()) {
         let text = String::from_utf8(STANDARD.decode(packed.trim()).ok()?).ok()?;

@@ -1,0 +1,158 @@
+//! Takes in one layer in a single pass: a thread reads, hashes the compressed form and undoes the compression; the
+//! caller's thread hashes the plain form and writes the files. Nothing of the layer is held in memory but a few blocks,
+//! and it appears under its name only once both digests are right and everything is on disk.
+
+use crate::digest::{Hashing, decompressed};
+use crate::error::{StoreError, io_error};
+use crate::store::{ImageStore, Pins};
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes handed from thread to thread at once.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Blocks on the way at most: 2 MiB a layer.
+const MOST_BLOCKS: usize = 8;
+
+impl ImageStore {
+    /// Unpacks a layer (plain, gzip or zstd) and gives its diff ID. `expected` is the digest of the plain form, `blob`
+    /// that of the form read; a layer of which either is wrong is not kept. Blocking.
+    pub(crate) fn add_layer(
+        self: &Arc<Self>,
+        reader: impl Read + Send,
+        expected: Option<&str>,
+        blob: Option<&str>,
+        pins: Option<&mut Pins>,
+    ) -> Result<String, StoreError> {
+        let name = expected.or(blob).unwrap_or("(new)").to_owned();
+        let failed = |e: io::Error| StoreError::Layer { layer: name.clone(), detail: e.to_string() };
+        let temp = self.temp();
+        let root = temp.join("fs");
+        fs::create_dir_all(&root).map_err(io_error("create", &root))?;
+        let result = (|| {
+            let unpacked = unpack(reader, &root, blob.is_some()).map_err(failed)?;
+            if let (Some(expected), Some(actual)) = (blob, unpacked.blob)
+                && expected != actual
+            {
+                return Err(StoreError::Blob { actual, expected: expected.to_owned() });
+            }
+            let (size, diff_id) = unpacked.files.map_err(failed)?;
+            if let Some(expected) = expected.filter(|e| *e != diff_id) {
+                return Err(StoreError::Digest { actual: diff_id, expected: expected.to_owned() });
+            }
+            if let Some(pins) = pins {
+                pins.add(&diff_id);
+            }
+            let target = self.layer_path(&diff_id)?;
+            if self.has_layer(&diff_id) {
+                return Ok(diff_id);
+            }
+            let marker = temp.join("size");
+            fs::write(&marker, size.to_string()).map_err(io_error("write", &marker))?;
+            let dir = fs::File::open(&temp).map_err(io_error("open", &temp))?;
+            // One sync of the file system in place of one for each of thousands of files.
+            rustix::fs::syncfs(&dir).map_err(|e| io_error("sync", &temp)(e.into()))?;
+            match fs::rename(&temp, &target) {
+                Ok(()) => {}
+                Err(_) if self.has_layer(&diff_id) => {} // another task was quicker
+                Err(error) => return Err(io_error("rename", &target)(error)),
+            }
+            self.sync_dir(&self.dir.join("layers"))?;
+            Ok(diff_id)
+        })();
+        let _ = fs::remove_dir_all(&temp);
+        result
+    }
+}
+
+/// What came of a stream.
+struct Unpacked {
+    /// Size of the files, and the digest of the plain form.
+    files: io::Result<(u64, String)>,
+    /// Digest of the form read, if asked for; known also when the stream could not be unpacked.
+    blob: Option<String>,
+}
+
+fn unpack(reader: impl Read + Send, root: &Path, hash: bool) -> io::Result<Unpacked> {
+    let (full, blocks) = sync_channel(MOST_BLOCKS);
+    let (spent, spare) = sync_channel(MOST_BLOCKS + 2);
+    std::thread::scope(|scope| {
+        type Read = io::Result<(io::Result<()>, Option<String>)>;
+        let reading = scope.spawn(move || -> Read {
+            if !hash {
+                return Ok((feed(reader, &full, &spare), None));
+            }
+            let mut reader = Hashing::new(reader);
+            let fed = feed(&mut reader, &full, &spare);
+            drop(full);
+            // What follows the compressed stream belongs to the digest too; and of a stream that cannot be unpacked
+            // the digest tells whether it is damaged.
+            Ok((fed, Some(reader.drain()?)))
+        });
+        let files = (|| {
+            let mut stream = Hashing::new(Blocks { blocks, spent, held: Vec::new(), at: 0 });
+            let size = crate::unpack::unpack(&mut stream, root)?;
+            Ok((size, stream.drain()?))
+        })();
+        let (fed, blob) = reading.join().expect("reading a layer does not panic")?;
+        let files = match fed {
+            // What went wrong there is the cause of what went wrong here.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => files,
+        };
+        Ok(Unpacked { files, blob })
+    })
+}
+
+/// Sends the plain form of what is read, in blocks.
+fn feed(reader: impl Read, full: &SyncSender<Vec<u8>>, spare: &Receiver<Vec<u8>>) -> io::Result<()> {
+    let mut plain = decompressed(reader)?;
+    loop {
+        let mut block = spare.try_recv().unwrap_or_default();
+        block.resize(BLOCK_BYTES, 0);
+        let mut got = 0;
+        let mut ended = false;
+        while got < block.len() {
+            match plain.read(&mut block[got..]) {
+                Ok(0) => {
+                    ended = true;
+                    break;
+                }
+                Ok(n) => got += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        block.truncate(got);
+        if got > 0 && full.send(block).is_err() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// The blocks as a stream again.
+struct Blocks {
+    blocks: Receiver<Vec<u8>>,
+    spent: SyncSender<Vec<u8>>,
+    held: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Blocks {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.held.len() {
+            let Ok(next) = self.blocks.recv() else { return Ok(0) };
+            let _ = self.spent.try_send(std::mem::replace(&mut self.held, next));
+            self.at = 0;
+        }
+        let n = buf.len().min(self.held.len() - self.at);
+        buf[..n].copy_from_slice(&self.held[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
