@@ -8,14 +8,14 @@ use knarr_meta::quantity::Quantity;
 
 /// What a pod asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Requests {
+pub(crate) struct Requests {
     cpu_millicores: i64,
     memory_bytes: i64,
     ephemeral_storage_bytes: i64,
 }
 
 impl Requests {
-    fn of(pod: &Pod) -> Self {
+    pub(crate) fn of(pod: &Pod) -> Self {
         let sum = total(pod, Part::Requests);
         Self {
             cpu_millicores: sum.get("cpu").map_or(0, Quantity::milli_value),
@@ -34,15 +34,15 @@ impl Requests {
 }
 
 /// Reason and message of a refusal; `others` are the pods that are here and not at their end.
-pub(crate) fn refusal<'a>(
+pub(crate) fn refusal(
     pod: &Pod,
-    others: impl Iterator<Item = &'a Pod>,
+    others: impl Iterator<Item = Requests>,
     allocatable: &Capacity,
 ) -> Option<(String, String)> {
     let (mut count, mut used) = (0, Requests::default());
     for other in others {
         count += 1;
-        used = used.plus(Requests::of(other));
+        used = used.plus(other);
     }
     let wanted = Requests::of(pod);
     let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
@@ -71,6 +71,10 @@ mod tests {
     use crate::pod::phase::tests::pod;
     use serde_json::{Value, json};
 
+    fn of(pods: &[&Pod]) -> impl Iterator<Item = Requests> {
+        pods.iter().map(|p| Requests::of(p)).collect::<Vec<_>>().into_iter()
+    }
+
     fn asks(cpu: &str) -> Value {
         json!({"resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}, "name": "c"})
     }
@@ -81,17 +85,17 @@ mod tests {
             Capacity { cpu_millicores: 2000, memory_bytes: 3 << 30, ephemeral_storage_bytes: 1, pods: 3 };
         let small = pod(json!({"containers": [asks("500m")]}));
         let big = pod(json!({"containers": [asks("1600m")]}));
-        assert_eq!(refusal(&big, [].into_iter(), &node), None);
-        let (reason, message) = refusal(&big, [&small].into_iter(), &node).unwrap();
+        assert_eq!(refusal(&big, of(&[]), &node), None);
+        let (reason, message) = refusal(&big, of(&[&small]), &node).unwrap();
         assert_eq!(reason, "OutOfcpu");
         assert_eq!(
             message,
             "Node didn't have enough resource: cpu, requested: 1600, used: 500, capacity: 2000"
         );
         let none = pod(json!({"containers": [{"name": "c"}]}));
-        assert_eq!(refusal(&none, [&small, &small].into_iter(), &node), None);
-        assert_eq!(refusal(&none, [&none, &none, &none].into_iter(), &node).unwrap().0, "OutOfpods");
-        assert_eq!(refusal(&small, [&small, &small,].into_iter(), &node), None);
+        assert_eq!(refusal(&none, of(&[&small, &small]), &node), None);
+        assert_eq!(refusal(&none, of(&[&none, &none, &none]), &node).unwrap().0, "OutOfpods");
+        assert_eq!(refusal(&small, of(&[&small, &small,]), &node), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! are decided here, one at a time, over all pods of the node. What a pod was given holds until it is over, also
 //! when its spec asks for something else by now.
 
-use super::admit::refusal;
+use super::admit::{Requests, refusal};
 use super::setup::host_ports;
 use super::sizes::{Part, Sizes, total};
 use crate::config::Capacity;
@@ -27,6 +27,10 @@ pub(crate) struct Pending {
 struct Slot {
     /// The pod as it was given room.
     allocated: Arc<Pod>,
+    /// What it asks for so.
+    requests: Requests,
+    /// Ports of the host that are its.
+    ports: Vec<HostPort>,
     /// It ended: what it was given is free.
     over: bool,
     /// What it wants instead.
@@ -40,6 +44,12 @@ struct Wish {
     pending: Option<Pending>,
 }
 
+impl Slot {
+    fn new(allocated: Arc<Pod>, over: bool, desired: Option<Wish>) -> Self {
+        Self { requests: Requests::of(&allocated), ports: host_ports(&allocated), allocated, over, desired }
+    }
+}
+
 /// The allocations of a node, by pod UID.
 #[derive(Debug, Default)]
 pub(crate) struct Book(Mutex<HashMap<String, Slot>>);
@@ -48,7 +58,7 @@ type Slots = HashMap<String, Slot>;
 
 fn fits(slots: &Slots, pod: &Pod, room: &Capacity) -> Result<(), (String, String)> {
     let others = slots.iter().filter(|(uid, slot)| !slot.over && *uid != pod.uid());
-    match refusal(pod, others.map(|(_, slot)| &*slot.allocated), room) {
+    match refusal(pod, others.map(|(_, slot)| slot.requests), room) {
         None => Ok(()),
         Some(refused) => Err(refused),
     }
@@ -63,14 +73,13 @@ impl Book {
     pub(crate) fn admit(&self, pod: &Arc<Pod>, room: &Capacity) -> Result<(), (String, String)> {
         let mut slots = self.lock();
         fits(&slots, pod, room)?;
-        let taken: Vec<HostPort> =
-            slots.values().filter(|s| !s.over).flat_map(|s| host_ports(&s.allocated)).collect();
-        if host_ports(pod).iter().any(|wanted| taken.iter().any(|t| clash(t, wanted))) {
+        let slot = Slot::new(pod.clone(), false, None);
+        let taken = || slots.values().filter(|s| !s.over).flat_map(|s| &s.ports);
+        if slot.ports.iter().any(|wanted| taken().any(|t| clash(t, wanted))) {
             let message =
                 "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
             return Err(("NodePorts".to_owned(), message.to_owned()));
         }
-        let slot = Slot { allocated: pod.clone(), over: false, desired: None };
         slots.insert(pod.uid().to_owned(), slot);
         Ok(())
     }
@@ -84,7 +93,7 @@ impl Book {
             _ => pod.clone(),
         };
         let desired = wants.then(|| Wish { pod: pod.clone(), since: now, pending: None });
-        self.lock().insert(pod.uid().to_owned(), Slot { allocated, over, desired });
+        self.lock().insert(pod.uid().to_owned(), Slot::new(allocated, over, desired));
     }
 
     /// Notes what a pod wants now. [`Book::decide`] answers.
@@ -121,6 +130,7 @@ impl Book {
             let Some(slot) = slots.get_mut(&uid) else { continue };
             match answer {
                 Ok(()) => {
+                    slot.requests = Requests::of(&pod);
                     slot.allocated = pod;
                     slot.desired = None;
                     changed.push(uid);

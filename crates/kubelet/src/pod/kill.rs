@@ -26,27 +26,42 @@ pub(crate) struct Kill {
     pub(crate) ips: Vec<IpAddr>,
     /// A kill with a longer grace is under way: no event and no hook this time.
     pub(crate) again: bool,
+    /// The preStop hook has run already.
+    pub(crate) hooked: bool,
+}
+
+/// Runs a container's preStop hook ahead of its turn and tells the worker.
+pub(crate) async fn pre_stop(kubelet: Arc<Shared>, entry: Arc<Entry>, kill: Kill) {
+    hook(&kubelet, &kill).await;
+    entry.send(Msg::PreStopDone { name: kill.def.spec.name, id: kill.id });
+}
+
+async fn hook(kubelet: &Arc<Shared>, kill: &Kill) {
+    let Kill { pod, def, id, ips, grace, .. } = kill;
+    let hook = def.spec.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
+    let Some(hook) = hook.filter(|_| !grace.is_zero()) else { return };
+    let run = crate::probe::hook::run(kubelet, pod, def, id, ips, &hook);
+    if let Some(Err(_)) = timeout(&*kubelet.ctx.clock, *grace, run).await {
+        // What the hook said may be secret, so the event does not tell.
+        kubelet.recorder.warning(&about(pod, Some(def)), "FailedPreStopHook", "PreStopHook failed");
+    }
 }
 
 /// Stops the container and tells the worker.
 pub(crate) async fn run(kubelet: Arc<Shared>, entry: Arc<Entry>, kill: Kill) {
-    let Kill { pod, def, id, message, mut grace, ips, again } = kill;
-    let name = def.spec.name.clone();
-    let about = about(&pod, Some(&def));
-    if !again {
-        let message = if message.is_empty() { format!("Stopping container {name}") } else { message };
+    let name = kill.def.spec.name.clone();
+    let about = about(&kill.pod, Some(&kill.def));
+    if !kill.again {
+        let usual = format!("Stopping container {name}");
+        let message = if kill.message.is_empty() { usual } else { kill.message.clone() };
         kubelet.recorder.normal(&about, "Killing", message);
     }
-    let hook = def.spec.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
-    if let Some(hook) = hook.filter(|_| !again && !grace.is_zero()) {
-        let clock = &kubelet.ctx.clock;
-        let began = clock.instant();
-        let run = crate::probe::hook::run(&kubelet, &pod, &def, &id, &ips, &hook);
-        if let Some(Err(_)) = timeout(&**clock, grace, run).await {
-            kubelet.recorder.warning(&about, "FailedPreStopHook", "PreStopHook failed");
-        }
-        grace = grace.saturating_sub(clock.instant() - began);
+    let began = kubelet.ctx.clock.instant();
+    if !kill.again && !kill.hooked {
+        hook(&kubelet, &kill).await;
     }
+    let Kill { pod, def, id, grace, .. } = kill;
+    let grace = grace.saturating_sub(kubelet.ctx.clock.instant() - began);
     let grace = grace.max(LEAST_GRACE);
     let signal = def.spec.lifecycle.as_ref().and_then(|l| l.stop_signal.clone());
     let signal = signal.unwrap_or_else(|| stop_signal(&kubelet, &def));

@@ -102,6 +102,8 @@ pub(crate) struct Record {
     pub(crate) starting: bool,
     /// A kill is under way, with this grace.
     pub(crate) killing: Option<Duration>,
+    /// Its preStop hook, where that does not wait for the container's turn.
+    pub(crate) pre_stop: PreStop,
     /// Why it does not run: reason and message.
     pub(crate) waiting: Option<(String, String)>,
     /// A failed start is not tried again before.
@@ -114,6 +116,18 @@ pub(crate) struct Record {
     pub(crate) actuated: Option<Size>,
     /// The last end was the kubelet's wish (a failed probe, a changed spec): the delay counts from the end before.
     pub(crate) ended_by_wish: bool,
+}
+
+/// A preStop hook that runs before its container's turn to end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PreStop {
+    /// It did not run.
+    #[default]
+    Due,
+    /// It runs.
+    Running,
+    /// It ended, or there is none to run any more.
+    Done,
 }
 
 /// A wish to restart a running container.

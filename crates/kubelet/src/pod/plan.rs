@@ -1,6 +1,6 @@
 //! What is to be done about a pod: a pure function of its spec, what is observed, and the time.
 
-use super::model::{Observed, Record, Sandbox, Setup, State, grace, is_deleted};
+use super::model::{Observed, PreStop, Record, Sandbox, Setup, State, grace, is_deleted};
 use super::phase::{comes_back, phase};
 use crate::util::{Def, Role};
 use knarr_api::core::v1::Pod;
@@ -20,6 +20,13 @@ pub(crate) enum Action {
         /// For the event; empty for the usual one.
         message: String,
         /// Grace.
+        grace: Duration,
+    },
+    /// Run a container's preStop hook ahead of the container's turn to end.
+    PreStop {
+        /// Its name.
+        name: String,
+        /// How long it may take.
         grace: Duration,
     },
     /// Give the pod as a whole up.
@@ -131,7 +138,7 @@ fn stop(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime, plan: &mu
         plan.actions.push(Action::Kill { name: def.spec.name.clone(), message: String::new(), grace });
     };
     let live = |def: &&Def| record(observed, def).is_some_and(|r| r.is_running() || r.starting);
-    let mut workload = false;
+    let (mut workload, mut hooks) = (false, Vec::new());
     for def in defs.iter().filter(|d| d.role != Role::Sidecar).filter(live) {
         let record = record(observed, def).expect("it is live");
         workload = true;
@@ -141,13 +148,23 @@ fn stop(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime, plan: &mu
     }
     // Sidecars end after what they serve, the last first, in what is left of the pod's grace.
     let sidecars: Vec<&Def> = defs.iter().filter(|d| d.role == Role::Sidecar).filter(live).collect();
+    for def in &sidecars {
+        // Hooks begin when the pod's end does: a sidecar may have to tell others before its turn comes.
+        let hook = def.spec.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some());
+        let due = |r: &&Record| r.is_running() && r.killing.is_none() && r.pre_stop == PreStop::Due;
+        if hook && !grace.is_zero() && record(observed, def).filter(due).is_some() {
+            hooks.push(Action::PreStop { name: def.spec.name.clone(), grace });
+        }
+    }
     if !workload
+        && hooks.is_empty()
         && let Some(def) = sidecars.last()
-        && let Some(record) = record(observed, def).filter(|r| r.is_running())
+        && let Some(record) = record(observed, def).filter(|r| r.is_running() && r.pre_stop != PreStop::Running)
     {
         let elapsed = observed.ending_since.and_then(|since| now.duration_since(since).ok());
         kill(def, record, grace.saturating_sub(elapsed.unwrap_or_default()));
     }
+    plan.actions.append(&mut hooks);
     busy |= workload || !sidecars.is_empty();
     if busy {
         return;
@@ -375,6 +392,24 @@ mod tests {
         assert_eq!(actions(&pod, &seen, 0), [Action::TearDown]);
         seen.released = true;
         assert_eq!(actions(&pod, &seen, 0), []);
+    }
+
+    #[test]
+    fn a_sidecars_hook_begins_with_the_pods_end_and_is_waited_for() {
+        let hook = json!({"preStop": {"sleep": {"seconds": 1}}});
+        let mut pod = pod(json!({"initContainers": [{"name": "s", "restartPolicy": "Always", "lifecycle": hook}],
+            "containers": [{"name": "a"}]}));
+        pod.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        pod.metadata.deletion_grace_period_seconds = Some(30);
+        let mut seen = observed(&[("a", State::Running(t(0))), ("s", State::Running(t(0)))]);
+        let hook = Action::PreStop { name: "s".into(), grace: Duration::from_secs(30) };
+        assert_eq!(actions(&pod, &seen, 0), [kill("a", 30), hook]);
+        seen.containers.get_mut("s").unwrap().pre_stop = PreStop::Running;
+        seen.containers.get_mut("a").unwrap().state = ended(0, 0);
+        assert_eq!(actions(&pod, &seen, 0), []);
+        seen.containers.get_mut("s").unwrap().pre_stop = PreStop::Done;
+        assert_eq!(actions(&pod, &seen, 0), [kill("s", 30)]);
     }
 
     #[test]

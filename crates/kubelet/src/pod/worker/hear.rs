@@ -2,7 +2,7 @@
 
 use super::{LONGEST_SETUP_RETRY, Msg, PULL_ERROR_SHOWN, SETUP_RETRY, START_RETRY, Worker};
 use crate::pod::adopt;
-use crate::pod::model::{Ended, FIRST_BACKOFF, LONGEST_BACKOFF, Record, Restart, Sandbox, Setup, State};
+use crate::pod::model::{PreStop, Ended, FIRST_BACKOFF, LONGEST_BACKOFF, Record, Restart, Sandbox, Setup, State};
 use crate::pod::phase::should_restart;
 use crate::pod::plan::is_stopping;
 use crate::pod::setup::Outcome;
@@ -96,6 +96,12 @@ impl Worker {
                 if record.id == id {
                     record.killing = None;
                     record.restart = None;
+                }
+            }
+            Msg::PreStopDone { name, id } => {
+                let record = self.record(&name);
+                if record.id == id {
+                    record.pre_stop = PreStop::Done;
                 }
             }
             Msg::SandboxLost => {
@@ -215,6 +221,7 @@ impl Worker {
                 record.image_id = started.image_id;
                 record.waiting = None;
                 record.restart = None;
+                record.pre_stop = PreStop::Due;
                 record.hook_done = !hook;
                 record.startup_passed = !startup;
                 record.readiness = !readiness;

@@ -2,7 +2,7 @@
 //! other tasks, and publishes the status. It never waits for anything but its inbox and its next deadline.
 
 use crate::pod::kill::Kill;
-use crate::pod::model::{Observed, Record, Setup, State, is_deleted};
+use crate::pod::model::{Observed, PreStop, Record, Setup, State, is_deleted};
 use crate::pod::phase::{RESTARTING_ALL, phase};
 use crate::pod::plan::{Action, is_stopping, plan};
 use crate::pod::setup::Outcome;
@@ -59,6 +59,8 @@ pub(crate) enum Msg {
     Exited(Box<ContainerStatus>),
     /// A kill ended; `gone` when the runtime does not know the container.
     Killed { name: String, id: String, status: Option<Box<ContainerStatus>>, gone: bool },
+    /// A preStop hook that ran ahead ended.
+    PreStopDone { name: String, id: String },
     /// The shim is gone.
     SandboxLost,
     /// Network and sandbox are taken down, or that failed.
@@ -251,6 +253,7 @@ impl Worker {
             }
             Action::Start(name) => self.start(&name),
             Action::Kill { name, message, grace } => self.kill(&name, message, grace),
+            Action::PreStop { name, grace } => self.pre_stop(&name, grace),
             Action::Fail { reason, message } => {
                 self.kubelet.recorder.normal(&about(&self.pod, None), reason, message.clone());
                 self.observed.failed = Some((reason.to_owned(), message));
@@ -322,10 +325,22 @@ impl Worker {
         let Some(def) = self.def(name) else { return };
         let record = self.record(name);
         let again = record.killing.replace(grace).is_some();
+        let hooked = record.pre_stop == PreStop::Done;
         let id = record.id.clone();
-        let kill =
-            Kill { pod: self.pod.clone(), def, id, message, grace, ips: self.observed.ips.clone(), again };
+        let ips = self.observed.ips.clone();
+        let kill = Kill { pod: self.pod.clone(), def, id, message, grace, ips, again, hooked };
         self.spawn("container-stop", crate::pod::kill::run(self.kubelet.clone(), self.entry.clone(), kill));
+    }
+
+    fn pre_stop(&mut self, name: &str, grace: Duration) {
+        let Some(def) = self.def(name) else { return };
+        let record = self.record(name);
+        record.pre_stop = PreStop::Running;
+        let id = record.id.clone();
+        let (pod, ips, message) = (self.pod.clone(), self.observed.ips.clone(), String::new());
+        let kill = Kill { pod, def, id, message, grace, ips, again: false, hooked: false };
+        let run = crate::pod::kill::pre_stop(self.kubelet.clone(), self.entry.clone(), kill);
+        self.spawn("pre-stop", run);
     }
 
     fn forget(&mut self) {
