@@ -159,7 +159,8 @@ fn stop(pod: &Pod, defs: &[Def], observed: &Observed, now: SystemTime, plan: &mu
     if !workload
         && hooks.is_empty()
         && let Some(def) = sidecars.last()
-        && let Some(record) = record(observed, def).filter(|r| r.is_running() && r.pre_stop != PreStop::Running)
+        && let Some(record) =
+            record(observed, def).filter(|r| r.is_running() && r.pre_stop != PreStop::Running)
     {
         let elapsed = observed.ending_since.and_then(|since| now.duration_since(since).ok());
         kill(def, record, grace.saturating_sub(elapsed.unwrap_or_default()));
@@ -397,7 +398,8 @@ mod tests {
     #[test]
     fn a_sidecars_hook_begins_with_the_pods_end_and_is_waited_for() {
         let hook = json!({"preStop": {"sleep": {"seconds": 1}}});
-        let mut pod = pod(json!({"initContainers": [{"name": "s", "restartPolicy": "Always", "lifecycle": hook}],
+        let mut pod =
+            pod(json!({"initContainers": [{"name": "s", "restartPolicy": "Always", "lifecycle": hook}],
             "containers": [{"name": "a"}]}));
         pod.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());

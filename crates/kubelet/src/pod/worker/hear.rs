@@ -2,7 +2,9 @@
 
 use super::{LONGEST_SETUP_RETRY, Msg, PULL_ERROR_SHOWN, SETUP_RETRY, START_RETRY, Worker};
 use crate::pod::adopt;
-use crate::pod::model::{PreStop, Ended, FIRST_BACKOFF, LONGEST_BACKOFF, Record, Restart, Sandbox, Setup, State};
+use crate::pod::model::{
+    Ended, FIRST_BACKOFF, LONGEST_BACKOFF, PreStop, Record, Restart, Sandbox, Setup, State,
+};
 use crate::pod::phase::should_restart;
 use crate::pod::plan::is_stopping;
 use crate::pod::setup::Outcome;
