@@ -8,6 +8,7 @@ pub mod fuzzing;
 mod kind;
 pub mod openapi;
 pub mod proto;
+pub mod volume;
 
 pub use k8s_openapi::api::{
     admissionregistration, apps, authentication, authorization, autoscaling, batch, certificates,

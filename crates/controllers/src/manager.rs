@@ -18,6 +18,8 @@ pub struct Config {
     pub signing_ca: Option<SigningCa>,
     /// Signs the tokens that secrets hold; they stay empty without one.
     pub token_signer: Option<TokenSigner>,
+    /// Whether directories of nodes are given out as volumes, with a storage class for them.
+    pub local_path: bool,
 }
 
 /// One controller.
@@ -125,6 +127,26 @@ pub const ALL: &[Descriptor] = &[
         name: "volumeattributesclass-protection",
         account: "volumeattributesclass-protection-controller",
         start: crate::protection::start_classes,
+    },
+    Descriptor {
+        name: "persistentvolume-binder",
+        account: "persistent-volume-binder",
+        start: crate::persistentvolume::start,
+    },
+    Descriptor {
+        name: "persistentvolume-expander",
+        account: "expand-controller",
+        start: crate::expand::start,
+    },
+    Descriptor {
+        name: "ephemeral-volume",
+        account: "ephemeral-volume-controller",
+        start: crate::ephemeral::start,
+    },
+    Descriptor {
+        name: "local-path-provisioner",
+        account: "local-path-provisioner",
+        start: crate::localpath::start,
     },
     Descriptor {
         name: "clusterrole-aggregation",

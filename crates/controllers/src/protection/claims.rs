@@ -6,6 +6,7 @@ use crate::framework::pod_control::controller_of;
 use crate::framework::{Next, Reconcile, Start, run};
 use knarr_api::Kind;
 use knarr_api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use knarr_api::volume::claim_name;
 use knarr_base::clock::BoxFuture;
 use knarr_client::informer::{Change, Key};
 use knarr_client::{Error, Informer, ListOptions, WorkQueue};
@@ -53,15 +54,6 @@ pub fn start(start: Start) {
 
 fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
     pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
-}
-
-/// The claim that a volume refers to, or that was made for it.
-fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
-    match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{}-{}", pod.name(), volume.name)),
-        _ => None,
-    }
 }
 
 fn has_ended(pod: &Pod) -> bool {

@@ -13,6 +13,7 @@ mod protection;
 mod quotas;
 mod sets;
 mod tokens;
+mod volumes;
 mod workloads;
 
 use knarr_api::Kind;
@@ -55,7 +56,7 @@ impl Running {
         let token_signer = Some(TokenSigner(Arc::new(move |of: TokenSubject<'_>| {
             tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret)
         })));
-        let config = Config { cluster_ca, signing_ca, token_signer };
+        let config = Config { cluster_ca, signing_ca, token_signer, ..Config::default() };
         manager::start(&ctx.child("controllers"), shared, &|account| cluster.client_of(account), config);
         let client = cluster.admin();
         // Pods need the service account of their namespace.

@@ -193,6 +193,7 @@ fn controllers_config(server: &ApiServer) -> Result<manager::Config> {
         token_signer: Some(TokenSigner(Arc::new(sign))),
         cluster_ca: ca.certificate.clone(),
         signing_ca: Some(SigningCa { certificate: ca.certificate, key: ca.key }),
+        local_path: true,
     })
 }
 

@@ -4,6 +4,7 @@
 //! unless they are marked `rbac.authorization.kubernetes.io/autoupdate: "false"`, as upstream reconciles them.
 
 mod kubernetes_service;
+mod local_path;
 mod rbac;
 mod repair;
 mod service_range;
@@ -101,7 +102,7 @@ fn objects(config: &BootstrapConfig) -> Vec<Value> {
             "requestheader-username-headers": "[\"X-Remote-User\"]",
         },
     });
-    from_facts.chain([authentication]).collect()
+    from_facts.chain([authentication]).chain(local_path::objects()).collect()
 }
 
 /// Since when the use of tokens in secrets has been watched. Upstream's controllers look for it; who it was that used a
