@@ -7,6 +7,7 @@ use crate::pod::book::Book;
 use crate::pod::pulls::Pulls;
 use crate::pod::static_pods::Mirrors;
 use crate::pod::worker::Msg;
+use crate::volume::claim::Claims;
 use crate::volume::token::Tokens;
 use knarr_api::Kind;
 use knarr_api::core::v1::{Node, Pod, Service};
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) tokens: Tokens,
     /// Who may use the images that are here.
     pub(crate) pulls: Pulls,
+    pub(crate) claims: Claims,
     /// One image volume is mounted at a time.
     pub(crate) image_volumes: tokio::sync::Mutex<()>,
     /// By which handlers are found.
@@ -162,6 +164,7 @@ impl Kubelet {
             objects,
             tokens: Tokens::default(),
             pulls: Pulls::read(&config.root_dir),
+            claims: Claims::default(),
             image_volumes: tokio::sync::Mutex::default(),
             mirrors: Mirrors::default(),
             node_uid: Mutex::default(),

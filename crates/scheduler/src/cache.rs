@@ -1,6 +1,7 @@
 //! What the scheduler knows: nodes with the pods on them, pods it has just decided about included.
 
 use crate::resources::{self, Amounts};
+use crate::volumes::Volumes;
 use knarr_api::Kind;
 use knarr_api::core::v1::{Node, Pod, PodSpec};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -132,12 +133,19 @@ pub struct Snapshot {
     index: HashMap<String, usize>,
     // Where each pod is counted, by pod UID. A pod may be known before its node is.
     placed: HashMap<String, (String, Arc<PodInfo>)>,
+    /// Claims, volumes and classes.
+    pub volumes: Volumes,
 }
 
 impl Snapshot {
     /// All nodes.
     pub fn nodes(&self) -> &[NodeInfo] {
         &self.nodes
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.index.get(name).map(|at| &self.nodes[*at])
     }
 
     /// All pods that are on nodes, with their nodes.

@@ -12,6 +12,10 @@ pub type Reason = String;
 pub trait Plugin: Send + Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
+    /// Why no node at all can take `pod`, if that is so.
+    fn pre_filter(&self, _pod: &PodInfo, _all: &Snapshot) -> Option<Reason> {
+        None
+    }
     /// Reasons why `node` cannot take `pod`; none if it can.
     fn filter(&self, _pod: &PodInfo, _node: &NodeInfo, _all: &Snapshot) -> Vec<Reason> {
         Vec::new()
@@ -47,6 +51,12 @@ pub enum Decision {
 pub fn decide(plugins: &[Box<dyn Plugin>], pod: &PodInfo, all: &Snapshot, tie: u64) -> Decision {
     let mut counts: std::collections::BTreeMap<Reason, usize> = std::collections::BTreeMap::new();
     let mut feasible = Vec::new();
+    let total = all.nodes().len();
+    if total > 0
+        && let Some(reason) = plugins.iter().find_map(|plugin| plugin.pre_filter(pod, all))
+    {
+        return Decision::Unschedulable(format!("0/{total} nodes are available: {reason}."));
+    }
     for node in all.nodes() {
         // The first plugin that objects speaks for the node, with all of its reasons.
         let objections = plugins.iter().find_map(|plugin| {
@@ -59,7 +69,6 @@ pub fn decide(plugins: &[Box<dyn Plugin>], pod: &PodInfo, all: &Snapshot, tie: u
             Some(reasons) => reasons.into_iter().for_each(|reason| *counts.entry(reason).or_default() += 1),
         }
     }
-    let total = all.nodes().len();
     if feasible.is_empty() {
         return Decision::Unschedulable(explain(total, &counts));
     }

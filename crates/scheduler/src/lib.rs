@@ -8,5 +8,6 @@ mod plugins;
 mod queue;
 mod resources;
 mod scheduler;
+mod volumes;
 
 pub use scheduler::{Scheduler, SchedulerConfig};

@@ -4,6 +4,7 @@
 use crate::cache::{PodInfo, Snapshot};
 use crate::framework::{Decision, Plugin, decide};
 use crate::queue::Queue;
+use crate::volumes::Plan;
 use knarr_api::Kind;
 use knarr_api::core::v1::{Node, Pod};
 use knarr_base::Ctx;
@@ -13,7 +14,9 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+mod storage;
 
 /// Pods that were not helped by any event are tried again this often (upstream flushes after five minutes).
 const SAFETY_NET: Duration = Duration::from_secs(300);
@@ -46,6 +49,8 @@ pub struct Scheduler {
     plugins: Vec<Box<dyn Plugin>>,
     state: Mutex<State>,
     wake: Notify,
+    /// Counts changes of claims, volumes, and pods that went.
+    stored: watch::Sender<u64>,
 }
 
 impl Scheduler {
@@ -64,8 +69,10 @@ impl Scheduler {
                 waiting: HashMap::new(),
             }),
             wake: Notify::new(),
+            stored: watch::Sender::new(0),
         });
         let (pods, nodes) = (informers.get::<Pod>(), informers.get::<Node>());
+        let stored = scheduler.follow_volumes(&informers);
         let this = scheduler.clone();
         nodes.on_change(move |change| this.node_changed(change));
         let this = scheduler.clone();
@@ -73,6 +80,7 @@ impl Scheduler {
         ctx.tasks.spawn_until_stopped("scheduler", async move {
             nodes.synced().await;
             pods.synced().await;
+            stored.await;
             scheduler.run().await;
         });
     }
@@ -118,6 +126,7 @@ impl Scheduler {
                 state.all.displace(&uid);
                 state.queue.cluster_changed();
             }
+            self.stored.send_modify(|n| *n += 1);
         } else if let Some(node) = bound_to(pod) {
             state.waiting.remove(&uid);
             state.queue.remove(&uid);
@@ -176,10 +185,13 @@ impl Scheduler {
         let info = Arc::new(PodInfo::new(pod.clone()));
         match decide(&self.plugins, &info, &state.all, self.ctx.rng.u64()) {
             Decision::Node(node) => {
+                let found = state.all.node(&node).map(|info_of| state.all.volumes.plan(&info, info_of));
+                let plan = found.and_then(Result::ok).unwrap_or_default();
+                state.all.volumes.promise(&plan);
                 state.all.place(info, &node);
                 drop(state);
                 let (this, uid) = (self.clone(), uid.to_owned());
-                self.ctx.tasks.spawn("bind", async move { this.bind(&pod, &uid, &node, seen).await });
+                self.ctx.tasks.spawn("bind", async move { this.bind(&pod, &uid, &node, &plan, seen).await });
             }
             Decision::Unschedulable(message) => {
                 state.queue.failed(uid, seen, self.ctx.clock.instant());
@@ -191,7 +203,20 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, pod: &Pod, uid: &str, node: &str, seen: u64) {
+    async fn bind(&self, pod: &Pod, uid: &str, node: &str, plan: &Plan, seen: u64) {
+        if let Err(why) = self.bind_volumes(uid, node, plan).await {
+            let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
+            self.recorder.warning(&reference(pod), "FailedScheduling", message.clone());
+            {
+                let mut state = self.state();
+                state.all.volumes.break_promise(plan);
+                state.all.displace(uid);
+                state.queue.failed(uid, seen, self.ctx.clock.instant());
+                state.queue.cluster_changed();
+            }
+            self.wake.notify_one();
+            return self.report(pod, &message).await;
+        }
         let binding = json!({
             "apiVersion": "v1",
             "kind": "Binding",

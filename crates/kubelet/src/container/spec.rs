@@ -97,6 +97,9 @@ pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<
     let words = |words: &[String]| words.iter().map(|w| expand(w, lookup)).collect::<Vec<_>>();
     let hostname = files::hostname(pod, config, &kubelet.hostname);
     let mounts = mounts(kubelet, making, &hostname, &lookup)?;
+    let devices = devices(making)?;
+    let mut groups = security.supplemental_groups.clone();
+    groups.extend(making.volumes.sources.values().filter_map(|v| v.group));
     let rootfs = config.images.prepare(&image.id, id).map_err(|e| (CREATE_ERROR, e.to_string()))?;
     let args = command(
         &words(def.spec.command.as_deref().unwrap_or_default()),
@@ -120,7 +123,7 @@ pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<
         cwd: cwd.iter().find(|c| !c.is_empty()).expect("the last is not empty").to_string(),
         user: security.user.map_or_else(|| image.config.user.clone(), |u| u.to_string()),
         run_as_group: security.group,
-        supplemental_groups: security.supplemental_groups,
+        supplemental_groups: groups,
         merge_image_groups: security.merge_image_groups,
         must_not_be_root: security.must_not_be_root,
         rootfs: RootFs { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work, target: rootfs.target },
@@ -136,7 +139,7 @@ pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<
         resources: resources::container(pod, &def.spec),
         oom_score_adj: resources::oom_score_adj(pod, &def.spec, crate::node::capacity(config).memory_bytes),
         rlimits: Vec::new(),
-        devices: Vec::new(),
+        devices,
         tty,
         stdin: def.spec.stdin == Some(true),
         stdin_once: def.spec.stdin_once == Some(true),
@@ -205,6 +208,20 @@ fn bind(source: PathBuf, target: &str, read_only: bool) -> Mount {
         propagation: Propagation::None,
         options: Vec::new(),
     }
+}
+
+/// Volumes that the container has as devices: on the host, inside, and what it may do with them.
+fn devices(making: &Making<'_>) -> Result<Vec<(PathBuf, PathBuf, String)>, Refused> {
+    let wanted = making.def.spec.volume_devices.iter().flatten();
+    let device = |wanted: &knarr_api::core::v1::VolumeDevice| {
+        let volume = making.volumes.sources.get(&wanted.name).filter(|v| v.block).ok_or_else(|| {
+            let message = format!("cannot find volume \"{}\" to map into container", wanted.name);
+            (CONFIG_ERROR, message)
+        })?;
+        let allowed = if volume.read_only { "r" } else { "mrw" };
+        Ok((volume.path.clone(), wanted.device_path.clone().into(), allowed.to_owned()))
+    };
+    wanted.map(device).collect()
 }
 
 fn mounts(

@@ -2,6 +2,7 @@
 //! are by certificate, and only those named in the configuration (and cluster administrators) are let in.
 
 mod forward;
+mod local_path;
 mod logs;
 mod remote;
 mod session;
@@ -164,6 +165,7 @@ async fn route(kubelet: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
         ["attach", namespace, pod, uid, container] => {
             session::attach(kubelet, request, namespace, pod, Some(uid), container, &query).await
         }
+        ["localPath", volume] => local_path::serve(kubelet, request.method(), volume).await,
         ["portForward", namespace, pod] => forward::serve(kubelet, request, namespace, pod, None),
         ["portForward", namespace, pod, uid] => forward::serve(kubelet, request, namespace, pod, Some(uid)),
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),

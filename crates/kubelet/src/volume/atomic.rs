@@ -23,8 +23,13 @@ pub(super) struct File {
 /// Files by relative path.
 pub(super) type Payload = BTreeMap<String, File>;
 
-/// Makes the directory hold exactly the payload. False when it did already.
-pub(super) fn write(dir: &Path, payload: &Payload) -> io::Result<bool> {
+/// Makes the directory hold exactly the payload. False when it did already. `finish` has its hand at a version's
+/// directory before anybody sees it.
+pub(super) fn write(
+    dir: &Path,
+    payload: &Payload,
+    finish: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<bool> {
     for path in payload.keys() {
         if !is_inside(path) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path: {path}")));
@@ -40,6 +45,16 @@ pub(super) fn write(dir: &Path, payload: &Payload) -> io::Result<bool> {
     }
     let version = tempfile_name(dir)?;
     let new = dir.join(&version);
+    fill(&new, payload).and_then(|()| finish(&new)).inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
+    let _ = fs::remove_file(dir.join(NEW_DATA));
+    symlink(&version, dir.join(NEW_DATA))?;
+    fs::rename(dir.join(NEW_DATA), dir.join(DATA))?;
+    show(dir, payload, &version)?;
+    Ok(true)
+}
+
+/// Writes a version.
+fn fill(new: &Path, payload: &Payload) -> io::Result<()> {
     for (path, file) in payload {
         let target = new.join(path);
         if let Some(parent) = target.parent() {
@@ -51,10 +66,11 @@ pub(super) fn write(dir: &Path, payload: &Payload) -> io::Result<bool> {
             std::os::unix::fs::chown(&target, Some(uid), None)?;
         }
     }
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
-    let _ = fs::remove_file(dir.join(NEW_DATA));
-    symlink(&version, dir.join(NEW_DATA))?;
-    fs::rename(dir.join(NEW_DATA), dir.join(DATA))?;
+    fs::set_permissions(new, fs::Permissions::from_mode(0o755))
+}
+
+/// Makes the visible names those of the payload, and takes away older versions.
+fn show(dir: &Path, payload: &Payload, version: &str) -> io::Result<()> {
     let visible: BTreeSet<&str> = payload.keys().filter_map(|p| p.split('/').next()).collect();
     for name in &visible {
         let link = dir.join(name);
@@ -71,7 +87,7 @@ pub(super) fn write(dir: &Path, payload: &Payload) -> io::Result<bool> {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn is_inside(path: &str) -> bool {
@@ -135,18 +151,18 @@ mod tests {
     fn all_files_change_at_once_and_nothing_old_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v");
-        assert!(write(&path, &payload(&[("a", "1"), ("d/b", "2")])).unwrap());
+        assert!(write(&path, &payload(&[("a", "1"), ("d/b", "2")]), |_| Ok(())).unwrap());
         assert_eq!(fs::read_to_string(path.join("d/b")).unwrap(), "2");
         assert_eq!(fs::read_link(path.join("a")).unwrap(), Path::new("..data/a"));
         assert_eq!(fs::metadata(path.join("a")).unwrap().permissions().mode() & 0o777, 0o640);
         let first = fs::read_link(path.join(DATA)).unwrap();
-        assert!(!write(&path, &payload(&[("a", "1"), ("d/b", "2")])).unwrap());
+        assert!(!write(&path, &payload(&[("a", "1"), ("d/b", "2")]), |_| Ok(())).unwrap());
         assert_eq!(fs::read_link(path.join(DATA)).unwrap(), first);
-        assert!(write(&path, &payload(&[("a", "3"), ("c", "4")])).unwrap());
+        assert!(write(&path, &payload(&[("a", "3"), ("c", "4")]), |_| Ok(())).unwrap());
         assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "3");
         assert_eq!(visible(&path), ["a", "c"]);
         assert!(!path.join(first).exists());
-        assert!(write(&path, &payload(&[])).unwrap());
+        assert!(write(&path, &payload(&[]), |_| Ok(())).unwrap());
         assert_eq!(visible(&path), Vec::<String>::new());
     }
 
@@ -154,7 +170,7 @@ mod tests {
     fn paths_that_lead_elsewhere_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for bad in ["../x", "/x", "a/../../x", "", "..data"] {
-            assert!(write(&dir.path().join("v"), &payload(&[(bad, "1")])).is_err(), "{bad}");
+            assert!(write(&dir.path().join("v"), &payload(&[(bad, "1")]), |_| Ok(())).is_err(), "{bad}");
         }
     }
 }

@@ -1,21 +1,36 @@
 //! emptyDir: a directory, or a tmpfs for the medium `Memory`.
 
-use knarr_api::core::v1::EmptyDirVolumeSource;
+use crate::config::KubeletConfig;
+use knarr_api::core::v1::{EmptyDirVolumeSource, Pod, ResourceRequirements};
 use rustix::mount::MountFlags;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource) -> Result<(), String> {
+/// Bytes that a volume in memory may hold when it does not say: the pod's memory limit, or what the node has to give
+/// (KEP-1967).
+pub(super) fn memory_bytes(pod: &Pod, config: &KubeletConfig) -> u64 {
+    let all = crate::node::allocatable(config).memory_bytes;
+    let spec = pod.spec.as_ref();
+    let limit = |resources: Option<&ResourceRequirements>| {
+        resources?.limits.as_ref()?.get("memory").map(crate::util::value).and_then(|b| u64::try_from(b).ok())
+    };
+    let containers = || spec?.containers.iter().map(|c| limit(c.resources.as_ref())).sum::<Option<u64>>();
+    limit(spec.and_then(|s| s.resources.as_ref())).or_else(containers).filter(|b| *b > 0).map_or(all, |b| b.min(all))
+}
+
+/// Makes the volume; one in memory holds `memory_bytes` at most.
+pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource, memory_bytes: u64) -> Result<(), String> {
     let fail = |e: std::io::Error| format!("{}: {e}", path.display());
     let new = !path.exists();
     fs::create_dir_all(path).map_err(fail)?;
     match source.medium.as_deref().unwrap_or_default() {
         "" => {}
         "Memory" => {
-            let limit = source.size_limit.as_ref().map(crate::util::value).filter(|b| *b > 0);
-            let size = limit.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
-            mount_tmpfs(path, &format!("mode=0777{size}"))?;
+            let limit = source.size_limit.as_ref().map(crate::util::value);
+            let limit = limit.and_then(|b| u64::try_from(b).ok()).filter(|b| *b > 0);
+            let size = limit.map_or(memory_bytes, |limit| limit.min(memory_bytes));
+            mount_tmpfs(path, &format!("mode=0777,size={size}"))?;
         }
         other => return Err(format!("the medium {other:?} is not supported by this kubelet")),
     }

@@ -2,8 +2,10 @@
 //! Preparing a pod's volumes again is how they are refreshed: what did not change is left alone.
 
 mod atomic;
+pub(crate) mod claim;
 mod empty_dir;
 mod host_path;
+pub(crate) mod local_path;
 mod ownership;
 mod projected;
 pub(crate) mod subpath;
@@ -33,6 +35,16 @@ pub(crate) struct Mounted {
     pub(crate) path: PathBuf,
     /// Containers get it read-only whatever they ask for.
     pub(crate) read_only: bool,
+    /// It is a device, not a directory.
+    pub(crate) block: bool,
+    /// A group that containers must be in to use it.
+    pub(crate) group: Option<u32>,
+}
+
+impl Mounted {
+    fn new(path: PathBuf, read_only: bool) -> Self {
+        Self { path, read_only, block: false, group: None }
+    }
 }
 
 /// Why a volume cannot be made: a message in upstream's words.
@@ -56,13 +68,31 @@ pub(crate) async fn prepare(
 ) -> Result<Prepared, VolumeError> {
     let mut prepared = Prepared::default();
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        let made = one(kubelet, pod, volume, ips, &mut prepared.refresh_at).await;
-        let mounted = made.map_err(|e| {
-            VolumeError(format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))
-        })?;
+        let mounted = if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+            claimed(kubelet, pod, volume).await.map_err(VolumeError)?
+        } else {
+            let made = one(kubelet, pod, volume, ips, &mut prepared.refresh_at).await;
+            made.map_err(|e| {
+                VolumeError(format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))
+            })?
+        };
         prepared.sources.insert(volume.name.clone(), mounted);
     }
     Ok(prepared)
+}
+
+/// A volume behind a claim, or the whole message that says why not.
+async fn claimed(kubelet: &Arc<Shared>, pod: &Pod, volume: &Volume) -> Result<Mounted, String> {
+    let found = claim::find(kubelet, pod, volume).await?;
+    if found.owned {
+        let (pod, path) = (pod.clone(), found.path.clone());
+        // There may be much in it.
+        let owned = tokio::task::spawn_blocking(move || ownership::apply(&pod, &path, false)).await;
+        let owned = owned.unwrap_or_else(|_| Err("the work was cut off".to_owned()));
+        owned.map_err(|e| format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))?;
+    }
+    let claim::Found { path, read_only, block, group, .. } = found;
+    Ok(Mounted { path, read_only, block, group })
 }
 
 async fn one(
@@ -74,28 +104,30 @@ async fn one(
 ) -> Result<Mounted, String> {
     let root = &kubelet.config.root_dir;
     if let Some(source) = &volume.host_path {
-        return Ok(Mounted { path: host_path::check(source)?, read_only: false });
+        return Ok(Mounted::new(host_path::check(source)?, false));
     }
     if let Some(source) = &volume.empty_dir {
         let path = volume_dir(root, pod.uid(), "empty-dir", &volume.name);
-        empty_dir::make(&path, source)?;
+        empty_dir::make(&path, source, empty_dir::memory_bytes(pod, &kubelet.config))?;
         ownership::apply(pod, &path, false)?;
-        return Ok(Mounted { path, read_only: false });
+        return Ok(Mounted::new(path, false));
     }
     if volume.image.is_some() {
         // Pulled and mounted when the first container that wants it starts.
         let path = crate::container::image_volume::path(root, pod.uid(), &volume.name);
-        return Ok(Mounted { path, read_only: true });
+        return Ok(Mounted::new(path, true));
     }
     let plugin = match volume {
         Volume { config_map: Some(_), .. } => "configmap",
         Volume { secret: Some(_), .. } => "secret",
         Volume { downward_api: Some(_), .. } => "downward-api",
         Volume { projected: Some(_), .. } => "projected",
-        Volume { persistent_volume_claim: Some(_), .. } => {
-            return Err("persistent volume claims are not supported by this kubelet yet".to_owned());
+        _ => {
+            let name = &volume.name;
+            return Err(format!(
+                "failed to get Plugin from volumeSpec for volume \"{name}\" err=no volume plugin matched"
+            ));
         }
-        _ => return Err("this kind of volume is not supported by this kubelet".to_owned()),
     };
     let path = volume_dir(root, pod.uid(), plugin, &volume.name);
     let payload = projected::collect(kubelet, pod, volume, ips, refresh_at).await?;
@@ -103,9 +135,15 @@ async fn one(
         // What is secret is never written to a disk.
         empty_dir::mount_tmpfs(&path, "mode=0777,size=64m")?;
     }
-    atomic::write(&path, &payload).map_err(|e| format!("{}: {e}", path.display()))?;
+    let group = ownership::group(pod)?;
+    // What becomes visible belongs to the group from the first moment.
+    let give = |version: &Path| match group {
+        Some(group) => ownership::give(version, group, true).map_err(std::io::Error::other),
+        None => Ok(()),
+    };
+    atomic::write(&path, &payload, give).map_err(|e| format!("{}: {e}", path.display()))?;
     ownership::apply(pod, &path, true)?;
-    Ok(Mounted { path, read_only: true })
+    Ok(Mounted::new(path, true))
 }
 
 /// Unmounts and deletes everything a pod had on disk, its logs excepted.
@@ -115,7 +153,17 @@ pub(crate) fn remove(root: &Path, uid: &str) -> std::io::Result<()> {
         return Ok(());
     }
     unmount_below(&dir);
+    // Deleting through a mount would delete what is the host's or a volume's.
+    if has_mounts(&dir) {
+        return Err(std::io::Error::other(format!("something is still mounted below {}", dir.display())));
+    }
     std::fs::remove_dir_all(&dir)
+}
+
+/// Whether anything is mounted at or below a directory.
+pub(crate) fn has_mounts(dir: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mount_points(&table).any(|point| point.starts_with(dir))
 }
 
 /// Unmounts every mount below a directory, deepest first.

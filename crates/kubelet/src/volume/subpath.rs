@@ -46,8 +46,9 @@ fn open(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags)
 }
 
-/// Makes the missing directories, one by one below what is there.
+/// Makes the missing directories, one by one below what is there, for whoever may use the volume's root.
 fn make(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
+    let wanted = rustix::fs::fstat(root)?.st_mode & 0o777;
     let mut here = PathBuf::new();
     let mut parent: Option<OwnedFd> = None;
     for part in path.components() {
@@ -57,8 +58,19 @@ fn make(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
             Ok(fd) => parent = Some(fd),
             Err(Errno::NOENT) => {
                 let base = parent.as_ref().unwrap_or(root);
-                rustix::fs::mkdirat(base, name, Mode::from_raw_mode(0o750))?;
-                parent = Some(open(root, &here)?);
+                match rustix::fs::mkdirat(base, name, Mode::from_raw_mode(0o700)) {
+                    Err(Errno::EXIST) => {}
+                    made => made?,
+                }
+                let made = open(root, &here)?;
+                // Whatever the umask is; and a directory of a group's volume stays the group's. One that somebody
+                // put in its place meanwhile is left as it is.
+                let stat = rustix::fs::fstat(&made)?;
+                if stat.st_uid == 0 && stat.st_mode & 0o777 == 0o700 {
+                    let mode = Mode::from_raw_mode(wanted | stat.st_mode & 0o2000);
+                    rustix::fs::chmod(format!("/proc/self/fd/{}", made.as_raw_fd()), mode)?;
+                }
+                parent = Some(made);
             }
             Err(error) => return Err(error),
         }
@@ -69,6 +81,20 @@ fn make(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn missing_directories_are_made_for_whoever_may_use_the_volume() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o750, 0o2775] {
+            let volume = dir.path().join(mode.to_string());
+            fs::create_dir(&volume).unwrap();
+            fs::set_permissions(&volume, fs::Permissions::from_mode(mode)).unwrap();
+            let root = rustix::fs::open(&volume, OFlags::PATH, Mode::empty()).unwrap();
+            make(&root, Path::new("a/b")).unwrap();
+            assert_eq!(fs::metadata(volume.join("a/b")).unwrap().mode() & 0o7777, mode, "{mode:o}");
+        }
+    }
 
     #[test]
     fn a_sub_path_cannot_lead_out_of_its_volume() {

@@ -10,6 +10,9 @@ mod node_resources_fit;
 mod node_unschedulable;
 mod selectors;
 mod taint_toleration;
+mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
 
 use crate::framework::Plugin;
 
@@ -22,6 +25,9 @@ pub fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(node_resources_fit::Fit),
+        Box::new(volume_restrictions::VolumeRestrictions),
+        Box::new(volume_binding::VolumeBinding),
+        Box::new(volume_zone::VolumeZone),
         Box::new(inter_pod_affinity::InterPodAffinity),
         Box::new(node_resources_balanced::BalancedAllocation),
         Box::new(image_locality::ImageLocality),

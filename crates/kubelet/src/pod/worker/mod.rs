@@ -347,6 +347,7 @@ impl Worker {
         let uid = self.pod.uid();
         self.kubelet.objects.release(uid);
         self.kubelet.tokens.release(uid);
+        self.kubelet.claims.release(uid);
         if self.kubelet.book.forget(uid) {
             crate::pod::manager::decide_resizes(&self.kubelet);
         }
