@@ -266,9 +266,10 @@ fn meets_term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: 
     let fields = term.match_fields.iter().flatten();
     let mut all = expressions
         .map(|r| meets(labels.get(&r.key).map(String::as_str), &r.operator, r.values.as_deref()))
-        .chain(fields.map(|r| {
-            meets((r.key == "metadata.name").then_some(node), &r.operator, r.values.as_deref())
-        }))
+        .chain(
+            fields
+                .map(|r| meets((r.key == "metadata.name").then_some(node), &r.operator, r.values.as_deref())),
+        )
         .peekable();
     all.peek().is_some() && all.all(|met| met)
 }

@@ -180,8 +180,7 @@ impl Volumes {
                 continue;
             }
             let free = self.volumes.values().filter(|v| {
-                !taken.contains(v.name())
-                    && self.promised.get(v.name()).is_none_or(|uid| uid == claim.uid())
+                !taken.contains(v.name()) && self.promised.get(v.name()).is_none_or(|uid| uid == claim.uid())
             });
             // One that is being made already must not be forgotten for another.
             let found = match chosen {

@@ -51,7 +51,11 @@ pub fn start(start: Start) {
     let queue = WorkQueue::new(start.ctx.clone());
     let on_claim = queue.clone();
     controller.claims.on_change(move |change: &Change<PersistentVolumeClaim>| {
-        if change.new.as_ref().is_some_and(|c| annotation(&c.metadata, STORAGE_PROVISIONER) == Some(PROVISIONER)) {
+        if change
+            .new
+            .as_ref()
+            .is_some_and(|c| annotation(&c.metadata, STORAGE_PROVISIONER) == Some(PROVISIONER))
+        {
             on_claim.add(Key::of(&change.object().metadata));
         }
     });

@@ -6,8 +6,8 @@ use knarr_api::Kind;
 use knarr_api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use knarr_api::storage::v1::StorageClass;
 use knarr_api::volume::{self, PROVISIONED_BY, SELECTED_NODE, annotation};
-use knarr_client::recorder::reference;
 use knarr_client::Error;
+use knarr_client::recorder::reference;
 use serde_json::{Value, json};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -76,7 +76,11 @@ impl LocalPath {
         let volume = PersistentVolume::from_value(&volume).map_err(|e| Error::Protocol(e.to_string()))?;
         match self.client.create(&volume).await {
             Ok(_) => {
-                self.recorder.normal(&about, "ProvisioningSucceeded", format!("Successfully provisioned volume {name}"));
+                self.recorder.normal(
+                    &about,
+                    "ProvisioningSucceeded",
+                    format!("Successfully provisioned volume {name}"),
+                );
                 Ok(())
             }
             Err(error) if error.is_conflict() => Ok(()),
@@ -217,7 +221,8 @@ mod tests {
             class.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             StorageClass::from_value(&class).unwrap()
         };
-        let claim = |spec: Value| PersistentVolumeClaim::from_value(&json!({"metadata": {}, "spec": spec})).unwrap();
+        let claim =
+            |spec: Value| PersistentVolumeClaim::from_value(&json!({"metadata": {}, "spec": spec})).unwrap();
         let once = json!({"accessModes": ["ReadWriteOnce"]});
         for (spec, options, fine) in [
             (once.clone(), json!({}), true),

@@ -29,10 +29,13 @@ impl Binder {
         match volume::volume_name(&claim) {
             "" if volume::modes_mismatch(volume, &claim) => {
                 let what = "due to incompatible volumeMode.";
-                let text = format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim {name:?} {what}");
+                let text = format!(
+                    "Cannot bind PersistentVolume to requested PersistentVolumeClaim {name:?} {what}"
+                );
                 self.recorder.warning(&reference(volume), "VolumeMismatch", text);
                 let by = volume.name();
-                let text = format!("Cannot bind PersistentVolume {by:?} to requested PersistentVolumeClaim {what}");
+                let text =
+                    format!("Cannot bind PersistentVolume {by:?} to requested PersistentVolumeClaim {what}");
                 self.recorder.warning(&reference(&claim), "VolumeMismatch", text);
             }
             // The claim's turn finishes it.

@@ -26,8 +26,7 @@ fn disk(name: &str, size: &str, spec: Value) -> Value {
 impl Running {
     async fn volume_in(&self, name: &str, phase: &str) -> PersistentVolume {
         wait_for(&format!("volume {name} is {phase}"), LIMIT, || async {
-            let volume =
-                self.client.get::<PersistentVolume>("", name).await.map_err(|e| e.to_string())?;
+            let volume = self.client.get::<PersistentVolume>("", name).await.map_err(|e| e.to_string())?;
             if volume::volume_phase(&volume) == phase { Ok(volume) } else { Err(format!("{volume:#?}")) }
         })
         .await
@@ -95,7 +94,9 @@ async fn claims_and_volumes_that_name_each_other() {
     assert_eq!(volume::volume_name(&running.claim_in("promised", "Bound").await), "kept");
     let big = json!({ "volumeName": "free", "resources": { "requests": { "storage": "9Gi" } } });
     running.create::<PersistentVolumeClaim>(claim("big", big)).await;
-    running.event("big", "VolumeMismatch", "Cannot bind to requested volume \"free\": requested PV is too small").await;
+    running
+        .event("big", "VolumeMismatch", "Cannot bind to requested volume \"free\": requested PV is too small")
+        .await;
     running.create::<PersistentVolumeClaim>(claim("modest", json!({ "volumeName": "free" }))).await;
     let modest = running.claim_in("modest", "Bound").await;
     assert_eq!(annotation(&modest.metadata, volume::BOUND_BY_CONTROLLER), None);
@@ -105,7 +106,13 @@ async fn claims_and_volumes_that_name_each_other() {
     running.client.update(&volume).await.expect("finalizers can be taken off");
     running.client.delete::<PersistentVolume>("", "free", &DeleteOptions::default()).await.expect("it goes");
     running.claim_in("modest", "Lost").await;
-    running.event("modest", "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!").await;
+    running
+        .event(
+            "modest",
+            "ClaimLost",
+            "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
+        )
+        .await;
     running.cluster.stop().await;
 }
 
@@ -116,7 +123,9 @@ async fn reclaiming_says_what_it_cannot_do() {
         ("gone", "Delete", "VolumeFailedDelete", "no deletable volume plugin matched"),
         ("again", "Recycle", "VolumeFailedRecycle", "No recycler plugin found for the volume!"),
     ] {
-        running.create::<PersistentVolume>(disk(name, "5Gi", json!({ "persistentVolumeReclaimPolicy": policy }))).await;
+        running
+            .create::<PersistentVolume>(disk(name, "5Gi", json!({ "persistentVolumeReclaimPolicy": policy })))
+            .await;
         running.create::<PersistentVolumeClaim>(claim(name, json!({ "volumeName": name }))).await;
         running.claim_in(name, "Bound").await;
         running.drop_claim(name).await;
@@ -138,15 +147,23 @@ async fn classes_are_given_retroactively_and_decide_who_binds() {
     let class = json!({ "metadata": { "name": "late", "annotations": { volume::DEFAULT_CLASS: "true" } },
         "provisioner": "example.com/disks", "volumeBindingMode": "WaitForFirstConsumer" });
     running.create::<StorageClass>(class).await;
-    running.until("unset", "it gets a class", |c: &PersistentVolumeClaim| volume::class_of_claim(c) == "late").await;
-    running.event("unset", "WaitForFirstConsumer", "waiting for first consumer to be created before binding").await;
+    running
+        .until("unset", "it gets a class", |c: &PersistentVolumeClaim| volume::class_of_claim(c) == "late")
+        .await;
+    running
+        .event("unset", "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
+        .await;
     let pod = json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": {
         "containers": [{ "name": "c", "image": "i" }],
         "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "unset" } }] } });
     running.create::<Pod>(pod).await;
     running.event("unset", "WaitForPodScheduled", "waiting for pod web to be scheduled").await;
     let chosen = Patch::Merge(json!({ "metadata": { "annotations": { volume::SELECTED_NODE: "alpha" } } }));
-    running.client.patch::<PersistentVolumeClaim>("default", "unset", "", &chosen).await.expect("it can be chosen");
+    running
+        .client
+        .patch::<PersistentVolumeClaim>("default", "unset", "", &chosen)
+        .await
+        .expect("it can be chosen");
     running
         .until("unset", "a provisioner is asked", |c: &PersistentVolumeClaim| {
             annotation(&c.metadata, volume::STORAGE_PROVISIONER) == Some("example.com/disks")
@@ -165,7 +182,8 @@ async fn classes_are_given_retroactively_and_decide_who_binds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ephemeral_volume_gets_a_claim_of_its_own() {
     let running = Running::start().await;
-    let template = json!({ "metadata": { "labels": { "for": "scratch" } }, "spec": claim("", json!({}))["spec"] });
+    let template =
+        json!({ "metadata": { "labels": { "for": "scratch" } }, "spec": claim("", json!({}))["spec"] });
     let pod = |name: &str| {
         json!({ "metadata": { "name": name, "namespace": "default" }, "spec": {
             "containers": [{ "name": "c", "image": "i" }],

@@ -134,12 +134,10 @@ fn is_block(persistent: &PersistentVolume) -> bool {
 fn misused(pod: &Pod, volume: &Volume, persistent: &PersistentVolume) -> Option<String> {
     let mode = if is_block(persistent) { "Block" } else { "Filesystem" };
     let defs = crate::util::defs(pod);
-    let mounted = || {
-        defs.iter().any(|d| d.spec.volume_mounts.iter().flatten().any(|m| m.name == volume.name))
-    };
-    let device = || {
-        defs.iter().any(|d| d.spec.volume_devices.iter().flatten().any(|m| m.name == volume.name))
-    };
+    let mounted =
+        || defs.iter().any(|d| d.spec.volume_mounts.iter().flatten().any(|m| m.name == volume.name));
+    let device =
+        || defs.iter().any(|d| d.spec.volume_devices.iter().flatten().any(|m| m.name == volume.name));
     let place = match mode {
         "Block" if mounted() => "volumeMounts",
         "Filesystem" if device() => "volumeDevices",
@@ -181,7 +179,9 @@ fn mount(persistent: &PersistentVolume, asked_read_only: bool) -> Result<Found, 
     match (is_block(persistent), kind.is_dir(), kind.is_block_device()) {
         (false, true, _) => Ok(found(path, true)),
         (true, _, true) => Ok(found(path, false)),
-        (false, _, true) => failed("MountVolume.MountDevice", "devices are not formatted and mounted by this kubelet"),
+        (false, _, true) => {
+            failed("MountVolume.MountDevice", "devices are not formatted and mounted by this kubelet")
+        }
         (true, ..) => failed("MapVolume.SetUpDevice", "only block devices can be given as devices"),
         _ => failed("MountVolume.SetUp", "only directory and block device are supported"),
     }
@@ -193,15 +193,15 @@ mod tests {
     use serde_json::{Value, json};
 
     fn claim(meta: Value, phase: &str, volume: &str) -> PersistentVolumeClaim {
-        Kind::from_value(&json!({"metadata": meta, "spec": {"volumeName": volume}, "status": {"phase": phase}}))
-            .unwrap()
+        Kind::from_value(
+            &json!({"metadata": meta, "spec": {"volumeName": volume}, "status": {"phase": phase}}),
+        )
+        .unwrap()
     }
 
     #[test]
     fn only_a_bound_claim_that_stays_is_used() {
-        let leaves = |finalizers: &[&str]| {
-            json!({"uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers})
-        };
+        let leaves = |finalizers: &[&str]| json!({"uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers});
         for (claim, expected) in [
             (claim(json!({}), "Bound", "v"), Ok("v")),
             (claim(json!({}), "Pending", "v"), Err("PVC is not bound")),
@@ -228,7 +228,10 @@ mod tests {
         assert!(found.read_only && !found.owned);
         assert!(!try_mount(json!({"hostPath": {"path": dir.path()}}), false).unwrap().owned);
         for (spec, text) in [
-            (json!({"local": {"path": "/no/such"}}), "MountVolume.NewMounter initialization failed for volume \"v\" : path \"/no/such\" does not exist"),
+            (
+                json!({"local": {"path": "/no/such"}}),
+                "MountVolume.NewMounter initialization failed for volume \"v\" : path \"/no/such\" does not exist",
+            ),
             (json!({"local": {"path": file}}), "only directory and block device are supported"),
             (json!({"local": {"path": dir.path()}, "volumeMode": "Block"}), "only block devices"),
             (json!({"nfs": {"path": "/x", "server": "s"}}), "no volume plugin matched"),

@@ -16,7 +16,10 @@ pub(super) fn memory_bytes(pod: &Pod, config: &KubeletConfig) -> u64 {
         resources?.limits.as_ref()?.get("memory").map(crate::util::value).and_then(|b| u64::try_from(b).ok())
     };
     let containers = || spec?.containers.iter().map(|c| limit(c.resources.as_ref())).sum::<Option<u64>>();
-    limit(spec.and_then(|s| s.resources.as_ref())).or_else(containers).filter(|b| *b > 0).map_or(all, |b| b.min(all))
+    limit(spec.and_then(|s| s.resources.as_ref()))
+        .or_else(containers)
+        .filter(|b| *b > 0)
+        .map_or(all, |b| b.min(all))
 }
 
 /// Makes the volume; one in memory holds `memory_bytes` at most.

@@ -61,7 +61,14 @@ mod tests {
         remove(root.path(), name).unwrap();
         assert!(!path.exists());
         remove(root.path(), name).unwrap();
-        for bad in ["", "pvc-", "..", "pvc-../../../../../../../../../../../../etc", "data", "pvc-0b5e3a54/c1e-4f0e-9a0b-1c2d3e4f5a6b"] {
+        for bad in [
+            "",
+            "pvc-",
+            "..",
+            "pvc-../../../../../../../../../../../../etc",
+            "data",
+            "pvc-0b5e3a54/c1e-4f0e-9a0b-1c2d3e4f5a6b",
+        ] {
             assert_eq!(make(root.path(), bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
             assert_eq!(remove(root.path(), bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
         }

@@ -115,7 +115,10 @@ mod tests {
         let link = fs::symlink_metadata(dir.path().join("d/link")).unwrap();
         assert_eq!(link.gid(), 1234);
         let target = fs::metadata(outside.path()).unwrap();
-        assert!(target.gid() != 1234 && target.mode() & 0o777 == 0o600, "what a link points to is not touched");
+        assert!(
+            target.gid() != 1234 && target.mode() & 0o777 == 0o600,
+            "what a link points to is not touched"
+        );
         // The root tells of the rest, where the policy says so.
         fs::set_permissions(dir.path().join("d/f"), fs::Permissions::from_mode(0o600)).unwrap();
         apply(&pod("OnRootMismatch"), dir.path(), false).unwrap();

@@ -36,7 +36,8 @@ fn is_there(volume: &PersistentVolume, node: &BTreeMap<String, String>) -> bool 
     let has_any = TOPOLOGY.iter().flat_map(|(a, b)| [a, b]).any(|key| node.contains_key(*key));
     !has_any
         || TOPOLOGY.iter().all(|(key, old)| {
-            let of = |labels: &BTreeMap<String, String>| labels.get(*key).or_else(|| labels.get(*old)).cloned();
+            let of =
+                |labels: &BTreeMap<String, String>| labels.get(*key).or_else(|| labels.get(*old)).cloned();
             let Some(wanted) = of(labels) else { return true };
             of(node).is_some_and(|own| wanted.split(SEPARATOR).any(|w| w == own))
         })

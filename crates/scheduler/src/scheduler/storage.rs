@@ -101,7 +101,11 @@ impl Scheduler {
         for asked in plan.claims() {
             let claim = volumes.claim(asked.namespace(), asked.name());
             let Some(claim) = claim.filter(|c| c.uid() == asked.uid()) else {
-                return Err(format!("binding volumes: error getting PVC \"{}/{}\"", asked.namespace(), asked.name()));
+                return Err(format!(
+                    "binding volumes: error getting PVC \"{}/{}\"",
+                    asked.namespace(),
+                    asked.name()
+                ));
             };
             if !volume::is_fully_bound(claim) {
                 let being_made = plan.provision.iter().any(|p| p.uid() == claim.uid());
