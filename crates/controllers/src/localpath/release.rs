@@ -38,12 +38,13 @@ impl LocalPath {
         }
         let node = annotation(&volume.metadata, ON_NODE).unwrap_or_default();
         // What was on a node that is gone for good is gone with it.
-        if step == Step::Remove && self.nodes.get("", node).is_some() {
-            if let Err(error) = self.remove_directory(node, volume.name()).await {
-                let message = format!("the directory on node {node} cannot be removed: {error}");
-                self.recorder.warning(&reference(volume), "VolumeFailedDelete", message);
-                return Err(error);
-            }
+        if step == Step::Remove
+            && self.nodes.get("", node).is_some()
+            && let Err(error) = self.remove_directory(node, volume.name()).await
+        {
+            let message = format!("the directory on node {node} cannot be removed: {error}");
+            self.recorder.warning(&reference(volume), "VolumeFailedDelete", message);
+            return Err(error);
         }
         let mut changed = volume.clone();
         let finalizers = changed.metadata.finalizers.get_or_insert_default();

@@ -118,20 +118,22 @@ mod tests {
         }
     }
 
+    const NO_MATCH: &str = "node(s) didn't find available persistent volumes to bind";
+    const ELSEWHERE: &str = "node(s) didn't match PersistentVolume's node affinity";
+    const GONE: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+
     #[test]
     fn a_pod_goes_where_its_volumes_are_or_can_be() {
-        let no_match = "node(s) didn't find available persistent volumes to bind";
-        let elsewhere = "node(s) didn't match PersistentVolume's node affinity";
-        let gone = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
         let volumes = [("v", on("alpha"))];
         let nobody = "kubernetes.io/no-provisioner";
         let chosen = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "beta"}}});
-        let cases: Vec<(&str, Value, &str, Vec<&str>, Vec<&str>)> = vec![
-            ("bound", bound("v"), nobody, vec![], vec![elsewhere]),
-            ("bound to what is gone", bound("w"), nobody, vec![gone], vec![gone]),
-            ("unbound, by hand", json!({}), nobody, vec![], vec![no_match]),
-            ("unbound, made", json!({}), "p", vec![], vec![]),
-            ("being made", chosen, "p", vec![no_match], vec![]),
+        type Reasons = &'static [&'static str];
+        let cases: [(&str, Value, &str, Reasons, Reasons); 5] = [
+            ("bound", bound("v"), nobody, &[], &[ELSEWHERE]),
+            ("bound to what is gone", bound("w"), nobody, &[GONE], &[GONE]),
+            ("unbound, by hand", json!({}), nobody, &[], &[NO_MATCH]),
+            ("unbound, made", json!({}), "p", &[], &[]),
+            ("being made", chosen, "p", &[NO_MATCH], &[]),
         ];
         for (what, claim, provisioner, alpha, beta) in cases {
             let all = cluster(&[("c", claim)], &volumes, provisioner);
