@@ -29,6 +29,8 @@ pub(crate) enum Role {
 pub(crate) struct Def {
     pub(crate) role: Role,
     pub(crate) spec: Container,
+    /// The container that an ephemeral one looks at.
+    pub(crate) target: Option<String>,
 }
 
 impl Def {
@@ -49,10 +51,14 @@ pub(crate) fn defs(pod: &Pod) -> Vec<Def> {
     let init = spec.init_containers.iter().flatten().map(|c| Def {
         role: if c.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init },
         spec: c.clone(),
+        target: None,
     });
-    let main = spec.containers.iter().map(|c| Def { role: Role::Main, spec: c.clone() });
-    let ephemeral =
-        spec.ephemeral_containers.iter().flatten().map(|c| Def { role: Role::Ephemeral, spec: debug(c) });
+    let main = spec.containers.iter().map(|c| Def { role: Role::Main, spec: c.clone(), target: None });
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| Def {
+        role: Role::Ephemeral,
+        spec: debug(c),
+        target: c.target_container_name.clone().filter(|name| !name.is_empty()),
+    });
     init.chain(main).chain(ephemeral).collect()
 }
 

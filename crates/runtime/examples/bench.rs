@@ -174,6 +174,7 @@ fn container(dir: &Path, round: usize, id: &str) -> ContainerSpec {
         log_max_bytes: 10 << 20,
         log_max_files: 5,
         stop_signal: "SIGTERM".to_owned(),
+        pid_of: None,
         labels: Default::default(),
     }
 }

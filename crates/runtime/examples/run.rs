@@ -113,6 +113,7 @@ async fn start(
         log_max_bytes: 10 << 20,
         log_max_files: 5,
         stop_signal: "SIGTERM".to_owned(),
+        pid_of: None,
         labels: Default::default(),
     };
     runtime.create_container("example", spec).await?;

@@ -61,6 +61,7 @@ fn test_spec() -> spec::ContainerSpec {
         log_max_bytes: 0,
         log_max_files: 0,
         stop_signal: "SIGTERM".to_owned(),
+        pid_of: None,
         labels: Default::default(),
     }
 }

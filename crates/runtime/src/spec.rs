@@ -188,6 +188,9 @@ pub struct ContainerSpec {
     pub log_max_files: u32,
     /// Signal for stopping (`SIGTERM`).
     pub stop_signal: String,
+    /// The container whose PID namespace this one joins, by identifier (an ephemeral container's target).
+    #[serde(default)]
+    pub pid_of: Option<String>,
     /// Host file mounted as termination log; read by the kubelet.
     pub labels: BTreeMap<String, String>,
 }

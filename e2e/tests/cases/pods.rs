@@ -14,6 +14,7 @@ pub const CASES: &[Case] = cases![
     a_rule_restarts_all_containers_of_a_pod,
     a_variable_comes_from_a_file_that_an_init_container_wrote,
     an_image_is_a_volume_that_nobody_writes,
+    a_debugging_container_sees_the_processes_of_its_target,
     a_pod_that_the_node_must_not_run_is_refused_with_the_reason,
     a_container_that_would_be_root_is_not_started,
     a_process_that_ignores_the_term_signal_is_killed_after_its_grace,
@@ -212,6 +213,24 @@ fn a_variable_comes_from_a_file_that_an_init_container_wrote(cluster: &Cluster) 
     namespace.apply(&pod("vars", "echo $A", env, spec));
     namespace.wait_until("pod/vars", seconds(30), |pod| pod["status"]["phase"] == "Succeeded");
     assert_eq!(namespace.kubectl(&["logs", "vars"]).ok(), "from a file\n");
+}
+
+fn a_debugging_container_sees_the_processes_of_its_target(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply(&pod("seen", "exec sleep 4321", "", ""));
+    let before = namespace.wait_until_ready("seen");
+    let look = "tr '\\0' ' ' < /proc/1/cmdline; echo; sleep 1000";
+    let debug = ["debug", "pod/seen", "--image=busybox:1.35", "--container=eye", "--target=main", "--", "sh", "-c", look];
+    namespace.kubectl(&debug).ok();
+    wait_for("the target's command line", seconds(30), || {
+        let said = namespace.kubectl(&["logs", "seen", "-c", "eye"]).result()?;
+        if said.trim() == "sleep 4321" { Ok(()) } else { Err(said) }
+    });
+    let after = namespace.get("pod/seen");
+    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    assert_eq!(id(&after), id(&before));
+    // It ends with the pod, like everything else.
+    namespace.kubectl(&["delete", "pod", "seen", "--timeout=20s"]).ok();
 }
 
 fn an_image_is_a_volume_that_nobody_writes(cluster: &Cluster) {

@@ -36,6 +36,8 @@ pub(crate) struct Making<'a> {
     pub(crate) image: &'a Image,
     pub(crate) ips: &'a [IpAddr],
     pub(crate) volumes: &'a Prepared,
+    /// The container whose processes it looks at.
+    pub(crate) target: Option<&'a str>,
 }
 
 /// Why there is no spec: reason and message.
@@ -147,6 +149,7 @@ pub(crate) async fn build(kubelet: &Arc<Shared>, making: &Making<'_>) -> Result<
         log_max_bytes: config.log_max_bytes,
         log_max_files: config.log_max_files,
         stop_signal: if stop_signal.is_empty() { "SIGTERM".to_owned() } else { stop_signal },
+        pid_of: making.target.map(str::to_owned),
         labels: BTreeMap::from([
             (label::IMAGE.to_owned(), shown_image(image, def)),
             (label::IMAGE_ID.to_owned(), shown_image_id(image)),

@@ -30,6 +30,8 @@ pub(crate) struct Start {
     pub(crate) previous: Option<String>,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) volumes: Arc<Prepared>,
+    /// The target of an ephemeral container: its identifier, or a message when it does not run.
+    pub(crate) target: Result<Option<String>, String>,
 }
 
 /// Why a container did not start.
@@ -99,6 +101,9 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
         recorder.warning(&about, "Failed", format!("Error: {message}"));
         failure
     };
+    let target = start.target.as_ref();
+    let target =
+        target.map_err(|m| failed(Failure::Before("CreateContainerConfigError", m.clone())))?.as_deref();
     let making = Making {
         pod,
         def,
@@ -107,6 +112,7 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
         image: &image,
         ips: &start.ips,
         volumes: &start.volumes,
+        target,
     };
     let built = spec::build(kubelet, &making).await;
     let built = built.map_err(|(reason, message)| failed(Failure::Before(reason, message)))?;

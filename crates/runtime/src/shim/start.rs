@@ -86,6 +86,7 @@ impl Shim {
     fn try_start(&mut self, id: &str, pending: Pending) -> Result<(), Refusal> {
         let failed = |what: &'static str| move |error: io::Error| Refusal::Start(format!("{what}: {error}"));
         let hostname = self.hostname();
+        let target = self.pids_of_target(id)?;
         let container = self.containers.get_mut(id).ok_or(Refusal::NotFound)?;
         let spec = container.spec.clone();
         let cgroup = container.cgroup.clone();
@@ -114,13 +115,14 @@ impl Shim {
         let (near, far) = sync_pair().map_err(failed("failed to create socket pair"))?;
 
         let mut flags = 0;
-        if let Some((namespace, _)) = &self.namespaces.shared_pids {
-            sys::setns(namespace, libc::CLONE_NEWPID).map_err(failed("enter the pod's PID namespace"))?;
+        let joined = self.namespaces.shared_pids.as_ref().map(|(namespace, _)| namespace).or(target.as_ref());
+        if let Some(namespace) = joined {
+            sys::setns(namespace, libc::CLONE_NEWPID).map_err(failed("enter the PID namespace"))?;
         } else if !self.setup.spec.host_pid {
             flags = libc::CLONE_NEWPID as u64;
         }
         let forked = sys::fork_into(flags, birthplace.as_ref().map(AsFd::as_fd));
-        if self.namespaces.shared_pids.is_some() && !matches!(forked, Ok(Forked::Child)) {
+        if joined.is_some() && !matches!(forked, Ok(Forked::Child)) {
             sys::setns(&self.namespaces.own_pids, libc::CLONE_NEWPID)
                 .map_err(failed("leave the PID namespace"))?;
         }
@@ -154,6 +156,22 @@ impl Shim {
             poller.add(near.as_fd(), Source::Starting(id.into()), Interest::Read).map_err(poll_failed)?;
         container.starting = Some(Sync { socket: near, token, pending });
         Ok(())
+    }
+
+    /// The PID namespace of the container that this one is to look at; `None` where it looks at all or at itself.
+    fn pids_of_target(&self, id: &str) -> Result<Option<OwnedFd>, Refusal> {
+        let target = self.containers.get(id).and_then(|c| c.spec.pid_of.as_ref());
+        let Some(target) = target.filter(|_| self.namespaces.shared_pids.is_none()) else { return Ok(None) };
+        if self.setup.spec.host_pid {
+            return Ok(None);
+        }
+        let running = self.containers.get(target).filter(|c| c.status.state == State::Running);
+        let Some(pid) = running.and_then(|c| c.status.pid) else {
+            return Err(Refusal::Start(format!("container {target} is not running")));
+        };
+        let path = format!("/proc/{pid}/ns/pid");
+        let namespace = std::fs::File::open(&path).map_err(|e| Refusal::Start(format!("{path}: {e}")))?;
+        Ok(Some(namespace.into()))
     }
 
     /// A container being started said something.
@@ -237,6 +255,7 @@ impl Shim {
         }
         let private_pids = self.namespaces.shared_pids.is_none() && !self.setup.spec.host_pid;
         let Some(container) = self.containers.get_mut(id) else { return };
+        let private_pids = private_pids && container.spec.pid_of.is_none();
         container.status.pid = None;
         if !private_pids {
             // Without a PID namespace of its own the rest of the container does not end by itself.

@@ -163,6 +163,7 @@ impl Test {
             log_max_bytes: 0,
             log_max_files: 0,
             stop_signal: "SIGTERM".to_owned(),
+            pid_of: None,
             labels: [("io.kubernetes.container.name".to_owned(), "main".to_owned())].into(),
         }
     }

@@ -308,6 +308,13 @@ impl Worker {
         let previous = Some(record.id.clone()).filter(|_| made);
         self.new_ids.insert(name.to_owned(), id.clone());
         self.kubelet.starting.lock().expect("start lock is never poisoned").insert(id.clone());
+        let target = match &def.target {
+            None => Ok(None),
+            Some(target) => match self.observed.containers.get(target).filter(|r| r.is_running()) {
+                Some(record) => Ok(Some(record.id.clone())),
+                None => Err(format!("unable to find target container {target}")),
+            },
+        };
         let start = Start {
             pod: self.pod.clone(),
             def,
@@ -316,6 +323,7 @@ impl Worker {
             previous,
             ips: self.observed.ips.clone(),
             volumes: self.prepared.clone(),
+            target,
         };
         let run = crate::pod::start::run(self.kubelet.clone(), self.entry.clone(), start);
         self.spawn("container-start", run);
