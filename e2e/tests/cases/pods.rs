@@ -220,7 +220,17 @@ fn a_debugging_container_sees_the_processes_of_its_target(cluster: &Cluster) {
     namespace.apply(&pod("seen", "exec sleep 4321", "", ""));
     let before = namespace.wait_until_ready("seen");
     let look = "tr '\\0' ' ' < /proc/1/cmdline; echo; sleep 1000";
-    let debug = ["debug", "pod/seen", "--image=busybox:1.35", "--container=eye", "--target=main", "--", "sh", "-c", look];
+    let debug = [
+        "debug",
+        "pod/seen",
+        "--image=busybox:1.35",
+        "--container=eye",
+        "--target=main",
+        "--",
+        "sh",
+        "-c",
+        look,
+    ];
     namespace.kubectl(&debug).ok();
     wait_for("the target's command line", seconds(30), || {
         let said = namespace.kubectl(&["logs", "seen", "-c", "eye"]).result()?;
