@@ -10,6 +10,10 @@ pub const CASES: &[Case] = cases![
     the_downward_api_tells_a_pod_about_itself,
     a_projected_token_authenticates_for_its_audience,
     a_missing_config_map_holds_the_pod_back_until_it_is_there,
+    a_claim_gets_a_directory_that_outlives_pods_and_restarts_and_goes_with_it,
+    changes_show_within_a_second_and_all_at_once,
+    a_sub_path_never_leads_out_of_its_volume,
+    a_claim_that_cannot_be_met_says_so_and_a_volume_of_another_kind_too,
 ];
 
 fn an_empty_dir_outlives_its_containers_but_not_its_pod(cluster: &Cluster) {
@@ -142,4 +146,132 @@ fn a_missing_config_map_holds_the_pod_back_until_it_is_there(cluster: &Cluster) 
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"],
         "secret \"none\" not found"
     );
+}
+
+/// A claim of the default class, and a pod that has it at /data with a user and a group of its own.
+fn claiming(claim: &str, pod: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {claim}}}\nspec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  securityContext: {{runAsUser: 1000, fsGroup: 4321}}\n  containers:\n  - {{name: main, image: 'busybox:1.35', command: [sh, -c, '{script}; sleep 3600'], volumeMounts: [{{name: data, mountPath: /data}}, {{name: own, mountPath: /own}}]}}\n  volumes:\n  - {{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}\n  - {{name: own, ephemeral: {{volumeClaimTemplate: {{spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Mi}}}}}}}}}}}}\n"
+    )
+}
+
+fn a_claim_gets_a_directory_that_outlives_pods_and_restarts_and_goes_with_it(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let manifest = claiming("data", "first", "echo $HOSTNAME >> /data/log");
+    namespace.apply(&manifest);
+    namespace.wait_until_ready("first");
+    let claim = namespace.get("pvc/data");
+    assert_eq!(claim["spec"]["storageClassName"], "local-path", "the default class");
+    let volume = claim["spec"]["volumeName"].as_str().expect("it has a volume").to_owned();
+    let path = namespace.get(&format!("pv/{volume}"))["spec"]["local"]["path"].clone();
+    let path = path.as_str().expect("it is a directory").to_owned();
+    let on_host = || cluster.host.run(&["cat", &format!("{path}/log")]);
+    assert_eq!(on_host().ok(), "first\n");
+    assert_eq!(namespace.exec("first", &["stat", "-c", "%g", "/data/log"]).ok(), "4321\n");
+    // More room is a matter of writing it down.
+    let more = r#"{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#;
+    namespace.kubectl(&["patch", "pvc", "data", "-p", more]).ok();
+    namespace.wait_until("pvc/data", seconds(20), |claim| claim["status"]["capacity"]["storage"] == "2Gi");
+    cluster.signal("KILL");
+    cluster.start();
+    namespace.kubectl(&["delete", "pod", "first", "--timeout=30s"]).ok();
+    namespace.wait_until_gone("pvc/first-own", seconds(30));
+    let second = manifest.replace("name: first", "name: second");
+    namespace.apply(&second);
+    namespace.wait_until_ready("second");
+    assert_eq!(namespace.exec("second", &["cat", "/data/log"]).ok(), "first\nsecond\n");
+    // What is used stays until it is not.
+    namespace.kubectl(&["delete", "pvc", "data", "--wait=false"]).ok();
+    assert_eq!(on_host().ok(), "first\nsecond\n");
+    namespace.kubectl(&["delete", "pod", "second", "--timeout=30s"]).ok();
+    namespace.wait_until_gone(&format!("pv/{volume}"), seconds(30));
+    let left = cluster.host.run(&["ls", path.rsplit_once('/').map_or("/", |(parent, _)| parent)]).ok();
+    assert!(!left.contains(&volume), "{left}");
+}
+
+fn changes_show_within_a_second_and_all_at_once(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.kubectl(&["create", "configmap", "pair", "--from-literal=a=0", "--from-literal=b=0"]).ok();
+    namespace.kubectl(&["create", "secret", "generic", "key", "--from-literal=k=0"]).ok();
+    // It writes down what it sees whenever the two halves differ, which they never may.
+    let script = "while :; do v=$(readlink /pair/..data); a=$(cat /pair/$v/a); b=$(cat /pair/$v/b); [ -n \\\"$b\\\" ] && [ \\\"$a\\\" != \\\"$b\\\" ] && echo torn $a $b; usleep 10000; done";
+    namespace.apply(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: watcher}}\nspec:\n  terminationGracePeriodSeconds: 1\n  securityContext: {{runAsUser: 1000, fsGroup: 77}}\n  containers:\n  - {{name: main, image: 'busybox:1.35', command: [sh, -c, \"{script}\"], volumeMounts: [{{name: pair, mountPath: /pair}}, {{name: key, mountPath: /key}}]}}\n  volumes: [{{name: pair, configMap: {{name: pair, defaultMode: 0440}}}}, {{name: key, secret: {{secretName: key, defaultMode: 0400}}}}]\n"));
+    namespace.wait_until_ready("watcher");
+    for n in 1..=5 {
+        let both = format!(r#"{{"data":{{"a":"{n}","b":"{n}"}}}}"#);
+        namespace.kubectl(&["patch", "configmap", "pair", "-p", &both]).ok();
+        namespace
+            .kubectl(&["patch", "secret", "key", "-p", &format!(r#"{{"stringData":{{"k":"{n}"}}}}"#)])
+            .ok();
+        wait_for("both show", seconds(1), || {
+            let seen = namespace.exec("watcher", &["cat", "/pair/a", "/pair/b", "/key/k"]);
+            if seen.stdout == format!("{n}{n}{n}") { Ok(()) } else { Err(seen.to_string()) }
+        });
+    }
+    assert_eq!(namespace.kubectl(&["logs", "watcher"]).ok(), "");
+}
+
+fn a_sub_path_never_leads_out_of_its_volume(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let pod = |name: &str, claim_is_new: bool, script: &str, sub: &str| {
+        let mounts = format!("{{name: data, mountPath: /part, subPath: {sub}}}");
+        let whole = claiming("shared", name, script);
+        let whole = whole.replace("{name: own, mountPath: /own}", &mounts);
+        if claim_is_new { whole } else { whole.split_once("---\n").expect("two objects").1.to_owned() }
+    };
+    let links = "ln -s /etc /data/etc; ln -s ../../.. /data/up; mkdir /data/ok; ln -s ok /data/inside; echo x > /data/ok/f";
+    namespace.apply(&pod("links", true, links, "new/deep"));
+    namespace.wait_until_ready("links");
+    namespace.kubectl(&["exec", "links", "--", "touch", "/part/mine"]).ok();
+    namespace.apply(&pod("inside", false, "true", "inside"));
+    namespace.wait_until_ready("inside");
+    assert_eq!(namespace.exec("inside", &["cat", "/part/f"]).ok(), "x\n");
+    for (name, sub) in [("out", "etc"), ("out-file", "etc/passwd"), ("upwards", "up/etc")] {
+        namespace.apply(&pod(name, false, "true", sub));
+        let refused = namespace.wait_until(&format!("pod/{name}"), seconds(30), |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
+                == "CreateContainerConfigError"
+        });
+        let message = refused["status"]["containerStatuses"][0]["state"]["waiting"]["message"].to_string();
+        assert!(message.contains("failed to prepare subPath"), "{message}");
+    }
+    // A link that comes and goes while containers start never shows anything but the volume.
+    let swap =
+        "while :; do rm -rf /data/swap; mkdir /data/swap; rm -rf /data/swap; ln -s /etc /data/swap; done";
+    namespace.apply(&pod("swapper", false, swap, "ok"));
+    namespace.wait_until_ready("swapper");
+    for round in 0..4 {
+        let name = format!("racer-{round}");
+        let look = "if [ -e /part/passwd ]; then echo escaped > /data/escaped; fi";
+        namespace.apply(&pod(&name, false, look, "swap"));
+    }
+    wait_for("each racer was tried", seconds(60), || {
+        let pods = namespace.kubectl(&["get", "pods", "-o", "json"]).json();
+        let racers = pods["items"].as_array().cloned().unwrap_or_default();
+        let racers = racers
+            .iter()
+            .filter(|p| p["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("racer")));
+        let tried = racers.filter(|p| {
+            let state = &p["status"]["containerStatuses"][0]["state"];
+            state["running"].is_object() || state["waiting"]["reason"] != "ContainerCreating"
+        });
+        if tried.count() == 4 { Ok(()) } else { Err(pods.to_string()) }
+    });
+    let escaped = namespace.exec("links", &["ls", "/data"]).ok();
+    assert!(!escaped.contains("escaped"), "{escaped}");
+}
+
+fn a_claim_that_cannot_be_met_says_so_and_a_volume_of_another_kind_too(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    namespace.apply("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: many}\nspec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: waits}\nspec:\n  containers: [{name: main, image: 'busybox:1.35', command: [sleep, '3600']}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: many}}]\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: lonely}\nspec:\n  containers: [{name: main, image: 'busybox:1.35', command: [sleep, '3600']}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: none}}]\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: foreign}\nspec:\n  containers: [{name: main, image: 'busybox:1.35', command: [sleep, '3600']}]\n  volumes: [{name: v, nfs: {server: nowhere, path: /}}]\n");
+    for text in [
+        "only the access modes ReadWriteOnce and ReadWriteOncePod are supported",
+        "persistentvolumeclaim \"none\" not found",
+        "MountVolume.SetUp failed for volume \"v\" : failed to get Plugin from volumeSpec for volume \"v\" err=no volume plugin matched",
+    ] {
+        wait_for(text, seconds(30), || {
+            let events = namespace.kubectl(&["get", "events"]).ok();
+            if events.contains(text) { Ok(()) } else { Err(events) }
+        });
+    }
 }

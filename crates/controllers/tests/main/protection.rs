@@ -4,7 +4,7 @@ use crate::{LIMIT, Running};
 use knarr_api::Kind;
 use knarr_api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use knarr_api::storage::v1::VolumeAttributesClass;
-use knarr_client::{DeleteOptions, Patch};
+use knarr_client::DeleteOptions;
 use knarr_testkit::wait_for;
 use serde_json::json;
 
@@ -37,8 +37,14 @@ async fn what_is_in_use_stays() {
     let volume = json!({ "metadata": { "name": "disk" }, "spec": { "capacity": { "storage": "1Gi" },
         "accessModes": ["ReadWriteOnce"], "hostPath": { "path": "/tmp" } } });
     running.create::<PersistentVolume>(volume).await;
-    let bound = Patch::Merge(json!({ "status": { "phase": "Bound" } }));
-    running.client.patch::<PersistentVolume>("", "disk", "status", &bound).await.expect("it can be bound");
+    let owner = json!({ "metadata": { "name": "owner", "namespace": "default" }, "spec": { "volumeName": "disk",
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "", "resources": { "requests": { "storage": "1Gi" } } } });
+    running.create::<PersistentVolumeClaim>(owner).await;
+    running
+        .until("owner", "it is bound", |claim: &PersistentVolumeClaim| {
+            claim.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Bound"))
+        })
+        .await;
 
     let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
     running.client.delete::<PersistentVolumeClaim>("default", "data", &now).await.expect("it is to go");
@@ -58,12 +64,7 @@ async fn what_is_in_use_stays() {
     running.client.delete::<Pod>("default", "web", &now).await.expect("it goes");
     gone::<PersistentVolumeClaim>(&running, "default", "data").await;
     gone::<VolumeAttributesClass>(&running, "", "fast").await;
-    let released = Patch::Merge(json!({ "status": { "phase": "Released" } }));
-    running
-        .client
-        .patch::<PersistentVolume>("", "disk", "status", &released)
-        .await
-        .expect("it can be released");
+    running.client.delete::<PersistentVolumeClaim>("default", "owner", &now).await.expect("it goes");
     gone::<PersistentVolume>(&running, "", "disk").await;
     running.cluster.stop().await;
 }
