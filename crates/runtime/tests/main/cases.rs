@@ -49,7 +49,7 @@ async fn a_container_runs_and_its_output_and_exit_code_are_kept(test: &Test) {
     let mut spec = test.container("echo Hello; echo oops >&2; echo -n unfinished; exit 3");
     spec.env = vec!["A=b".to_owned()];
     let ended = pod.run(spec).await;
-    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("Hello\nunfinished\n", "oops\n"));
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("Hello\nunfinished", "oops\n"));
     assert_eq!(ended.status.exit_code, 3);
     assert!(!ended.status.oom_killed);
     assert!(ended.status.created_at_ns <= ended.status.started_at_ns);
