@@ -34,6 +34,10 @@ pub struct Cluster {
     namespaces: AtomicU32,
 }
 
+/// Test hosts share the disk of the machine they run on: how full that is must not decide tests.
+const THRESHOLDS: [&str; 4] =
+    ["--eviction-hard", "memory.available<20Mi,nodefs.available<100Mi", "--image-gc-high-threshold", "100"];
+
 impl Cluster {
     /// Makes a host and starts the cluster.
     pub fn new(name: &str, mode: Mode) -> Self {
@@ -52,6 +56,9 @@ impl Cluster {
     pub fn knarr_command<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
         let mut line =
             vec![KNARR, command[0], "--data-dir", "/srv/host/data", "--cgroup-root", &self.host.cgroup];
+        if !command.contains(&"--eviction-hard") {
+            line.extend(THRESHOLDS);
+        }
         line.extend(&command[1..]);
         line
     }
@@ -70,12 +77,18 @@ impl Cluster {
 
     /// Starts the cluster (again) and waits until it says that it is ready; what it said.
     pub fn start(&self) -> String {
+        self.start_with(&[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(&self, flags: &[&str]) -> String {
         let command: &[&str] = match self.mode {
             Mode::Server => &["server", "--node-ip", "192.0.2.1"],
             Mode::Demo => &["up", "--demo"],
             Mode::Up | Mode::Bare => &["up", "--insecure-registry", REGISTRY],
         };
-        let mut spawned = self.host.spawn(&self.knarr_command(command));
+        let command = [command, flags].concat();
+        let mut spawned = self.host.spawn(&self.knarr_command(&command));
         let said = spawned.wait_for_text("Ready after", seconds(60));
         *self.process.lock().expect("not poisoned") = Some(spawned);
         said

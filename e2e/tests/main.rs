@@ -12,6 +12,8 @@ mod clients;
 mod demo;
 #[path = "cases/durability.rs"]
 mod durability;
+#[path = "cases/eviction.rs"]
+mod eviction;
 #[path = "cases/host.rs"]
 mod host;
 #[path = "cases/images.rs"]
@@ -37,6 +39,7 @@ const GROUPS: &[Group] = &[
     Group { name: "demo", mode: Mode::Demo, cases: demo::CASES },
     Group { name: "workloads", mode: Mode::Up, cases: workloads::CASES },
     Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
+    Group { name: "eviction", mode: Mode::Up, cases: eviction::CASES },
     Group { name: "network", mode: Mode::Up, cases: network::CASES },
     Group { name: "streams", mode: Mode::Up, cases: streams::CASES },
     Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },

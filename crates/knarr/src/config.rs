@@ -1,7 +1,10 @@
 //! Configuration: one typed structure, filled from defaults, then a YAML file, then flags of the same names.
 //! Unknown keys are refused and all mistakes are reported at once.
 
+mod housekeeping;
+
 use clap::Args;
+use knarr_kubelet::Housekeeping;
 use knarr_network::Range;
 use knarr_store::etcd::{self, EtcdOptions};
 use serde::Deserialize;
@@ -86,6 +89,42 @@ pub struct Settings {
     /// How often the store's history is compacted, such as 5m0s; 0 for never [default: 5m0s]
     #[arg(long, global = true, value_name = "DURATION")]
     pub etcd_compaction_interval: Option<String>,
+    /// Pods are evicted below these [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%]
+    #[arg(long, global = true, value_name = "THRESHOLDS")]
+    pub eviction_hard: Option<String>,
+    /// Pods are evicted below these for a grace period
+    #[arg(long, global = true, value_name = "THRESHOLDS")]
+    pub eviction_soft: Option<String>,
+    /// Those grace periods, such as memory.available=1m30s
+    #[arg(long, global = true, value_name = "PERIODS")]
+    pub eviction_soft_grace_period: Option<String>,
+    /// How much more is to be free after an eviction, such as nodefs.available=500Mi
+    #[arg(long, global = true, value_name = "AMOUNTS")]
+    pub eviction_minimum_reclaim: Option<String>,
+    /// How long a pressure is shown after it was last seen [default: 5m0s]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub eviction_pressure_transition_period: Option<String>,
+    /// Grace of pods evicted below a soft threshold, at most [default: 0]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub eviction_max_pod_grace_period: Option<u32>,
+    /// Kept from pods for the system, such as cpu=100m,memory=1Gi
+    #[arg(long, global = true, value_name = "AMOUNTS")]
+    pub system_reserved: Option<String>,
+    /// Kept from pods for Kubernetes itself
+    #[arg(long, global = true, value_name = "AMOUNTS")]
+    pub kube_reserved: Option<String>,
+    /// Unused images are removed when their disk is this full [default: 85]
+    #[arg(long, global = true, value_name = "PERCENT")]
+    pub image_gc_high_threshold: Option<u8>,
+    /// ... until it is this full [default: 80]
+    #[arg(long, global = true, value_name = "PERCENT")]
+    pub image_gc_low_threshold: Option<u8>,
+    /// Younger images are kept [default: 2m0s]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub minimum_image_ttl_duration: Option<String>,
+    /// Images unused for so long are removed anyway; 0 for never [default: 0]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub image_maximum_gc_age: Option<String>,
 }
 
 /// Reads a duration as Go writes it: `1h30m`, `5m0s`, `250ms`, `0`.
@@ -169,6 +208,8 @@ pub struct Config {
     pub etcd: Option<EtcdOptions>,
     /// How often history is compacted; zero for never.
     pub compaction_interval: Duration,
+    /// Eviction, reserves and image garbage collection.
+    pub housekeeping: Housekeeping,
 }
 
 impl Config {
@@ -229,12 +270,25 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         etcd_keyfile: flags.etcd_keyfile.or(file.etcd_keyfile),
         etcd_prefix: flags.etcd_prefix.or(file.etcd_prefix),
         etcd_compaction_interval: flags.etcd_compaction_interval.or(file.etcd_compaction_interval),
+        eviction_hard: flags.eviction_hard.or(file.eviction_hard),
+        eviction_soft: flags.eviction_soft.or(file.eviction_soft),
+        eviction_soft_grace_period: flags.eviction_soft_grace_period.or(file.eviction_soft_grace_period),
+        eviction_minimum_reclaim: flags.eviction_minimum_reclaim.or(file.eviction_minimum_reclaim),
+        eviction_pressure_transition_period: flags.eviction_pressure_transition_period.or(file.eviction_pressure_transition_period),
+        eviction_max_pod_grace_period: flags.eviction_max_pod_grace_period.or(file.eviction_max_pod_grace_period),
+        system_reserved: flags.system_reserved.or(file.system_reserved),
+        kube_reserved: flags.kube_reserved.or(file.kube_reserved),
+        image_gc_high_threshold: flags.image_gc_high_threshold.or(file.image_gc_high_threshold),
+        image_gc_low_threshold: flags.image_gc_low_threshold.or(file.image_gc_low_threshold),
+        minimum_image_ttl_duration: flags.minimum_image_ttl_duration.or(file.minimum_image_ttl_duration),
+        image_maximum_gc_age: flags.image_maximum_gc_age.or(file.image_maximum_gc_age),
     }
 }
 
 fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     let mut wrong = Vec::new();
     let mut note = |key: &str, problem: String| wrong.push(format!("{key}: {problem}"));
+    let housekeeping = housekeeping::read(&settings, &mut note);
     let any = Range::new(Ipv4Addr::UNSPECIFIED, 0);
 
     let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match parse_range(
@@ -339,6 +393,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         max_parallel_image_pulls: settings.max_parallel_image_pulls.unwrap_or_default(),
         etcd,
         compaction_interval,
+        housekeeping,
     })
 }
 

@@ -76,6 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             static_pods: None,
             resolv_conf: "/etc/resolv.conf".into(),
             log_max_bytes: 10 << 20,
+            housekeeping: knarr_kubelet::Housekeeping::default(),
             log_max_files: 5,
         };
         let kubelet = Kubelet::new(&ctx, config)?;

@@ -1,5 +1,6 @@
 //! What a kubelet is given, and what can go wrong when it starts.
 
+use crate::eviction::threshold::Housekeeping;
 use crate::network::PodNetwork;
 use knarr_client::Client;
 use knarr_image::ImageStore;
@@ -50,6 +51,8 @@ pub struct KubeletConfig {
     pub resolv_conf: PathBuf,
     /// Rotate container logs at this size.
     pub log_max_bytes: u64,
+    /// When pods are evicted, what is kept from them, and when images go.
+    pub housekeeping: Housekeeping,
     /// Log files kept per container, the current one included.
     pub log_max_files: u32,
 }

@@ -1,6 +1,7 @@
 //! The kubelet as a value: what its parts share, and starting them.
 
 use crate::config::{KubeletConfig, KubeletError};
+use crate::eviction::Eviction;
 use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::book::Book;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) node_uid: Mutex<String>,
     /// Who was given how much of the node.
     pub(crate) book: Book,
+    /// Pressures of the node.
+    pub(crate) eviction: Eviction,
     pub(crate) metrics: KubeletMetrics,
     pub(crate) services: Informer<Service>,
     /// The host's own name.
@@ -169,6 +172,7 @@ impl Kubelet {
             mirrors: Mirrors::default(),
             node_uid: Mutex::default(),
             book: Book::default(),
+            eviction: Eviction::default(),
             metrics: KubeletMetrics::new(&ctx.metrics),
             hostname,
             node_changed: Notify::new(),
@@ -187,6 +191,7 @@ impl Kubelet {
         let gate = tasks.ready_gate("kubelet");
         crate::server::start(&self.shared).await?;
         tasks.spawn_until_stopped("node", crate::node::run(self.shared.clone(), gate));
+        tasks.spawn_until_stopped("eviction", crate::eviction::run(self.shared.clone()));
         tasks.spawn_until_stopped("pods", crate::pod::manager::run(self.shared.clone(), self.pods.clone()));
         Ok(())
     }

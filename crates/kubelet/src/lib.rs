@@ -4,6 +4,7 @@
 
 mod config;
 mod container;
+mod eviction;
 mod kubelet;
 mod metrics;
 mod network;
@@ -17,5 +18,6 @@ mod util;
 mod volume;
 
 pub use config::{Capacity, KubeletConfig, KubeletError};
+pub use eviction::threshold::{Amount, DEFAULT_HARD, Housekeeping, Signal, Threshold, thresholds};
 pub use kubelet::Kubelet;
 pub use network::{HostNetworkOnly, HostPort, NetworkRequest, PodNetwork};

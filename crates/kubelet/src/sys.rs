@@ -29,3 +29,11 @@ pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // until it is deregistered.
     unsafe { AsyncFd::register(fd) }.map_err(|e| io::Error::other(e.to_string()))
 }
+
+/// Lets the runtime wait for what a descriptor tells out of band, such as a trigger's firing.
+pub(crate) fn async_fd_priority(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let interest = tokio::io::Interest::PRIORITY;
+    // SAFETY: the descriptor is owned by the value that is registered, so it stays open, and the same file,
+    // until it is deregistered.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|e| io::Error::other(e.to_string()))
+}

@@ -135,6 +135,29 @@ pub(crate) fn go_duration(duration: Duration) -> String {
     }
 }
 
+/// Reads a duration as Go writes it: `1h30m`, `1m30s`, `250ms`, `0`.
+pub(crate) fn parse_go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        let end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit = match &rest[digits..end] {
+            "h" => Duration::from_secs(3600),
+            "m" => Duration::from_secs(60),
+            "s" => Duration::from_secs(1),
+            "ms" => Duration::from_millis(1),
+            _ => return None,
+        };
+        total = total.checked_add(unit.checked_mul(number)?)?;
+        rest = &rest[end..];
+    }
+    Some(total).filter(|_| !text.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +174,15 @@ mod tests {
             (3_600_000, "1h0m0s"),
         ] {
             assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_they_are_written() {
+        for (text, seconds) in
+            [("0", Some(0)), ("1m30s", Some(90)), ("2h", Some(7200)), ("", None), ("5", None), ("1x", None)]
+        {
+            assert_eq!(parse_go_duration(text).map(|d| d.as_secs()), seconds, "{text}");
         }
     }
 }

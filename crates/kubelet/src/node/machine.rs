@@ -6,8 +6,6 @@ use std::path::Path;
 
 /// Pods a node takes by default, as upstream's.
 const MOST_PODS: u32 = 110;
-/// Memory that must stay available (eviction-hard's default), in bytes.
-pub(super) const EVICTION_MEMORY_BYTES: u64 = 100 << 20;
 
 /// What the node offers.
 pub(crate) fn capacity(config: &KubeletConfig) -> Capacity {
@@ -19,18 +17,13 @@ pub(crate) fn capacity(config: &KubeletConfig) -> Capacity {
     })
 }
 
-/// What the node has for pods: its capacity less what must stay free.
+/// What the node has for pods.
 pub(crate) fn allocatable(config: &KubeletConfig) -> Capacity {
-    let capacity = capacity(config);
-    Capacity {
-        memory_bytes: capacity.memory_bytes.saturating_sub(EVICTION_MEMORY_BYTES),
-        ephemeral_storage_bytes: capacity.ephemeral_storage_bytes / 10 * 9,
-        ..capacity
-    }
+    crate::eviction::threshold::allocatable(config, capacity(config))
 }
 
 /// A field of /proc/meminfo in bytes.
-pub(super) fn meminfo(field: &str) -> Option<u64> {
+pub(crate) fn meminfo(field: &str) -> Option<u64> {
     parse_meminfo(&fs::read_to_string("/proc/meminfo").ok()?, field)
 }
 
@@ -40,14 +33,14 @@ fn parse_meminfo(text: &str, field: &str) -> Option<u64> {
 }
 
 /// Room on a file system.
-pub(super) struct Disk {
-    pub(super) total_bytes: u64,
-    pub(super) free_bytes: u64,
-    pub(super) inodes: u64,
-    pub(super) free_inodes: u64,
+pub(crate) struct Disk {
+    pub(crate) total_bytes: u64,
+    pub(crate) free_bytes: u64,
+    pub(crate) inodes: u64,
+    pub(crate) free_inodes: u64,
 }
 
-pub(super) fn disk(path: &Path) -> Option<Disk> {
+pub(crate) fn disk(path: &Path) -> Option<Disk> {
     let s = rustix::fs::statvfs(path).ok()?;
     Some(Disk {
         total_bytes: s.f_blocks * s.f_frsize,
@@ -58,7 +51,7 @@ pub(super) fn disk(path: &Path) -> Option<Disk> {
 }
 
 /// Processes there are and may be.
-pub(super) fn pids() -> Option<(u64, u64)> {
+pub(crate) fn pids() -> Option<(u64, u64)> {
     let most = first_line("/proc/sys/kernel/pid_max")?.parse().ok()?;
     let loadavg = first_line("/proc/loadavg")?;
     let now = loadavg.split(' ').nth(3)?.split('/').nth(1)?.parse().ok()?;

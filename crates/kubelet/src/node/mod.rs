@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use machine::{allocatable, capacity};
+pub(crate) use machine::{allocatable, capacity, disk, meminfo, pids};
 
 /// Memory of the machine that is in use.
 pub(crate) fn memory_in_use() -> u64 {

@@ -1,7 +1,8 @@
 //! The Node's labels and status.
 
-use super::machine::{self, EVICTION_MEMORY_BYTES};
+use super::machine;
 use crate::config::KubeletConfig;
+use crate::eviction::threshold::Pressure;
 use crate::kubelet::Shared;
 use knarr_meta::time::rfc3339;
 use serde_json::{Map, Value, json};
@@ -94,11 +95,10 @@ fn images(kubelet: &Shared) -> Value {
 }
 
 fn conditions(kubelet: &Shared, before: Option<&Value>) -> Value {
-    let memory_low = machine::meminfo("MemAvailable").is_some_and(|b| b < EVICTION_MEMORY_BYTES);
-    let disk_low = machine::disk(&kubelet.config.root_dir).is_some_and(|d| {
-        d.free_bytes < d.total_bytes / 10 || (d.inodes > 0 && d.free_inodes < d.inodes / 20)
-    });
-    let pids_low = machine::pids().is_some_and(|(now, most)| now + now / 20 > most);
+    let seen = kubelet.eviction.pressures();
+    let memory_low = seen.contains(&Pressure::MemoryPressure);
+    let disk_low = seen.contains(&Pressure::DiskPressure);
+    let pids_low = seen.contains(&Pressure::PIDPressure);
     let ready = ("KubeletReady", "kubelet is posting ready status");
     let all = [
         pressure("MemoryPressure", "Memory", "memory available", memory_low),

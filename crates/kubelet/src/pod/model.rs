@@ -29,6 +29,10 @@ pub(crate) struct Observed {
     pub(crate) start_time: Option<SystemTime>,
     /// The pod as a whole was given up: reason and message.
     pub(crate) failed: Option<(String, String)>,
+    /// The grace of its containers is no longer than this.
+    pub(crate) grace_limit: Option<Duration>,
+    /// What the owner of a pod that was given up for others is told.
+    pub(crate) disruption: Option<String>,
     /// The object is gone from the API.
     pub(crate) gone: bool,
     /// Sandbox and network are being taken down.
@@ -45,6 +49,17 @@ pub(crate) struct Observed {
     pub(crate) resizing: Resizing,
     /// The pod's cgroup is to be changed before containers start in it.
     pub(crate) held_by_resize: bool,
+}
+
+/// A pod is given up from outside: evicted, or the node goes down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GiveUp {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    /// The grace of its containers, at most.
+    pub(crate) grace: Duration,
+    /// Whether the pod shows that it was disrupted (KEP-3329).
+    pub(crate) disrupted: bool,
 }
 
 /// A pod's sandbox.
@@ -239,7 +254,8 @@ pub(crate) fn grace(pod: &Pod, observed: &Observed) -> Duration {
         _ => spec,
     };
     let seconds = if observed.gone && !from_file { seconds.min(1) } else { seconds };
-    Duration::from_secs(seconds.max(0).unsigned_abs())
+    let grace = Duration::from_secs(seconds.max(0).unsigned_abs());
+    observed.grace_limit.map_or(grace, |limit| grace.min(limit))
 }
 
 #[cfg(test)]

@@ -131,7 +131,8 @@ fn term_matches(term: &NodeSelectorTerm, node: &NodeFacts) -> bool {
         })
 }
 
-fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether the toleration is for the taint.
+pub(crate) fn covers(toleration: &Toleration, taint: &Taint) -> bool {
     let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
     if given(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
         return false;

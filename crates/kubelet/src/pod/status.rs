@@ -26,7 +26,14 @@ pub(crate) fn status(
     before: &Value,
     now: SystemTime,
 ) -> Value {
-    let phase = phase(pod, defs, observed, stopped);
+    // A pod that was given up is not failed before its containers have ended.
+    let failed = observed.failed.as_ref().filter(|_| stopped);
+    let phase = match &observed.failed {
+        Some(_) if failed.is_none() => {
+            phase(pod, defs, &Observed { failed: None, ..observed.clone() }, stopped)
+        }
+        _ => phase(pod, defs, observed, stopped),
+    };
     let mut lists = [Vec::new(), Vec::new(), Vec::new()];
     let initialized = is_initialized(defs, observed);
     for def in defs {
@@ -72,7 +79,7 @@ pub(crate) fn status(
         let fields = status.as_object_mut().expect("a status is an object");
         fields.retain(|name, _| !name.ends_with("ontainerStatuses"));
     }
-    if let Some((reason, message)) = &observed.failed {
+    if let Some((reason, message)) = failed {
         status["reason"] = reason.as_str().into();
         status["message"] = message.as_str().into();
     }
@@ -260,7 +267,14 @@ fn conditions(
     let containers = Condition { kind: "ContainersReady", ..containers_ready(defs, observed, phase) };
     let all = [sandbox, init, ready, containers, Condition::new("PodScheduled", true)];
     let restart = Some(restarting_all(observed, phase)).filter(|_| may_restart_all(defs));
-    let mut all: Vec<Value> = all.iter().chain(&restart).map(|c| render(c, pod, before, now)).collect();
+    let disrupted = observed.disruption.as_ref().map(|message| Condition {
+        kind: "DisruptionTarget",
+        status: true,
+        reason: "TerminationByKubelet",
+        message: message.clone(),
+    });
+    let all = all.iter().chain(&restart).chain(&disrupted);
+    let mut all: Vec<Value> = all.map(|c| render(c, pod, before, now)).collect();
     let resizing = [
         ("PodResizePending", &observed.resizing.pending),
         ("PodResizeInProgress", &observed.resizing.progress),

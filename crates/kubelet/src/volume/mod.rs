@@ -56,7 +56,7 @@ pub(crate) fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)
 }
 
-fn volume_dir(root: &Path, uid: &str, plugin: &str, name: &str) -> PathBuf {
+pub(crate) fn volume_dir(root: &Path, uid: &str, plugin: &str, name: &str) -> PathBuf {
     pod_dir(root, uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
 }
 

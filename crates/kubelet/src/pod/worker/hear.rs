@@ -3,9 +3,9 @@
 use super::{LONGEST_SETUP_RETRY, Msg, PULL_ERROR_SHOWN, SETUP_RETRY, START_RETRY, Worker};
 use crate::pod::adopt;
 use crate::pod::model::{
-    Ended, FIRST_BACKOFF, LONGEST_BACKOFF, PreStop, Record, Restart, Sandbox, Setup, State,
+    Ended, FIRST_BACKOFF, GiveUp, LONGEST_BACKOFF, PreStop, Record, Restart, Sandbox, Setup, State,
 };
-use crate::pod::phase::should_restart;
+use crate::pod::phase::{phase, should_restart};
 use crate::pod::plan::is_stopping;
 use crate::pod::setup::Outcome;
 use crate::pod::start::{Failure, Started};
@@ -35,6 +35,7 @@ impl Worker {
                 self.granted();
                 self.defs = defs(&self.pod);
             }
+            Msg::GiveUp(given_up) => self.give_up(*given_up),
             Msg::Mirrored => self.unsent = true,
             Msg::Resized(done) => self.resize_done(*done),
             Msg::Gone => self.observed.gone = true,
@@ -123,6 +124,18 @@ impl Worker {
             Msg::TornDown { ok } => self.torn_down(ok),
             Msg::Probe { name, id, kind, ok } => self.probed(&name, &id, kind, ok),
         }
+    }
+
+    /// The pod ends as failed, unless it is at its end by itself.
+    fn give_up(&mut self, given_up: GiveUp) {
+        let phase = phase(&self.pod, &self.defs, &self.observed, false);
+        if self.observed.failed.is_some() || matches!(phase, "Succeeded" | "Failed") {
+            return;
+        }
+        let GiveUp { reason, message, grace, disrupted } = given_up;
+        self.observed.disruption = Some(message.clone()).filter(|_| disrupted);
+        self.observed.failed = Some((reason, message));
+        self.observed.grace_limit = Some(grace);
     }
 
     /// The image is what may change of a container; one that runs another is to be replaced.

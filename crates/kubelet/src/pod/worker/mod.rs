@@ -2,7 +2,7 @@
 //! other tasks, and publishes the status. It never waits for anything but its inbox and its next deadline.
 
 use crate::pod::kill::Kill;
-use crate::pod::model::{Observed, PreStop, Record, Setup, State, is_deleted};
+use crate::pod::model::{GiveUp, Observed, PreStop, Record, Setup, State, is_deleted};
 use crate::pod::phase::{RESTARTING_ALL, phase};
 use crate::pod::plan::{Action, is_stopping, plan};
 use crate::pod::setup::Outcome;
@@ -65,6 +65,8 @@ pub(crate) enum Msg {
     SandboxLost,
     /// Network and sandbox are taken down, or that failed.
     TornDown { ok: bool },
+    /// The pod is given up.
+    GiveUp(Box<GiveUp>),
     /// What the pod is given, or what became of its wish, changed.
     Granted,
     /// The mirror of a static pod was made: it is to be told everything.

@@ -1,0 +1,100 @@
+//! What a pod pays for taking too much of its node's disk, and what a node does that runs short itself.
+
+use knarr_e2e::wait::seconds;
+use knarr_e2e::{Case, Cluster, Namespace, cases, wait_for};
+use serde_json::Value;
+
+pub const CASES: &[Case] = cases![
+    an_empty_dir_beyond_its_limit_costs_the_pod,
+    a_pod_beyond_its_ephemeral_storage_is_evicted,
+    a_node_short_of_memory_says_so_evicts_and_lets_nobody_in,
+];
+
+fn pod(name: &str, command: &str, container: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n{spec}\n  containers:\n  - name: main\n    image: busybox:1.35\n    command: [sh, -c, {}]\n{container}\n",
+        Value::from(command)
+    )
+}
+
+fn evicted(namespace: &Namespace<'_>, name: &str, message: &str) -> Value {
+    let pod = namespace
+        .wait_until(&format!("pod/{name}"), seconds(60), |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(pod["status"]["reason"], "Evicted", "{pod}");
+    let said = pod["status"]["message"].as_str().unwrap_or_default();
+    assert!(said.starts_with(message), "{said}");
+    let state = &pod["status"]["containerStatuses"][0]["state"];
+    assert!(state["terminated"]["exitCode"].is_i64(), "a failed pod's containers have ended: {state}");
+    wait_for(&format!("the event of {name}"), seconds(20), || {
+        let selector = format!("reason=Evicted,involvedObject.name={name}");
+        let events = namespace.kubectl(&["get", "events", "--field-selector", &selector]).ok();
+        if events.contains(message.trim()) { Ok(()) } else { Err(events) }
+    });
+    pod
+}
+
+fn an_empty_dir_beyond_its_limit_costs_the_pod(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let volume = "  volumes: [{name: scratch, emptyDir: {sizeLimit: 1Mi}}]";
+    let mounts = "    volumeMounts: [{name: scratch, mountPath: /scratch}]";
+    let fill = |count: u32| format!("dd if=/dev/zero of=/scratch/f bs=64k count={count}; sleep 1000");
+    namespace.apply(&pod("modest", &fill(8), mounts, volume));
+    namespace.apply(&pod("greedy", &fill(40), mounts, volume));
+    let pod = evicted(&namespace, "greedy", "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ");
+    let conditions = pod["status"]["conditions"].as_array().expect("conditions");
+    assert!(conditions.iter().any(|c| c["type"] == "Ready" && c["reason"] == "PodFailed"), "{conditions:?}");
+    assert_eq!(namespace.get("pod/modest")["status"]["phase"], "Running");
+}
+
+fn a_pod_beyond_its_ephemeral_storage_is_evicted(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let limit = "    resources: {limits: {ephemeral-storage: 1Mi}}";
+    namespace.apply(&pod("writer", "dd if=/dev/zero of=/f bs=64k count=40; sleep 1000", limit, ""));
+    let message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ";
+    evicted(&namespace, "writer", message);
+}
+
+fn a_node_short_of_memory_says_so_evicts_and_lets_nobody_in(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let ask = "    resources: {requests: {memory: 64Mi}}";
+    namespace.apply(&pod("asks", "sleep 1000", ask, ""));
+    namespace.apply(&pod("takes", "sleep 1000", "", ""));
+    namespace.wait_until_ready("asks");
+    namespace.wait_until_ready("takes");
+    // No machine has so much free: the node believes that it is short.
+    cluster.signal("TERM");
+    cluster.start_with(&["--eviction-hard", "memory.available<99%", "--eviction-pressure-transition-period", "1s"]);
+    let pod = evicted(&namespace, "takes", "The node was low on resource: memory. Threshold quantity: ");
+    let conditions = pod["status"]["conditions"].as_array().expect("conditions");
+    let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").expect("it was disrupted");
+    assert_eq!((&target["status"], &target["reason"]), (&"True".into(), &"TerminationByKubelet".into()));
+    let node = cluster.kubectl(&["get", "nodes", "-o", "json"]).ok();
+    let node: Value = serde_json::from_str(&node).expect("JSON");
+    let conditions = node["items"][0]["status"]["conditions"].as_array().expect("conditions");
+    let pressure = conditions.iter().find(|c| c["type"] == "MemoryPressure").expect("it is always told");
+    assert_eq!(
+        (&pressure["status"], &pressure["reason"], &pressure["message"]),
+        (&"True".into(), &"KubeletHasInsufficientMemory".into(), &"kubelet has insufficient memory available".into())
+    );
+    let name = node["items"][0]["metadata"]["name"].as_str().expect("a name");
+    wait_for("the taint", seconds(30), || {
+        let taints = cluster.kubectl(&["get", "node", name, "-o", "jsonpath={.spec.taints[*].key}"]).ok();
+        if taints.contains("node.kubernetes.io/memory-pressure") { Ok(()) } else { Err(taints) }
+    });
+    // Past the scheduler.
+    namespace.apply(&self::pod("late", "sleep 1000", "", &format!("  nodeName: {name}")));
+    let late = namespace.wait_until("pod/late", seconds(30), |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(late["status"]["reason"], "Evicted");
+    assert_eq!(
+        late["status"]["message"],
+        "Pod was rejected: The node had condition: [MemoryPressure]. "
+    );
+    cluster.signal("TERM");
+    cluster.start();
+    wait_for("the end of the pressure", seconds(60), || {
+        let taints = cluster.kubectl(&["get", "node", name, "-o", "jsonpath={.spec.taints}"]).ok();
+        if taints.contains("memory-pressure") { Err(taints) } else { Ok(()) }
+    });
+    namespace.apply(&self::pod("welcome", "sleep 1000", "", ""));
+    namespace.wait_until_ready("welcome");
+}
