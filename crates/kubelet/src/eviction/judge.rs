@@ -91,7 +91,7 @@ mod tests {
         let keep = keep();
         let mut judge = Judge::default();
         let none: &[Pressure] = &[];
-        let memory: &[Pressure] = &[Pressure::MemoryPressure];
+        let memory: &[Pressure] = &[Pressure::Memory];
         // (second, memory and disk available, pressures, due: signal and whether hard)
         for (second, free, disk, pressures, due) in [
             (0, 500, 500, none, vec![]),
@@ -110,7 +110,7 @@ mod tests {
                 120,
                 90,
                 50,
-                &[Pressure::DiskPressure, Pressure::MemoryPressure],
+                &[Pressure::Disk, Pressure::Memory],
                 vec![("memory.available", true), ("nodefs.available", true)],
             ),
         ] {

@@ -75,7 +75,7 @@ fn refusal(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Option<(String, String)
     if pressures.is_empty() || is_critical(pod) {
         return None;
     }
-    if *pressures == BTreeSet::from([Pressure::MemoryPressure]) {
+    if *pressures == BTreeSet::from([Pressure::Memory]) {
         let taint = Taint {
             key: "node.kubernetes.io/memory-pressure".to_owned(),
             effect: "NoSchedule".to_owned(),
@@ -86,7 +86,7 @@ fn refusal(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Option<(String, String)
             return None;
         }
     }
-    let names: Vec<String> = pressures.iter().map(|p| format!("{p:?}")).collect();
+    let names: Vec<&str> = pressures.iter().map(|p| p.name()).collect();
     Some((REASON.to_owned(), format!("The node had condition: [{}]. ", names.join(" "))))
 }
 
@@ -289,7 +289,7 @@ mod tests {
         tolerant["tolerations"] = json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
         let mut critical = none.clone();
         critical["priority"] = 2_000_001_000.into();
-        let (memory, disk) = (Pressure::MemoryPressure, Pressure::DiskPressure);
+        let (memory, disk) = (Pressure::Memory, Pressure::Disk);
         for (spec, pressures, expected) in [
             (&none, vec![], None),
             (&none, vec![memory], Some("The node had condition: [MemoryPressure]. ")),

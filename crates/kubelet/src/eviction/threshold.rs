@@ -58,24 +58,35 @@ impl Resource {
     }
 }
 
-/// A node's condition of being short of something. Its name in the API is its `Debug` form.
+/// A node's condition of being short of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Pressure {
-    DiskPressure,
-    MemoryPressure,
-    PIDPressure,
+    Disk,
+    Memory,
+    Pid,
+}
+
+impl Pressure {
+    /// The condition's type.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "DiskPressure",
+            Self::Memory => "MemoryPressure",
+            Self::Pid => "PIDPressure",
+        }
+    }
 }
 
 /// Every signal: its name, and which resource and condition it is about.
 const SIGNALS: [(Signal, &str, Resource, Pressure); 8] = [
-    (Signal::MemoryAvailable, "memory.available", Resource::Memory, Pressure::MemoryPressure),
-    (Signal::NodeFsAvailable, "nodefs.available", Resource::EphemeralStorage, Pressure::DiskPressure),
-    (Signal::NodeFsInodesFree, "nodefs.inodesFree", Resource::Inodes, Pressure::DiskPressure),
-    (Signal::ImageFsAvailable, "imagefs.available", Resource::EphemeralStorage, Pressure::DiskPressure),
-    (Signal::ImageFsInodesFree, "imagefs.inodesFree", Resource::Inodes, Pressure::DiskPressure),
-    (Signal::ContainerFsAvailable, "containerfs.available", Resource::EphemeralStorage, Pressure::DiskPressure),
-    (Signal::ContainerFsInodesFree, "containerfs.inodesFree", Resource::Inodes, Pressure::DiskPressure),
-    (Signal::PidAvailable, "pid.available", Resource::Pids, Pressure::PIDPressure),
+    (Signal::MemoryAvailable, "memory.available", Resource::Memory, Pressure::Memory),
+    (Signal::NodeFsAvailable, "nodefs.available", Resource::EphemeralStorage, Pressure::Disk),
+    (Signal::NodeFsInodesFree, "nodefs.inodesFree", Resource::Inodes, Pressure::Disk),
+    (Signal::ImageFsAvailable, "imagefs.available", Resource::EphemeralStorage, Pressure::Disk),
+    (Signal::ImageFsInodesFree, "imagefs.inodesFree", Resource::Inodes, Pressure::Disk),
+    (Signal::ContainerFsAvailable, "containerfs.available", Resource::EphemeralStorage, Pressure::Disk),
+    (Signal::ContainerFsInodesFree, "containerfs.inodesFree", Resource::Inodes, Pressure::Disk),
+    (Signal::PidAvailable, "pid.available", Resource::Pids, Pressure::Pid),
 ];
 
 impl Signal {

@@ -96,9 +96,9 @@ fn images(kubelet: &Shared) -> Value {
 
 fn conditions(kubelet: &Shared, before: Option<&Value>) -> Value {
     let seen = kubelet.eviction.pressures();
-    let memory_low = seen.contains(&Pressure::MemoryPressure);
-    let disk_low = seen.contains(&Pressure::DiskPressure);
-    let pids_low = seen.contains(&Pressure::PIDPressure);
+    let memory_low = seen.contains(&Pressure::Memory);
+    let disk_low = seen.contains(&Pressure::Disk);
+    let pids_low = seen.contains(&Pressure::Pid);
     let ready = ("KubeletReady", "kubelet is posting ready status");
     let all = [
         pressure("MemoryPressure", "Memory", "memory available", memory_low),
