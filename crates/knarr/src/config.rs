@@ -274,8 +274,12 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         eviction_soft: flags.eviction_soft.or(file.eviction_soft),
         eviction_soft_grace_period: flags.eviction_soft_grace_period.or(file.eviction_soft_grace_period),
         eviction_minimum_reclaim: flags.eviction_minimum_reclaim.or(file.eviction_minimum_reclaim),
-        eviction_pressure_transition_period: flags.eviction_pressure_transition_period.or(file.eviction_pressure_transition_period),
-        eviction_max_pod_grace_period: flags.eviction_max_pod_grace_period.or(file.eviction_max_pod_grace_period),
+        eviction_pressure_transition_period: flags
+            .eviction_pressure_transition_period
+            .or(file.eviction_pressure_transition_period),
+        eviction_max_pod_grace_period: flags
+            .eviction_max_pod_grace_period
+            .or(file.eviction_max_pod_grace_period),
         system_reserved: flags.system_reserved.or(file.system_reserved),
         kube_reserved: flags.kube_reserved.or(file.kube_reserved),
         image_gc_high_threshold: flags.image_gc_high_threshold.or(file.image_gc_high_threshold),

@@ -18,8 +18,8 @@ fn pod(name: &str, command: &str, container: &str, spec: &str) -> String {
 }
 
 fn evicted(namespace: &Namespace<'_>, name: &str, message: &str) -> Value {
-    let pod = namespace
-        .wait_until(&format!("pod/{name}"), seconds(60), |pod| pod["status"]["phase"] == "Failed");
+    let pod =
+        namespace.wait_until(&format!("pod/{name}"), seconds(60), |pod| pod["status"]["phase"] == "Failed");
     assert_eq!(pod["status"]["reason"], "Evicted", "{pod}");
     let said = pod["status"]["message"].as_str().unwrap_or_default();
     assert!(said.starts_with(message), "{said}");
@@ -40,7 +40,8 @@ fn an_empty_dir_beyond_its_limit_costs_the_pod(cluster: &Cluster) {
     let fill = |count: u32| format!("dd if=/dev/zero of=/scratch/f bs=64k count={count}; sleep 1000");
     namespace.apply(&pod("modest", &fill(8), mounts, volume));
     namespace.apply(&pod("greedy", &fill(40), mounts, volume));
-    let pod = evicted(&namespace, "greedy", "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ");
+    let pod =
+        evicted(&namespace, "greedy", "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ");
     let conditions = pod["status"]["conditions"].as_array().expect("conditions");
     assert!(conditions.iter().any(|c| c["type"] == "Ready" && c["reason"] == "PodFailed"), "{conditions:?}");
     assert_eq!(namespace.get("pod/modest")["status"]["phase"], "Running");
@@ -63,7 +64,12 @@ fn a_node_short_of_memory_says_so_evicts_and_lets_nobody_in(cluster: &Cluster) {
     namespace.wait_until_ready("takes");
     // No machine has so much free: the node believes that it is short.
     cluster.signal("TERM");
-    cluster.start_with(&["--eviction-hard", "memory.available<99%", "--eviction-pressure-transition-period", "1s"]);
+    cluster.start_with(&[
+        "--eviction-hard",
+        "memory.available<99%",
+        "--eviction-pressure-transition-period",
+        "1s",
+    ]);
     let pod = evicted(&namespace, "takes", "The node was low on resource: memory. Threshold quantity: ");
     let conditions = pod["status"]["conditions"].as_array().expect("conditions");
     let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").expect("it was disrupted");
@@ -74,7 +80,11 @@ fn a_node_short_of_memory_says_so_evicts_and_lets_nobody_in(cluster: &Cluster) {
     let pressure = conditions.iter().find(|c| c["type"] == "MemoryPressure").expect("it is always told");
     assert_eq!(
         (&pressure["status"], &pressure["reason"], &pressure["message"]),
-        (&"True".into(), &"KubeletHasInsufficientMemory".into(), &"kubelet has insufficient memory available".into())
+        (
+            &"True".into(),
+            &"KubeletHasInsufficientMemory".into(),
+            &"kubelet has insufficient memory available".into()
+        )
     );
     let name = node["items"][0]["metadata"]["name"].as_str().expect("a name");
     wait_for("the taint", seconds(30), || {
@@ -85,10 +95,7 @@ fn a_node_short_of_memory_says_so_evicts_and_lets_nobody_in(cluster: &Cluster) {
     namespace.apply(&self::pod("late", "sleep 1000", "", &format!("  nodeName: {name}")));
     let late = namespace.wait_until("pod/late", seconds(30), |pod| pod["status"]["phase"] == "Failed");
     assert_eq!(late["status"]["reason"], "Evicted");
-    assert_eq!(
-        late["status"]["message"],
-        "Pod was rejected: The node had condition: [MemoryPressure]. "
-    );
+    assert_eq!(late["status"]["message"], "Pod was rejected: The node had condition: [MemoryPressure]. ");
     cluster.signal("TERM");
     cluster.start();
     wait_for("the end of the pressure", seconds(60), || {

@@ -56,7 +56,10 @@ pub(super) fn read(settings: &Settings, note: &mut dyn FnMut(&str, String)) -> H
     keep.image_gc_low_percent = settings.image_gc_low_threshold.unwrap_or(keep.image_gc_low_percent);
     if keep.image_gc_high_percent > 100 || keep.image_gc_low_percent >= keep.image_gc_high_percent {
         let (high, low) = (keep.image_gc_high_percent, keep.image_gc_low_percent);
-        note("image-gc-high-threshold", format!("{high} must be at most 100 and more than the low threshold {low}"));
+        note(
+            "image-gc-high-threshold",
+            format!("{high} must be at most 100 and more than the low threshold {low}"),
+        );
     }
     keep
 }

@@ -47,19 +47,16 @@ impl Judge {
             is_met(t, readings, false) || (self.reclaiming.contains(at) && is_met(t, readings, true))
         };
         let met: Vec<(usize, &Threshold)> = keep.thresholds.iter().enumerate().filter(met).collect();
-        self.met_since = met
-            .iter()
-            .map(|(at, _)| (*at, self.met_since.get(at).copied().unwrap_or(now)))
-            .collect();
+        self.met_since =
+            met.iter().map(|(at, _)| (*at, self.met_since.get(at).copied().unwrap_or(now))).collect();
         for (_, threshold) in &met {
             self.last_seen.insert(threshold.signal.pressure(), now);
         }
         self.last_seen.retain(|_, at| {
             *at == now || now.duration_since(*at).unwrap_or_default() < keep.pressure_transition
         });
-        let over = |at: &usize, t: &Threshold| {
-            now.duration_since(self.met_since[at]).unwrap_or_default() >= t.grace
-        };
+        let over =
+            |at: &usize, t: &Threshold| now.duration_since(self.met_since[at]).unwrap_or_default() >= t.grace;
         let due: Vec<(usize, &Threshold)> = met.into_iter().filter(|(at, t)| over(at, t)).collect();
         self.reclaiming = due.iter().map(|(at, _)| *at).collect();
         let mut due: Vec<Threshold> = due.into_iter().map(|(_, t)| t.clone()).collect();
@@ -77,8 +74,12 @@ mod tests {
     use std::time::Duration;
 
     fn keep() -> Housekeeping {
-        let thresholds =
-            thresholds("memory.available<100,nodefs.available<10%", "memory.available<200", "memory.available=30s", "memory.available=50");
+        let thresholds = thresholds(
+            "memory.available<100,nodefs.available<10%",
+            "memory.available<200",
+            "memory.available=30s",
+            "memory.available=50",
+        );
         Housekeeping {
             thresholds: thresholds.unwrap(),
             pressure_transition: Duration::from_secs(60),
@@ -115,8 +116,10 @@ mod tests {
             ),
         ] {
             let reading = |available| Reading { available, capacity: 1000 };
-            let readings =
-                Readings::from([(Signal::MemoryAvailable, reading(free)), (Signal::NodeFsAvailable, reading(disk))]);
+            let readings = Readings::from([
+                (Signal::MemoryAvailable, reading(free)),
+                (Signal::NodeFsAvailable, reading(disk)),
+            ]);
             let verdict = judge.judge(&keep, &readings, t(second));
             let seen: Vec<_> = verdict.due.iter().map(|t| (t.signal.name(), t.grace.is_zero())).collect();
             assert_eq!(verdict.pressures.into_iter().collect::<Vec<_>>(), pressures, "after {second} s");

@@ -32,7 +32,10 @@ pub(crate) fn exceeded(pod: &Pod, usage: &PodUsage, dedicated: bool) -> Option<S
     let over = |used: u64, limit: &Quantity| i128::from(used) * 1_000_000_000 > limit.nano_value();
     for (name, limit) in size_limits(pod) {
         if usage.volumes.get(name).is_some_and(|used| over(used.bytes, &limit)) {
-            return Some(format!("Usage of EmptyDir volume {name:?} exceeds the limit {:?}. ", limit.to_string()));
+            return Some(format!(
+                "Usage of EmptyDir volume {name:?} exceeds the limit {:?}. ",
+                limit.to_string()
+            ));
         }
     }
     if let Some(limit) = total(pod, Part::Limits).get("ephemeral-storage") {
@@ -43,7 +46,9 @@ pub(crate) fn exceeded(pod: &Pod, usage: &PodUsage, dedicated: bool) -> Option<S
         }
     }
     for container in pod.spec.iter().flat_map(|s| &s.containers) {
-        let Some((limit, used)) = limit(container).zip(usage.containers.get(&container.name)) else { continue };
+        let Some((limit, used)) = limit(container).zip(usage.containers.get(&container.name)) else {
+            continue;
+        };
         let used = used.logs.bytes + if dedicated { 0 } else { used.rootfs.bytes };
         if over(used, &limit) {
             let (name, limit) = (&container.name, limit.to_string());
@@ -63,7 +68,8 @@ mod tests {
 
     #[test]
     fn limits_are_told_in_upstreams_words() {
-        let limited = |limit: &str| json!({"name": "c", "resources": {"limits": {"ephemeral-storage": limit}}});
+        let limited =
+            |limit: &str| json!({"name": "c", "resources": {"limits": {"ephemeral-storage": limit}}});
         let other = |limit: &str| json!({"name": "d", "resources": {"limits": {"ephemeral-storage": limit}}});
         let volumes = json!([{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "w", "emptyDir": {}}]);
         let mib = 1 << 20;
@@ -122,8 +128,11 @@ mod tests {
 
     #[test]
     fn on_a_file_system_of_their_own_what_containers_write_does_not_count() {
-        let pod = pod(json!({"containers": [{"name": "c", "resources": {"limits": {"ephemeral-storage": "1Mi"}}}]}));
-        let container = ContainerUsage { rootfs: Disk { bytes: 2 << 20, inodes: 1 }, ..ContainerUsage::default() };
+        let pod = pod(
+            json!({"containers": [{"name": "c", "resources": {"limits": {"ephemeral-storage": "1Mi"}}}]}),
+        );
+        let container =
+            ContainerUsage { rootfs: Disk { bytes: 2 << 20, inodes: 1 }, ..ContainerUsage::default() };
         let usage =
             PodUsage { containers: BTreeMap::from([("c".to_owned(), container)]), ..PodUsage::default() };
         assert!(exceeded(&pod, &usage, false).is_some());

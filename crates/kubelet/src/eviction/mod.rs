@@ -106,8 +106,11 @@ fn has_dedicated_images(config: &KubeletConfig) -> bool {
 fn read(config: &KubeletConfig) -> Readings {
     let mut all = Readings::new();
     let memory = node::meminfo("MemAvailable").zip(node::meminfo("MemTotal"));
-    all.extend(memory.map(|(available, capacity)| (Signal::MemoryAvailable, Reading { available, capacity })));
-    let pids = node::pids().map(|(now, most)| Reading { available: most.saturating_sub(now), capacity: most });
+    all.extend(
+        memory.map(|(available, capacity)| (Signal::MemoryAvailable, Reading { available, capacity })),
+    );
+    let pids =
+        node::pids().map(|(now, most)| Reading { available: most.saturating_sub(now), capacity: most });
     all.extend(pids.map(|reading| (Signal::PidAvailable, reading)));
     let nodefs = (config.root_dir.clone(), [(Signal::NodeFsAvailable, Signal::NodeFsInodesFree)].to_vec());
     let of_images = [
@@ -142,9 +145,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>) {
         }
         for entry in evicted {
             let mut changed = entry.changed.subscribe();
-            let over = |_: &u64| {
-                matches!(entry.view().status["phase"].as_str(), Some("Failed" | "Succeeded"))
-            };
+            let over =
+                |_: &u64| matches!(entry.view().status["phase"].as_str(), Some("Failed" | "Succeeded"));
             let _ = timeout(&*kubelet.ctx.clock, CLEANUP_LIMIT, changed.wait_for(over)).await;
         }
     }
@@ -286,7 +288,8 @@ mod tests {
         let none = json!({"containers": [{"name": "c"}]});
         let some = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1m"}}}]});
         let mut tolerant = none.clone();
-        tolerant["tolerations"] = json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
+        tolerant["tolerations"] =
+            json!([{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]);
         let mut critical = none.clone();
         critical["priority"] = 2_000_001_000.into();
         let (memory, disk) = (Pressure::Memory, Pressure::Disk);

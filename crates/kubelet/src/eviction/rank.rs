@@ -28,7 +28,11 @@ pub(crate) fn counted(signal: Signal, dedicated: bool) -> Counted {
             | Signal::ContainerFsAvailable
             | Signal::ContainerFsInodesFree
     );
-    Counted { rootfs: !dedicated || of_images, logs: !dedicated || !of_images, volumes: !dedicated || !of_images }
+    Counted {
+        rootfs: !dedicated || of_images,
+        logs: !dedicated || !of_images,
+        volumes: !dedicated || !of_images,
+    }
 }
 
 /// What a pod uses on the counted file systems.
@@ -85,8 +89,7 @@ pub(crate) fn message(
     let name = resource.name();
     let mut text = format!("The node was low on resource: {name}. ");
     let of_resource = due.iter().filter(|t| t.signal.resource() == resource);
-    if let Some((threshold, reading)) =
-        of_resource.filter_map(|t| Some((t, readings.get(&t.signal)?))).next()
+    if let Some((threshold, reading)) = of_resource.filter_map(|t| Some((t, readings.get(&t.signal)?))).next()
     {
         let quantity = resource.amount(threshold.value.of(reading.capacity));
         let available = resource.amount(reading.available);
@@ -96,7 +99,8 @@ pub(crate) fn message(
     let Some(spec) = &pod.spec else { return text };
     let mut blame = |kind: &str, who: &str, used: u64, asked: &Quantity| {
         let used = resource.amount(used);
-        text += &format!("{kind} {who} was using {used}, request is {asked}, has larger consumption of {name}. ");
+        text +=
+            &format!("{kind} {who} was using {used}, request is {asked}, has larger consumption of {name}. ");
     };
     let own = spec.resources.as_ref().and_then(|r| crate::util::resource(&r.requests, name));
     if let Some(asked) = own.filter(|_| resource == Resource::Memory) {

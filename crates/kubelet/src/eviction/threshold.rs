@@ -179,8 +179,7 @@ pub struct Housekeeping {
 }
 
 /// The hard thresholds where nothing else is said, as upstream's on Linux.
-pub const DEFAULT_HARD: &str =
-    "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
+pub const DEFAULT_HARD: &str = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
 
 impl Default for Housekeeping {
     fn default() -> Self {
@@ -271,7 +270,8 @@ fn statements(text: &str) -> Result<BTreeMap<Signal, Amount>, String> {
 pub fn thresholds(hard: &str, soft: &str, grace: &str, reclaim: &str) -> Result<Vec<Threshold>, String> {
     let mut graces = BTreeMap::new();
     for (name, value) in pairs(grace, "=")? {
-        let period = crate::util::parse_go_duration(value).ok_or_else(|| format!("{value:?} is no duration such as 1m30s"))?;
+        let period = crate::util::parse_go_duration(value)
+            .ok_or_else(|| format!("{value:?} is no duration such as 1m30s"))?;
         graces.insert(signal(name)?, period);
     }
     let mut reclaims = BTreeMap::new();
@@ -305,7 +305,8 @@ mod tests {
             "nodefs.available=2Gi",
         )
         .unwrap();
-        let seen: Vec<_> = all.iter().map(|t| (t.signal.name(), t.value, t.grace.as_secs(), t.min_reclaim)).collect();
+        let seen: Vec<_> =
+            all.iter().map(|t| (t.signal.name(), t.value, t.grace.as_secs(), t.min_reclaim)).collect();
         assert_eq!(
             seen,
             [
@@ -320,7 +321,11 @@ mod tests {
             ("memory.available", "", "lacks a"),
             ("memory.available<-1", "", "negative"),
             ("memory.available<120%", "", "between"),
-            ("", "pid.available<1k", "grace period must be specified for the soft eviction threshold pid.available"),
+            (
+                "",
+                "pid.available<1k",
+                "grace period must be specified for the soft eviction threshold pid.available",
+            ),
         ] {
             let error = thresholds(hard, soft, "", "").unwrap_err();
             assert!(error.contains(words), "{hard}{soft}: {error}");

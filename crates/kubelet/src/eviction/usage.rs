@@ -60,7 +60,9 @@ pub(crate) async fn of_cgroups(kubelet: &Shared, uid: &str) -> Option<PodUsage> 
             Ok(used) => used.memory_working_set_bytes,
             Err(_) => continue,
         };
-        usage.containers.insert(container.name.clone(), ContainerUsage { memory_bytes, ..Default::default() });
+        usage
+            .containers
+            .insert(container.name.clone(), ContainerUsage { memory_bytes, ..Default::default() });
     }
     Some(usage)
 }
