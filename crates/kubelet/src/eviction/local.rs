@@ -75,7 +75,8 @@ mod tests {
         let mib = 1 << 20;
         let disk = |bytes| Disk { bytes, inodes: 1 };
         // (spec, in v, in w, written by c, logged by c, message)
-        let cases: [(Value, u64, u64, u64, u64, Option<&str>); 7] = [
+        type Case<'a> = (Value, u64, u64, u64, u64, Option<&'a str>);
+        let cases: [Case<'_>; 7] = [
             (json!({"containers": [{"name": "c"}], "volumes": volumes}), mib, 9 * mib, mib, mib, None),
             (
                 json!({"containers": [{"name": "c"}], "volumes": volumes}),
