@@ -127,6 +127,8 @@ pub(crate) struct Record {
     pub(crate) backoff: Option<Backoff>,
     /// What its failed postStart hook said.
     pub(crate) hook_error: Option<String>,
+    /// It was ended to be started anew, and that is not done yet.
+    pub(crate) restarting: bool,
     /// The size that its cgroup has.
     pub(crate) actuated: Option<Size>,
     /// The last end was the kubelet's wish (a failed probe, a changed spec): the delay counts from the end before.

@@ -15,10 +15,13 @@ use tokio::sync::mpsc;
 /// A status that is about to be out of date waits this long for its successor: what takes longer than a start
 /// does (a pull, say) is told, what does not costs no write.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// The same for a container that is being started anew by the kubelet's own wish: upstream's kubelet, which looks at
+/// containers once a second, mostly does not notice that one was gone.
+const RESTART_PATIENCE: Duration = Duration::from_secs(1);
 
 enum Out {
-    /// A status, and whether it may wait.
-    Status(Value, bool),
+    /// A status, and how long it may wait.
+    Status(Value, Option<Duration>),
     Delete,
 }
 
@@ -37,9 +40,13 @@ impl Outbox {
         Self(send)
     }
 
-    pub(super) fn status(&self, status: Value) {
-        let passing = is_passing(&status);
-        let _ = self.0.send(Out::Status(status, passing));
+    /// `restarting`: a container was ended to be started anew, and that is not done yet.
+    pub(super) fn status(&self, status: Value, restarting: bool) {
+        let patience = match restarting {
+            true => Some(RESTART_PATIENCE),
+            false => Some(PATIENCE).filter(|_| is_passing(&status)),
+        };
+        let _ = self.0.send(Out::Status(status, patience));
     }
 
     pub(super) fn delete(&self) {
@@ -62,9 +69,9 @@ fn is_passing(status: &Value) -> bool {
 async fn successor(receive: &mut mpsc::UnboundedReceiver<Out>, held: &mut Option<Value>) -> bool {
     loop {
         match receive.recv().await {
-            Some(Out::Status(new, passing)) => {
+            Some(Out::Status(new, patience)) => {
                 *held = Some(new);
-                if !passing {
+                if patience.is_none() {
                     return false;
                 }
             }
@@ -91,11 +98,11 @@ impl Sender {
             let next =
                 if status.is_none() && !delete { receive.recv().await } else { receive.try_recv().ok() };
             match next {
-                Some(Out::Status(new, passing)) => {
+                Some(Out::Status(new, patience)) => {
                     status = Some(new);
-                    if passing && !delete {
+                    if let Some(patience) = patience.filter(|_| !delete) {
                         let next =
-                            timeout(&*self.kubelet.ctx.clock, PATIENCE, successor(&mut receive, &mut status));
+                            timeout(&*self.kubelet.ctx.clock, patience, successor(&mut receive, &mut status));
                         delete = next.await == Some(true);
                     }
                     continue;
@@ -174,7 +181,7 @@ mod tests {
     async fn what_comes_meanwhile_replaces_what_waits() {
         let (send, mut receive) = mpsc::unbounded_channel();
         for (text, passing) in [("b", true), ("c", false), ("d", false)] {
-            send.send(Out::Status(text.into(), passing)).unwrap_or_else(|_| panic!("it is open"));
+            send.send(Out::Status(text.into(), Some(PATIENCE).filter(|_| passing))).unwrap_or_else(|_| panic!("it is open"));
         }
         let mut held = Some("a".into());
         assert!(!successor(&mut receive, &mut held).await);

@@ -24,6 +24,7 @@ cases![
     a_sandbox_has_namespaces_of_its_own,
     host_namespaces_are_the_hosts,
     processes_are_shared_when_asked,
+    a_container_joins_the_processes_of_its_target,
     a_container_is_confined_by_default,
     a_privileged_container_is_not_confined,
     users_and_groups_are_those_of_the_image,
@@ -170,6 +171,22 @@ async fn processes_are_shared_when_asked(test: &Test) {
         !pod.output("ps -o args").await.contains("sleep 30"),
         "the container's other process is gone too"
     );
+}
+
+async fn a_container_joins_the_processes_of_its_target(test: &Test) {
+    let pod = test.pod(test.sandbox("target")).await;
+    let target = pod.start(test.container("exec sleep 301")).await.unwrap();
+    let mut eye = test.container("tr '\\0' ' ' < /proc/1/cmdline; sleep 302 & exit 0");
+    eye.pid_of = Some(target.clone());
+    let ended = pod.run(eye).await;
+    assert_eq!((ended.stdout.trim(), ended.status.exit_code), ("sleep 301", 0), "{}", ended.stderr);
+    let seen = pod.exec(&target, &["ps", "-o", "args"]).await.1;
+    assert!(seen.contains("sleep 301") && !seen.contains("sleep 302"), "what it left is gone with it: {seen}");
+    pod.runtime.stop_container(&pod.uid, &target, Duration::ZERO, "SIGKILL").await.unwrap();
+    let mut late = test.container("true");
+    late.pid_of = Some(target);
+    let error = pod.start(late).await.unwrap_err().to_string();
+    assert!(error.contains("is not running"), "{error}");
 }
 
 async fn a_container_is_confined_by_default(test: &Test) {

@@ -228,6 +228,7 @@ impl Worker {
         let (startup, readiness) = (def.spec.startup_probe.is_some(), def.spec.readiness_probe.is_some());
         let record = self.record(name);
         record.starting = false;
+        record.restarting = false;
         match result {
             Ok(started) => {
                 record.attempt = attempt;
@@ -295,6 +296,7 @@ impl Worker {
         let ended = adopt::ended(&root, &logs, &pod, &def, status);
         record.id.clone_from(&status.id);
         record.ended_by_wish = record.restart.as_ref().is_some_and(|r| r.again);
+        record.restarting = record.ended_by_wish;
         let message = record.hook_error.take().filter(|_| restarts);
         record.waiting = message.map(|message| ("PostStartHookError".to_owned(), message));
         record.state = State::Ended(ended);

@@ -451,7 +451,9 @@ impl Worker {
         if settled != self.published || std::mem::take(&mut self.unsent) {
             self.published = settled;
             if !self.observed.gone {
-                self.outbox.status(status);
+                let held = |r: &Record| r.waiting.as_ref().is_some_and(|(why, _)| why == "CrashLoopBackOff");
+                let restarting = self.observed.containers.values().any(|r| r.restarting && !held(r));
+                self.outbox.status(status, restarting && !stopped);
             }
         }
     }
