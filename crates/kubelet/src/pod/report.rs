@@ -181,7 +181,8 @@ mod tests {
     async fn what_comes_meanwhile_replaces_what_waits() {
         let (send, mut receive) = mpsc::unbounded_channel();
         for (text, passing) in [("b", true), ("c", false), ("d", false)] {
-            send.send(Out::Status(text.into(), Some(PATIENCE).filter(|_| passing))).unwrap_or_else(|_| panic!("it is open"));
+            send.send(Out::Status(text.into(), Some(PATIENCE).filter(|_| passing)))
+                .unwrap_or_else(|_| panic!("it is open"));
         }
         let mut held = Some("a".into());
         assert!(!successor(&mut receive, &mut held).await);

@@ -181,7 +181,10 @@ async fn a_container_joins_the_processes_of_its_target(test: &Test) {
     let ended = pod.run(eye).await;
     assert_eq!((ended.stdout.trim(), ended.status.exit_code), ("sleep 301", 0), "{}", ended.stderr);
     let seen = pod.exec(&target, &["ps", "-o", "args"]).await.1;
-    assert!(seen.contains("sleep 301") && !seen.contains("sleep 302"), "what it left is gone with it: {seen}");
+    assert!(
+        seen.contains("sleep 301") && !seen.contains("sleep 302"),
+        "what it left is gone with it: {seen}"
+    );
     pod.runtime.stop_container(&pod.uid, &target, Duration::ZERO, "SIGKILL").await.unwrap();
     let mut late = test.container("true");
     late.pid_of = Some(target);
