@@ -127,8 +127,12 @@ pub trait Strategy: Send + Sync + 'static {
 
 /// Makes the objects of a kind that is not stored.
 pub trait Computed: Send + Sync {
-    /// All of them, in the stored form without a resourceVersion.
-    fn list(&self) -> BoxFuture<'_, Vec<Value>>;
+    /// All of them in the stored form without a resourceVersion, or at least those in the request's namespace.
+    fn list<'a>(&'a self, cx: &'a RequestCx) -> BoxFuture<'a, Vec<Value>>;
+    /// What to say where there is none of the name that is asked for; `None` for the usual words.
+    fn missing(&self, _cx: &RequestCx) -> Option<Status> {
+        None
+    }
 }
 
 /// What a create or update holds while its write is under way.

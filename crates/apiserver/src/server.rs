@@ -20,6 +20,7 @@ use crate::front::health::Health;
 use crate::front::metrics::RequestMetrics;
 use crate::front::openapi::OpenApi;
 use crate::front::pki::{Pki, PkiConfig, PkiError};
+use crate::front::resource_metrics;
 use crate::front::reviews::{self, Late};
 use crate::front::serve::{Front, listen};
 use crate::front::stream::{self, Kubelets};
@@ -138,6 +139,7 @@ impl ApiServer {
         let late = Arc::new(Late { authorizer: OnceLock::new(), tokens: tokens.clone() });
         let components = Components::new(&ctx, store.clone());
         complete(&mut defs, &late, &kubelets, &components);
+        defs.extend(resource_metrics::defs(&resource_metrics::Scraper::new(&ctx, &kubelets)));
 
         let store = Measured::new(&ctx, store, &defs);
         let registry = Registry::new(&ctx, store.clone(), defs, plugins);

@@ -65,7 +65,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             cluster_domain: "cluster.local".to_owned(),
             listen: ([0, 0, 0, 0], 10250).into(),
             tls: rest.get(..3).map(|files| server_tls(files)).transpose()?,
-            allowed_clients: vec!["kube-apiserver-kubelet-client".to_owned()],
             client,
             runtime,
             images,
@@ -92,6 +91,7 @@ fn server_tls(files: &[String]) -> Result<Arc<rustls::ServerConfig>, Box<dyn Err
     roots.add(CertificateDer::from_pem_file(&files[2])?)?;
     let verifier =
         rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
             .build()?;
     let chain = CertificateDer::pem_file_iter(&files[0])?.collect::<Result<Vec<_>, _>>()?;
     let config = rustls::ServerConfig::builder_with_provider(provider)

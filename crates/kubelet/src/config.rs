@@ -27,10 +27,9 @@ pub struct KubeletConfig {
     pub cluster_domain: String,
     /// Where logs, exec and the like are served; port 10250 usually.
     pub listen: SocketAddr,
-    /// The server's certificate and the CA of its clients. Without it nothing is served.
+    /// The server's certificate and the CA of its clients, who may also come without a certificate and show a token.
+    /// Without it nothing is served.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Common names of client certificates that may use the server.
-    pub allowed_clients: Vec<String>,
     /// Reaches the API as `system:node:<node_name>`.
     pub client: Client,
     /// Runs containers.

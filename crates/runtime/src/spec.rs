@@ -295,4 +295,135 @@ pub struct Usage {
     pub memory_rss_bytes: u64,
     /// Processes.
     pub pids: u64,
+    /// CPU time in user mode in nanoseconds.
+    #[serde(default)]
+    pub cpu_user_ns: u64,
+    /// CPU time in the kernel in nanoseconds.
+    #[serde(default)]
+    pub cpu_system_ns: u64,
+    /// Periods in which the CPU limit was enforced.
+    #[serde(default)]
+    pub cpu_periods: u64,
+    /// Those in which processes had to wait.
+    #[serde(default)]
+    pub cpu_throttled_periods: u64,
+    /// How long they waited in nanoseconds.
+    #[serde(default)]
+    pub cpu_throttled_ns: u64,
+    /// The memory limit in bytes, `None` without one.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
+    /// The most memory that was in use in bytes.
+    #[serde(default)]
+    pub memory_max_usage_bytes: u64,
+    /// File cache in bytes.
+    #[serde(default)]
+    pub memory_cache_bytes: u64,
+    /// Mapped files in bytes.
+    #[serde(default)]
+    pub memory_mapped_file_bytes: u64,
+    /// File cache in use in bytes.
+    #[serde(default)]
+    pub memory_active_file_bytes: u64,
+    /// File cache out of use in bytes.
+    #[serde(default)]
+    pub memory_inactive_file_bytes: u64,
+    /// The kernel's memory in bytes.
+    #[serde(default)]
+    pub memory_kernel_bytes: u64,
+    /// How often memory hit its limit.
+    #[serde(default)]
+    pub memory_failures: u64,
+    /// Page faults.
+    #[serde(default)]
+    pub page_faults: u64,
+    /// Page faults that had to read from a disk.
+    #[serde(default)]
+    pub major_page_faults: u64,
+    /// Swap in use in bytes; `None` where the kernel does not count it.
+    #[serde(default)]
+    pub swap_usage_bytes: Option<u64>,
+    /// The most swap that may be used in bytes; `None` without a limit.
+    #[serde(default)]
+    pub swap_limit_bytes: Option<u64>,
+    /// The most processes there may be; `None` without a limit.
+    #[serde(default)]
+    pub pids_limit: Option<u64>,
+    /// How often the kernel killed for want of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
+    /// What was read from and written to each disk.
+    #[serde(default)]
+    pub io: Vec<DiskIo>,
+    /// Waiting for the CPU, where the kernel tells it.
+    #[serde(default)]
+    pub cpu_pressure: Option<Pressure>,
+    /// Waiting for memory.
+    #[serde(default)]
+    pub memory_pressure: Option<Pressure>,
+    /// Waiting for disks.
+    #[serde(default)]
+    pub io_pressure: Option<Pressure>,
+}
+
+/// What went to and from a disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DiskIo {
+    /// Major and minor number.
+    pub device: (u32, u32),
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+/// Pressure stall information of one resource (Documentation/accounting/psi.rst).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// Some processes waited.
+    pub some: Stall,
+    /// All processes waited.
+    pub full: Stall,
+}
+
+/// How long was waited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stall {
+    /// In all, in microseconds.
+    pub total_us: u64,
+    /// Per cent of the last 10 seconds.
+    pub avg10: f64,
+    /// Per cent of the last minute.
+    pub avg60: f64,
+    /// Per cent of the last 5 minutes.
+    pub avg300: f64,
+}
+
+impl Pressure {
+    /// From the text of a pressure file.
+    pub fn parse(text: &str) -> Self {
+        let mut pressure = Self::default();
+        for line in text.lines() {
+            let mut fields = line.split(' ');
+            let stall = match fields.next() {
+                Some("some") => &mut pressure.some,
+                Some("full") => &mut pressure.full,
+                _ => continue,
+            };
+            for (name, value) in fields.filter_map(|f| f.split_once('=')) {
+                match name {
+                    "total" => stall.total_us = value.parse().unwrap_or_default(),
+                    "avg10" => stall.avg10 = value.parse().unwrap_or_default(),
+                    "avg60" => stall.avg60 = value.parse().unwrap_or_default(),
+                    "avg300" => stall.avg300 = value.parse().unwrap_or_default(),
+                    _ => {}
+                }
+            }
+        }
+        pressure
+    }
 }

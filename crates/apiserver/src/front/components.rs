@@ -3,6 +3,7 @@
 //! machine, as upstream does.
 
 use crate::def::{Computed, ResourceDef, Strategy};
+use crate::request::RequestCx;
 use crate::webhook::connect::{self, Trust};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
@@ -127,7 +128,7 @@ fn status(name: &str, (status, message, error): Health) -> Value {
 }
 
 impl Computed for Components {
-    fn list(&self) -> BoxFuture<'_, Vec<Value>> {
+    fn list<'a>(&'a self, _cx: &'a RequestCx) -> BoxFuture<'a, Vec<Value>> {
         Box::pin(async move {
             let components = COMPONENTS
                 .iter()

@@ -17,6 +17,7 @@ pub mod pki;
 pub mod respond;
 pub mod reviews;
 pub mod serve;
+pub mod resource_metrics;
 pub mod stream;
 pub mod tls;
 pub mod websocket;

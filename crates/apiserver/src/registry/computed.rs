@@ -11,10 +11,16 @@ use knarr_meta::status::Status;
 /// Serves a read.
 pub async fn read(call: &Call<'_>, computed: &dyn Computed, verb: &str) -> Result<Answer, Status> {
     let (cx, def) = (call.cx, &call.resource.def);
-    let mut objects = computed.list().await;
+    let mut objects = computed.list(cx).await;
+    if !cx.info.namespace.is_empty() {
+        objects.retain(|o| object::namespace(o) == cx.info.namespace);
+    }
     if verb == "get" {
         // Upstream names what is missing by the singular here.
         let missing = || {
+            if let Some(status) = computed.missing(cx) {
+                return status;
+            }
             let gr = GroupResource::new(def.group.to_string(), def.singular.to_string());
             Status::not_found(&gr, &cx.info.name)
         };
@@ -28,7 +34,13 @@ pub async fn read(call: &Call<'_>, computed: &dyn Computed, verb: &str) -> Resul
     }
     if let Some(text) = cx.query("fieldSelector").filter(|text| !text.is_empty()) {
         let selector = FieldSelector::parse(text).map_err(|e| bad(e.to_string()))?;
-        objects.retain(|o| selector.matches(|field| (field == "metadata.name").then(|| object::name(o))));
+        objects.retain(|o| {
+            selector.matches(|field| match field {
+                "metadata.name" => Some(object::name(o)),
+                "metadata.namespace" if call.resource.namespaced() => Some(object::namespace(o)),
+                _ => None,
+            })
+        });
     }
     Ok(Answer::Computed(objects))
 }

@@ -147,12 +147,14 @@ impl ControlPlane {
         self.engine.clone()
     }
 
-    /// TLS of this machine's kubelet: its serving certificate, and clients of the cluster's CA.
+    /// TLS of this machine's kubelet: its serving certificate, and clients of the cluster's CA or without a certificate
+    /// (they show tokens).
     pub fn kubelet_tls(&self) -> Result<Arc<rustls::ServerConfig>> {
         let pki = self.server.pki();
         let roots = Arc::new(tls::roots("ca", &pki.ca()?)?);
-        let verifier =
-            rustls::server::WebPkiClientVerifier::builder_with_provider(roots, tls::provider()).build()?;
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, tls::provider())
+            .allow_unauthenticated()
+            .build()?;
         let config = rustls::ServerConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)

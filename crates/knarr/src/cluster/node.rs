@@ -23,8 +23,6 @@ use std::time::Duration;
 /// A container's log is rotated at this size, and so many files are kept (the kubelet's defaults).
 const LOG_MAX_BYTES: u64 = 10 << 20;
 const LOG_MAX_FILES: u32 = 5;
-/// Upstream's name of the identity under which the API server calls kubelets.
-const KUBELET_CALLER: &str = "kube-apiserver-kubelet-client";
 
 /// What of the node does not need the control plane, and so is opened beside it.
 pub struct Parts {
@@ -87,7 +85,6 @@ impl Node {
             cluster_domain: config.cluster_domain.clone(),
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.kubelet_port)),
             tls: Some(control.kubelet_tls()?),
-            allowed_clients: vec![KUBELET_CALLER.to_owned()],
             client: client.clone(),
             runtime: parts.runtime.clone(),
             images: parts.images.clone(),

@@ -15,12 +15,6 @@ use std::time::Duration;
 
 pub(crate) use machine::{allocatable, capacity, disk, meminfo, pids};
 
-/// Memory of the machine that is in use.
-pub(crate) fn memory_in_use() -> u64 {
-    let read = |field| machine::meminfo(field).unwrap_or_default();
-    read("MemTotal").saturating_sub(read("MemAvailable"))
-}
-
 /// The lease is renewed this often ...
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 /// ... and counts as lost after this many seconds.

@@ -177,10 +177,16 @@ async fn run(run: Run) {
         failure_threshold: probe.failure_threshold.unwrap_or(3).max(1),
     };
     let about = about(&pod, Some(&def));
+    let counted = kubelet.metrics.probes.record(kind.title(), &def.spec.name, &pod);
     loop {
         let began = clock.instant();
         let target = check::Target { kubelet: &kubelet, pod: &pod, def: &def, id: &id, ips: &ips };
         let result = check::check(&target, &probe, limit).await;
+        counted.count(match result {
+            check::Outcome::Success => "successful",
+            check::Outcome::Failure(_) => "failed",
+            check::Outcome::Unknown(_) => "unknown",
+        });
         let ok = match result {
             check::Outcome::Success => Some(true),
             check::Outcome::Failure(message) => {

@@ -1,6 +1,8 @@
-//! The kubelet's HTTPS server: logs, exec, attach, port-forward, pods, stats, metrics. Clients prove who they
-//! are by certificate, and only those named in the configuration (and cluster administrators) are let in.
+//! The kubelet's HTTPS server: logs, exec, attach, port-forward, pods, stats, metrics, for whom the API server lets in.
 
+mod auth;
+mod configz;
+mod files;
 mod forward;
 mod local_path;
 mod logs;
@@ -13,6 +15,8 @@ mod websocket;
 
 use crate::config::KubeletError;
 use crate::kubelet::Shared;
+use auth::{Auth, User};
+use stats::Rates;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -24,12 +28,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A client must have finished the TLS handshake by then.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// Members may do anything.
-const ADMINISTRATORS: &str = "system:masters";
+
+/// What all connections share.
+struct Server {
+    kubelet: Arc<Shared>,
+    auth: Auth,
+    rates: Rates,
+}
 
 /// Starts serving; nothing is served without a certificate.
 pub(crate) async fn start(kubelet: &Arc<Shared>) -> Result<(), KubeletError> {
@@ -38,12 +46,14 @@ pub(crate) async fn start(kubelet: &Arc<Shared>) -> Result<(), KubeletError> {
     let listener =
         TcpListener::bind(address).await.map_err(|source| KubeletError::Listen { address, source })?;
     let kubelet = kubelet.clone();
+    let auth = Auth::new(kubelet.client.clone(), &kubelet.config.node_name);
+    let shared = Arc::new(Server { kubelet: kubelet.clone(), auth, rates: Rates::default() });
     let tasks = kubelet.ctx.tasks.clone();
     tasks.clone().spawn_until_stopped("server", async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let serve = serve(kubelet.clone(), stream, tls.clone());
+                    let serve = serve(shared.clone(), stream, tls.clone());
                     tasks.spawn_until_stopped("connection", serve);
                 }
                 Err(error) => {
@@ -57,19 +67,21 @@ pub(crate) async fn start(kubelet: &Arc<Shared>) -> Result<(), KubeletError> {
     Ok(())
 }
 
-async fn serve(kubelet: Arc<Shared>, stream: TcpStream, tls: Arc<rustls::ServerConfig>) {
+async fn serve(server: Arc<Server>, stream: TcpStream, tls: Arc<rustls::ServerConfig>) {
     let _ = stream.set_nodelay(true);
-    let accepted = timeout(&*kubelet.ctx.clock, HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream)).await;
+    let clock = server.kubelet.ctx.clock.clone();
+    let accepted = timeout(&*clock, HANDSHAKE_LIMIT, TlsAcceptor::from(tls).accept(stream)).await;
     let Some(Ok(stream)) = accepted else { return };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let allowed = certificate.is_some_and(|c| may_enter(&kubelet.config.allowed_clients, c));
+    let user = Arc::new(certificate.and_then(|certificate| User::certified(certificate)));
     let service = hyper::service::service_fn(move |request| {
-        let kubelet = kubelet.clone();
+        let (server, user) = (server.clone(), user.clone());
         async move {
-            let is_health = request.uri().path() == "/healthz";
-            Ok::<_, Infallible>(match allowed || is_health {
-                true => route(&kubelet, request).await,
-                false => text(StatusCode::FORBIDDEN, "Forbidden"),
+            let (method, path) = (request.method(), request.uri().path());
+            let admitted = server.auth.admit(user.as_ref().as_ref(), method, path, request.headers()).await;
+            Ok::<_, Infallible>(match admitted {
+                Ok(()) => route(&server, request).await,
+                Err((code, words)) => text(code, words),
             })
         }
     });
@@ -77,15 +89,6 @@ async fn serve(kubelet: Arc<Shared>, stream: TcpStream, tls: Arc<rustls::ServerC
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
-}
-
-fn may_enter(allowed: &[String], certificate: &[u8]) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-    let subject = certificate.subject();
-    let named = subject.iter_common_name().filter_map(|n| n.as_str().ok());
-    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok());
-    named.into_iter().any(|name| allowed.iter().any(|a| a == name))
-        || groups.into_iter().any(|group| group == ADMINISTRATORS)
 }
 
 /// An answer of plain text.
@@ -133,23 +136,32 @@ impl Query {
     }
 }
 
-async fn route(kubelet: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+async fn route(server: &Server, request: Request<Incoming>) -> Response<Body> {
+    let kubelet = &server.kubelet;
     let path = request.uri().path().to_owned();
     let decode = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
     let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(decode).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let query = Query::of(&request);
     let read = request.method() == Method::GET || request.method() == Method::HEAD;
+    let post = request.method() == Method::POST;
     match parts[..] {
-        ["healthz"] => text(StatusCode::OK, "ok"),
+        ["healthz"] if read => text(StatusCode::OK, "ok"),
+        ["configz"] if read => configz::serve(kubelet),
         ["pods"] if read => stats::pods(kubelet, false),
         ["runningpods"] if read => stats::pods(kubelet, true),
         ["metrics"] if read => {
             kubelet.metrics.refresh(kubelet);
-            text(StatusCode::OK, kubelet.ctx.metrics.encode())
+            stats::metrics_text(kubelet.ctx.metrics.encode())
         }
+        ["metrics", "cadvisor"] if read => stats::cadvisor_metrics(kubelet).await,
+        ["metrics", "probes"] if read => stats::metrics_text(kubelet.metrics.probes.text()),
         ["metrics", "resource"] if read => stats::resource_metrics(kubelet).await,
-        ["stats", "summary"] => stats::summary(kubelet).await,
+        ["stats", "summary"] => stats::summary(kubelet, &server.rates, &query).await,
+        ["logs", ..] if read => {
+            let place = path.trim_start_matches('/').trim_start_matches("logs").trim_start_matches('/');
+            files::serve(files::ROOT, decode(place), request.method().clone()).await
+        }
         ["containerLogs", namespace, pod, container] if read => {
             logs::serve(kubelet, namespace, pod, container, &query).await
         }
@@ -158,6 +170,12 @@ async fn route(kubelet: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
         }
         ["exec", namespace, pod, uid, container] => {
             session::exec(kubelet, request, namespace, pod, Some(uid), container, &query).await
+        }
+        ["run", namespace, pod, container] if post => {
+            session::run_once(kubelet, namespace, pod, None, container, &query).await
+        }
+        ["run", namespace, pod, uid, container] if post => {
+            session::run_once(kubelet, namespace, pod, Some(uid), container, &query).await
         }
         ["attach", namespace, pod, container] => {
             session::attach(kubelet, request, namespace, pod, None, container, &query).await
@@ -169,28 +187,5 @@ async fn route(kubelet: &Arc<Shared>, request: Request<Incoming>) -> Response<Bo
         ["portForward", namespace, pod] => forward::serve(kubelet, request, namespace, pod, None),
         ["portForward", namespace, pod, uid] => forward::serve(kubelet, request, namespace, pod, Some(uid)),
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_named_and_administrators_may_enter() {
-        let certificate = |name: &str, group: Option<&str>| {
-            let mut params = rcgen::CertificateParams::default();
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            if let Some(group) = group {
-                params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
-            }
-            let key = rcgen::KeyPair::generate().unwrap();
-            params.self_signed(&key).unwrap().der().to_vec()
-        };
-        let allowed = vec!["kube-apiserver-kubelet-client".to_owned()];
-        let enters = |der: Vec<u8>| may_enter(&allowed, &der);
-        assert!(enters(certificate("kube-apiserver-kubelet-client", None)));
-        assert!(enters(certificate("anybody", Some("system:masters"))));
-        assert!(!enters(certificate("system:node:n2", Some("system:nodes"))));
     }
 }

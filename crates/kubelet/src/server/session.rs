@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 /// Output that a background process holds open is waited for this long after the command has ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 const PIECE: usize = 32 << 10;
+/// Output of a command that `/run` passes on, of each stream.
+const RUN_LIMIT_BYTES: u64 = 16 << 20;
 
 struct Target {
     uid: String,
@@ -92,6 +94,45 @@ pub(super) async fn exec(
         run(&kubelet.ctx, remote, session, true).await;
     });
     response
+}
+
+/// `/run`: a command, split at spaces, to its end; the answer is what it wrote. One that fails is an error that begins
+/// with that.
+pub(super) async fn run_once(
+    kubelet: &Arc<Shared>,
+    namespace: &str,
+    pod: &str,
+    uid: Option<&str>,
+    container: &str,
+    query: &Query,
+) -> Response<Body> {
+    let target = match target(kubelet, namespace, pod, uid, container) {
+        Ok(target) => target,
+        Err(refusal) => return *refusal,
+    };
+    let args = query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect();
+    let spec = ExecSpec { args, tty: false, stdin: false, stdout: true, stderr: true };
+    let failed = |error: String| text(StatusCode::INTERNAL_SERVER_ERROR, error);
+    let session = match kubelet.config.runtime.exec(&target.uid, &target.id, spec).await {
+        Ok(session) => session,
+        Err(error) => return failed(error.to_string()),
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let (mut stdout, mut stderr) = (session.stdout, session.stderr);
+    let read = async |stream: &mut Option<Box<dyn AsyncRead + Send + Unpin>>, into: &mut Vec<u8>| {
+        if let Some(stream) = stream {
+            let _ = stream.take(RUN_LIMIT_BYTES).read_to_end(into).await;
+        }
+    };
+    futures_util::future::join(read(&mut stdout, &mut out), read(&mut stderr, &mut err)).await;
+    // A command that writes more is stopped by its pipe closing.
+    drop((stdout, stderr));
+    out.append(&mut err);
+    match session.exit.await {
+        Ok(0) => text(StatusCode::OK, String::from_utf8_lossy(&out)),
+        Ok(code) => failed(format!("{}\ncommand exited with {code}", String::from_utf8_lossy(&out))),
+        Err(error) => failed(error.to_string()),
+    }
 }
 
 /// `/attach`.

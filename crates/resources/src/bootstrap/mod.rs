@@ -102,7 +102,28 @@ fn objects(config: &BootstrapConfig) -> Vec<Value> {
             "requestheader-username-headers": "[\"X-Remote-User\"]",
         },
     });
-    from_facts.chain([authentication]).chain(local_path::objects()).collect()
+    from_facts.chain([authentication, metrics_reader()]).chain(local_path::objects()).collect()
+}
+
+/// The role by which viewers, editors and administrators of namespaces read what their pods use, as metrics-server brings
+/// it with it.
+fn metrics_reader() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {
+            "name": "system:aggregated-metrics-reader",
+            "labels": {
+                "rbac.authorization.k8s.io/aggregate-to-admin": "true",
+                "rbac.authorization.k8s.io/aggregate-to-edit": "true",
+                "rbac.authorization.k8s.io/aggregate-to-view": "true",
+            },
+        },
+        "rules": [{
+            "apiGroups": ["metrics.k8s.io"],
+            "resources": ["pods", "nodes"],
+            "verbs": ["get", "list", "watch"],
+        }],
+    })
 }
 
 /// Since when the use of tokens in secrets has been watched. Upstream's controllers look for it; who it was that used a

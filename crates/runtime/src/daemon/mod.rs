@@ -376,6 +376,16 @@ impl Runtime {
         Ok(self.inner.cgroup_of(pod_uid, id)?.0.usage())
     }
 
+    /// Readings of a cgroup below the runtime's own, such as `kubepods`: of all pods.
+    pub fn usage_at(&self, path: &str) -> Usage {
+        self.inner.hierarchies.at(&format!("{}/{path}", self.inner.options.cgroup_root)).usage()
+    }
+
+    /// The runtime's cgroup, relative to the mounts: the paths of sandboxes begin with it.
+    pub fn cgroup_root(&self) -> &str {
+        &self.inner.options.cgroup_root
+    }
+
     /// What happens by itself from now on; every caller gets every event.
     pub fn events(&self) -> mpsc::UnboundedReceiver<Event> {
         let (sender, receiver) = mpsc::unbounded_channel();

@@ -3,6 +3,7 @@
 //! their definitions (`true`).
 
 use super::priority::{self, Priority};
+use crate::front::resource_metrics;
 use crate::registry::Registry;
 use futures_util::future::join_all;
 use knarr_api::apiregistration::v1::{APIService, APIServiceSpec};
@@ -22,13 +23,17 @@ pub enum Managed {
     OnStart,
     /// All the time.
     Always,
+    /// Whenever there is none. It is not marked as managed, so that whoever installs an API server of his own for the
+    /// group version may change it, and it stays so.
+    Offered,
 }
 
 impl Managed {
-    fn label(self) -> &'static str {
+    fn label(self) -> Option<&'static str> {
         match self {
-            Self::OnStart => ON_START,
-            Self::Always => ALWAYS,
+            Self::OnStart => Some(ON_START),
+            Self::Always => Some(ALWAYS),
+            Self::Offered => None,
         }
     }
 
@@ -180,6 +185,9 @@ fn wanted(registry: &Registry) -> Wanted {
             let (managed, Priority { group: group_priority, version: version_priority }) =
                 match priority::built_in(&group, &version) {
                     Some(priority) => (Managed::OnStart, priority),
+                    None if def.group == resource_metrics::GROUP => {
+                        (Managed::Offered, priority::RESOURCE_METRICS)
+                    }
                     // What is built in and has no priority registers nothing, so that nothing stays when it goes.
                     None if !def.is_custom() => continue,
                     None => (Managed::Always, priority::CUSTOM),
@@ -245,8 +253,8 @@ impl Autoregister {
             (Action::Create, Some((managed, spec)), _) => {
                 let mut object = APIService { spec: Some(spec), ..APIService::default() };
                 object.metadata.name = Some(name.to_owned());
-                let label = (LABEL.to_owned(), managed.label().to_owned());
-                object.metadata.labels = Some(BTreeMap::from([label]));
+                let label = managed.label().map(|label| (LABEL.to_owned(), label.to_owned()));
+                object.metadata.labels = label.map(|label| BTreeMap::from([label]));
                 self.client.create(&object).await.map(drop)
             }
             (Action::Update, Some((_, spec)), Some(held)) => {
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_wanted_meets_what_is_there() {
         use Action::{Create, Delete, Nothing, Update};
-        use Managed::{Always, OnStart};
+        use Managed::{Always, Offered, OnStart};
         // wanted, kept (outer none: there is none; inner none: somebody else's), at start, synced -> action
         type Row = (Option<Managed>, Option<Option<Managed>>, bool, bool, Action);
         let rows: &[Row] = &[
@@ -300,6 +308,8 @@ mod tests {
             (Some(OnStart), Some(Some(Always)), false, false, Update),
             (Some(OnStart), Some(Some(Always)), false, true, Nothing),
             (Some(Always), Some(Some(Always)), false, true, Update),
+            (Some(Offered), None, false, true, Create),
+            (Some(Offered), Some(None), true, true, Nothing),
         ];
         for (wanted, held, at_start, synced, action) in rows {
             let known = Known {

@@ -1,5 +1,6 @@
 //! The priorities of group versions that this server answers itself, as upstream gives them to their API services.
 
+use crate::front::resource_metrics;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -15,6 +16,8 @@ pub struct Priority {
 
 /// Of custom resources' group versions.
 pub const CUSTOM: Priority = Priority { group: 1000, version: 100 };
+/// Of the resource metrics API, as metrics-server's manifest has it.
+pub const RESOURCE_METRICS: Priority = Priority { group: 100, version: 100 };
 /// Of the group that the API services themselves are in: nothing comes before it.
 pub const REGISTRATION: Priority = Priority { group: 20_001, version: 0 };
 /// The group of API services.
@@ -46,6 +49,9 @@ pub fn built_in(group: &str, version: &str) -> Option<Priority> {
 pub fn local(group: &str, version: &str) -> Priority {
     if group == REGISTRATION_GROUP {
         return REGISTRATION;
+    }
+    if group == resource_metrics::GROUP {
+        return RESOURCE_METRICS;
     }
     built_in(group, version).unwrap_or(CUSTOM)
 }

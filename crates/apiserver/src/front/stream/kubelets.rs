@@ -3,6 +3,10 @@
 use super::super::pki::Pki;
 use super::super::tls::{self, TlsError};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use knarr_meta::status::Status;
@@ -31,7 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Where to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(in crate::front) enum Target {
     /// A kubelet, verified against the cluster's CA.
     Kubelet(SocketAddr),
     /// Plain HTTP.
@@ -73,7 +77,7 @@ impl Kubelets {
     }
 
     /// The kubelet of a node.
-    pub(super) fn of_node(&self, node: &Value) -> Result<Target, Status> {
+    pub(in crate::front) fn of_node(&self, node: &Value) -> Result<Target, Status> {
         let name = node["metadata"]["name"].as_str().unwrap_or_default();
         let ip = node_address(node).ok_or_else(|| {
             Status::internal(format!(
@@ -94,6 +98,33 @@ impl Kubelets {
             Some(Err(error)) => Err(format!("dial tcp {address}: {}", reason(&error))),
             None => Err(format!("dial tcp {address}: i/o timeout")),
         }
+    }
+
+    /// The text at a path, over a connection of its own.
+    pub(in crate::front) async fn fetch(
+        &self,
+        target: &Target,
+        path: &str,
+        limit_bytes: usize,
+    ) -> Result<String, String> {
+        let io = self.connect(target).await?;
+        let said = |error: hyper::Error| error.to_string();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(said)?;
+        self.ctx.tasks.spawn_until_stopped("request to a kubelet", async move {
+            let _ = connection.await;
+        });
+        let request = Request::get(path)
+            .header(header::HOST, target.address().to_string())
+            .header(header::USER_AGENT, "kube-apiserver")
+            .body(Full::<Bytes>::default())
+            .map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(said)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), limit_bytes).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status.is_success() { Ok(text) } else { Err(format!("{status}: {}", text.trim())) }
     }
 
     async fn dial(&self, target: &Target) -> std::io::Result<Box<dyn Io>> {
