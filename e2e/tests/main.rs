@@ -18,6 +18,8 @@ mod eviction;
 mod host;
 #[path = "cases/images.rs"]
 mod images;
+#[path = "cases/metrics.rs"]
+mod metrics;
 #[path = "cases/network.rs"]
 mod network;
 #[path = "cases/pods.rs"]
@@ -40,6 +42,7 @@ const GROUPS: &[Group] = &[
     Group { name: "workloads", mode: Mode::Up, cases: workloads::CASES },
     Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
     Group { name: "eviction", mode: Mode::Up, cases: eviction::CASES },
+    Group { name: "metrics", mode: Mode::Up, cases: metrics::CASES },
     Group { name: "network", mode: Mode::Up, cases: network::CASES },
     Group { name: "streams", mode: Mode::Up, cases: streams::CASES },
     Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },

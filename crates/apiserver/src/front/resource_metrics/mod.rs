@@ -143,9 +143,10 @@ impl Strategy for Nodes {
 impl Computed for Nodes {
     fn list<'a>(&'a self, cx: &'a RequestCx) -> BoxFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let pair = self.0.readings(&*cx.reader).await;
             let mut nodes = cx.reader.list("", "nodes", "");
             nodes.sort_by(|a, b| name(a).cmp(name(b)));
+            let complete = |pair: &Pair| nodes.iter().all(|node| pair.node(name(node)).is_some());
+            let pair = self.0.readings(&*cx.reader, complete).await;
             nodes.iter().filter_map(|node| of_node(&pair, node, cx.ctx.clock.now())).collect()
         })
     }
@@ -189,9 +190,10 @@ fn running(reader: &dyn Reader, namespace: &str) -> Vec<Arc<Value>> {
 impl Computed for Pods {
     fn list<'a>(&'a self, cx: &'a RequestCx) -> BoxFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let pair = self.0.readings(&*cx.reader).await;
-            let now = cx.ctx.clock.now();
             let pods = running(&*cx.reader, &cx.info.namespace);
+            let complete = |pair: &Pair| pods.iter().all(|pod| of(pair, pod).is_some());
+            let pair = self.0.readings(&*cx.reader, complete).await;
+            let now = cx.ctx.clock.now();
             pods.iter().filter_map(|pod| of_pod(&pair, pod, now)).collect()
         })
     }
@@ -206,10 +208,13 @@ impl Computed for Pods {
     }
 }
 
+fn of<'a>(pair: &'a Pair, pod: &Value) -> Option<Vec<(&'a str, Usage)>> {
+    pair.pod(pod["metadata"]["namespace"].as_str().unwrap_or_default(), name(pod))
+}
+
 /// `None` unless all of the pod's containers that run have been read twice.
 fn of_pod(pair: &Pair, pod: &Value, now: SystemTime) -> Option<Value> {
-    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-    let containers = pair.pod(namespace, name(pod))?;
+    let containers = of(pair, pod)?;
     let earliest = containers.iter().map(|(_, usage)| usage).min_by_key(|usage| usage.time)?;
     let mut object = object("PodMetrics", pod, now, earliest.time, earliest.window);
     let container = |(name, usage): &(&str, Usage)| json!({ "name": name, "usage": resources(usage) });

@@ -1,5 +1,5 @@
 //! The kubelets' readings. Nothing is asked while no client asks: the first client after a while waits a second for two
-//! rounds of readings, the next ones get what was read then until it is ten seconds old.
+//! rounds of readings, the next ones get what was read then until it is ten seconds old, or two if something is missing.
 
 use super::text;
 use super::usage::{Batch, Usage, between};
@@ -15,6 +15,8 @@ use tokio::sync::Mutex;
 
 /// Readings are good for this long: autoscalers ask every fifteen seconds and are to see new ones each time.
 const FRESH: Duration = Duration::from_secs(10);
+/// For this long if something is missing in them: it may have started meanwhile.
+const FRESH_INCOMPLETE: Duration = Duration::from_secs(2);
 /// A reading that is older than this says nothing of what is used now.
 const STALE: Duration = Duration::from_secs(90);
 /// Between the two rounds when there is no earlier one.
@@ -35,6 +37,12 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Of an earlier and a later round.
+    #[cfg(test)]
+    pub fn new(previous: Batch, last: Batch) -> Self {
+        Self { previous: Arc::new(previous), last: Arc::new(last) }
+    }
+
     /// What a node uses.
     pub fn node(&self, name: &str) -> Option<Usage> {
         between(self.previous.nodes.get(name), self.last.nodes.get(name)?)
@@ -72,11 +80,12 @@ impl Scraper {
         Arc::new(Self { ctx: ctx.clone(), kubelets: kubelets.clone(), state: Mutex::default() })
     }
 
-    /// Readings of the nodes that `reader` knows.
-    pub async fn readings(&self, reader: &dyn Reader) -> Pair {
+    /// Readings of the nodes that `reader` knows; `complete` says whether nothing is missing in them.
+    pub async fn readings(&self, reader: &dyn Reader, complete: impl Fn(&Pair) -> bool + Send) -> Pair {
         let mut state = self.state.lock().await;
         let age = state.read_at.map(|at| self.ctx.clock.instant() - at);
-        if age.is_some_and(|age| age < FRESH) {
+        let fresh = age.is_some_and(|age| age < FRESH);
+        if fresh && (age.is_some_and(|age| age < FRESH_INCOMPLETE) || complete(&state.pair)) {
             return state.pair.clone();
         }
         let nodes = reader.list("", "nodes", "");
@@ -85,7 +94,11 @@ impl Scraper {
             self.ctx.clock.sleep(FIRST_WINDOW).await;
         }
         let last = Arc::new(self.round(&nodes).await);
-        state.pair.previous = std::mem::replace(&mut state.pair.last, last);
+        let replaced = std::mem::replace(&mut state.pair.last, last);
+        // One that was to be good for longer is no beginning of a window: windows would be too short.
+        if !fresh {
+            state.pair.previous = replaced;
+        }
         state.read_at = Some(self.ctx.clock.instant());
         state.pair.clone()
     }

@@ -41,8 +41,8 @@ pub(super) fn usage() -> Usage {
     }
 }
 
-/// This process, in which the kubelet and the runtime's daemon live.
-pub(super) fn own_process() -> Usage {
+/// This process, in which the kubelet and the runtime's daemon live, and the seconds since the epoch at which it started.
+pub(super) fn own_process() -> (Usage, u64) {
     let stat = read("/proc/self/stat");
     // The name in parentheses may hold anything; fields are counted after it, from the third on.
     let fields: Vec<u64> =
@@ -50,7 +50,8 @@ pub(super) fn own_process() -> Usage {
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
     let resident: u64 = read("/proc/self/statm").split(' ').nth(1).and_then(|f| f.parse().ok()).unwrap_or(0);
     let resident = resident * rustix::param::page_size() as u64;
-    Usage {
+    let started = boot_seconds() + field(22) * TICK_NS / 1_000_000_000;
+    let usage = Usage {
         cpu_usage_ns: (field(14) + field(15)) * TICK_NS,
         cpu_user_ns: field(14) * TICK_NS,
         cpu_system_ns: field(15) * TICK_NS,
@@ -60,7 +61,8 @@ pub(super) fn own_process() -> Usage {
         page_faults: field(10) + field(12),
         major_page_faults: field(12),
         ..Usage::default()
-    }
+    };
+    (usage, started)
 }
 
 /// Seconds since the epoch at which the machine started.
@@ -139,6 +141,6 @@ mod tests {
         let text = "Inter-| Receive | Transmit\n face |bytes packets\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
         let eth0 = Interface { name: "eth0".into(), received: [10, 2, 3, 4], sent: [50, 6, 7, 8] };
         assert_eq!(parse_interfaces(text), [eth0]);
-        assert!(usage().cpu_usage_ns > 0 && own_process().memory_rss_bytes > 0 && boot_seconds() > 0);
+        assert!(usage().cpu_usage_ns > 0 && own_process().0.memory_rss_bytes > 0 && boot_seconds() > 0);
     }
 }

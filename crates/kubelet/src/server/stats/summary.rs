@@ -150,15 +150,19 @@ fn node(kubelet: &Shared, now: &Now<'_>, brief: bool) -> Value {
     let (_, memory, _) = machine::hardware();
     let mut node = json!({ "nodeName": kubelet.config.node_name, "startTime": rfc3339(boot) });
     now.usage(&mut node, "node", &usage, boot, Some(memory));
-    let part = |name: &str, usage: &Usage, limit: Option<u64>| {
-        let mut part = json!({ "name": name, "startTime": rfc3339(boot) });
-        now.usage(&mut part, name, usage, boot, limit);
+    let part = |name: &str, usage: &Usage, started: SystemTime, limit: Option<u64>| {
+        let mut part = json!({ "name": name, "startTime": rfc3339(started) });
+        now.usage(&mut part, name, usage, started, limit);
         part
     };
     let pods = kubelet.config.runtime.usage_at("kubepods");
-    let own = machine::own_process();
-    node["systemContainers"] =
-        json!([part("kubelet", &own, None), part("runtime", &own, None), part("pods", &pods, Some(memory))]);
+    let (own, started) = machine::own_process();
+    let started = UNIX_EPOCH + Duration::from_secs(started);
+    node["systemContainers"] = json!([
+        part("kubelet", &own, started, None),
+        part("runtime", &own, started, None),
+        part("pods", &pods, boot, Some(memory)),
+    ]);
     if !brief {
         put(&mut node, "network", now.network(Path::new("/proc/self"), machine::default_interface().as_deref()));
         put(
