@@ -76,13 +76,13 @@ fn parse(line: &str) -> Option<Sample<'_>> {
     let mut labels = HashMap::new();
     if let Some(inner) = rest.strip_prefix('{') {
         rest = inner;
-        while !rest.starts_with('}') {
+        while !rest.trim_start_matches([',', ' ']).starts_with('}') {
             let (label, after) = rest.split_once("=\"")?;
             let (value, after) = quoted(after)?;
             labels.insert(label.trim_start_matches([',', ' ']), value);
             rest = after;
         }
-        rest = &rest[1..];
+        rest = &rest.trim_start_matches([',', ' '])[1..];
     }
     let mut fields = rest.split_whitespace();
     let value = fields.next()?.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0)?;
