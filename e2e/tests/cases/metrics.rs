@@ -85,7 +85,8 @@ fn top_tells_what_nodes_and_pods_use(cluster: &Cluster) {
     let window = one["window"].as_str().unwrap_or_default();
     assert!(window.ends_with('s') && one["timestamp"].is_string(), "{one}");
     let by_name = format!("metadata.name={pod}");
-    let found = namespace.kubectl(&["get", "pods.metrics.k8s.io", "--field-selector", &by_name, "-o", "name"]);
+    let found =
+        namespace.kubectl(&["get", "pods.metrics.k8s.io", "--field-selector", &by_name, "-o", "name"]);
     assert_eq!(found.ok().trim(), format!("podmetrics.metrics.k8s.io/{pod}"));
     let table = namespace.kubectl(&["get", "pods.metrics.k8s.io"]).ok();
     assert!(table.starts_with("NAME") && table.contains("WINDOW"), "{table}");
@@ -102,10 +103,9 @@ fn top_tells_what_nodes_and_pods_use(cluster: &Cluster) {
 fn an_autoscaler_adds_pods_under_load(cluster: &Cluster) {
     let namespace = cluster.namespace();
     busy(&namespace, "scaled");
-    namespace
-        .kubectl(&["autoscale", "deployment", "scaled", "--cpu=50%", "--min=1", "--max=3"])
-        .ok();
-    let scaler = namespace.wait_until("hpa/scaled", seconds(120), |hpa| hpa["status"]["currentReplicas"] == 3);
+    namespace.kubectl(&["autoscale", "deployment", "scaled", "--cpu=50%", "--min=1", "--max=3"]).ok();
+    let scaler =
+        namespace.wait_until("hpa/scaled", seconds(120), |hpa| hpa["status"]["currentReplicas"] == 3);
     let current = &scaler["status"]["currentMetrics"][0]["resource"]["current"];
     assert!(current["averageUtilization"].as_i64().is_some_and(|percent| percent > 50), "{scaler}");
     namespace.wait_until("deployment/scaled", seconds(60), |d| d["status"]["readyReplicas"] == 3);
@@ -122,9 +122,8 @@ fn another_metrics_server_takes_over_and_gives_back(cluster: &Cluster) {
             "groupPriorityMinimum": 100, "versionPriority": 100,
         },
     });
-    let reason = |wanted: &'static str| {
-        move |service: &Value| service["status"]["conditions"][0]["reason"] == wanted
-    };
+    let reason =
+        |wanted: &'static str| move |service: &Value| service["status"]["conditions"][0]["reason"] == wanted;
     let service = "apiservice/v1beta1.metrics.k8s.io";
     namespace.apply(&theirs.to_string());
     namespace.wait_until(service, seconds(30), reason("ServiceNotFound"));
@@ -184,10 +183,14 @@ fn the_kubelets_api_is_for_those_whom_the_api_server_lets_in(cluster: &Cluster) 
         assert!(code == "200" && text.contains(word), "{path}: {code} {text}");
     }
     let user = format!("system:serviceaccount:{name}:scraper");
-    for (path, subresources) in
-        [("/configz", "configz proxy"), ("/stats/summary", "stats"), ("/logs/", "log"), ("/exec/a/b/c", "proxy")]
-    {
-        let words = format!("Forbidden (user={user}, verb=get, resource=nodes, subresource(s)=[{subresources}])\n");
+    for (path, subresources) in [
+        ("/configz", "configz proxy"),
+        ("/stats/summary", "stats"),
+        ("/logs/", "log"),
+        ("/exec/a/b/c", "proxy"),
+    ] {
+        let words =
+            format!("Forbidden (user={user}, verb=get, resource=nodes, subresource(s)=[{subresources}])\n");
         assert_eq!(ask(cluster, token, path), ("403".into(), words), "{path}");
     }
     cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", &role]).ok();
@@ -228,7 +231,11 @@ fn the_summary_tells_of_containers_volumes_and_the_network(cluster: &Cluster) {
         "/runtime/imageFs/usedBytes",
         "/network/rxBytes",
     ] {
-        assert!(node.pointer(path).is_some_and(|v| v.as_u64().is_some_and(|n| n > 0) || path.ends_with("rxBytes")), "{path} of {node}");
+        assert!(
+            node.pointer(path)
+                .is_some_and(|v| v.as_u64().is_some_and(|n| n > 0) || path.ends_with("rxBytes")),
+            "{path} of {node}"
+        );
     }
     let parts = node["systemContainers"].as_array().cloned().unwrap_or_default();
     let names: Vec<&str> = parts.iter().filter_map(|part| part["name"].as_str()).collect();

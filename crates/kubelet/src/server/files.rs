@@ -23,7 +23,9 @@ pub(super) async fn serve(root: &'static str, request: String, method: Method) -
 }
 
 fn open(root: &Path, request: &str, method: &Method) -> Response<Body> {
-    let Some(path) = resolve(root, request) else { return text(StatusCode::BAD_REQUEST, "invalid URL path\n") };
+    let Some(path) = resolve(root, request) else {
+        return text(StatusCode::BAD_REQUEST, "invalid URL path\n");
+    };
     let found = File::open(&path).and_then(|file| file.metadata().map(|meta| (file, meta)));
     let (file, meta) = match found {
         Ok(found) => found,
@@ -42,7 +44,8 @@ fn open(root: &Path, request: &str, method: &Method) -> Response<Body> {
     if request.ends_with('/') {
         return moved(&format!("../{}", path.file_name().unwrap_or_default().to_string_lossy()));
     }
-    let mut response = Response::new(if *method == Method::HEAD { Body::empty() } else { stream(file, meta.len()) });
+    let mut response =
+        Response::new(if *method == Method::HEAD { Body::empty() } else { stream(file, meta.len()) });
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(meta.len()));
@@ -83,9 +86,11 @@ fn list(dir: &Path) -> Response<Body> {
         })
         .collect();
     names.sort();
-    let mut page = "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n".to_owned();
+    let mut page =
+        "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n".to_owned();
     for name in names {
-        let link = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let link =
+            percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC).to_string();
         // A slash separates, and what is usual in names need not be encoded.
         let link = link.replace("%2F", "/").replace("%2E", ".").replace("%2D", "-").replace("%5F", "_");
         let shown = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");

@@ -10,7 +10,11 @@ impl Cgroup {
     /// What the cgroup uses; what cannot be read is 0 or missing.
     pub fn usage(&self) -> Usage {
         let usage = if self.is_v2() { self.usage_v2() } else { self.usage_v1() };
-        Usage { pids: self.number("pids", "pids.current"), pids_limit: self.limit("pids", "pids.max"), ..usage }
+        Usage {
+            pids: self.number("pids", "pids.current"),
+            pids_limit: self.limit("pids", "pids.max"),
+            ..usage
+        }
     }
 
     fn usage_v2(&self) -> Usage {
@@ -81,7 +85,8 @@ impl Cgroup {
             memory_failures: self.number("memory", "memory.failcnt"),
             page_faults: field(&stat, "total_pgfault"),
             major_page_faults: field(&stat, "total_pgmajfault"),
-            swap_usage_bytes: (!stat.is_empty() && stat.contains("total_swap ")).then(|| field(&stat, "total_swap")),
+            swap_usage_bytes: (!stat.is_empty() && stat.contains("total_swap "))
+                .then(|| field(&stat, "total_swap")),
             swap_limit_bytes: both.zip(limit).map(|(both, memory)| both.saturating_sub(memory)),
             oom_kills: field(&self.text("memory", "memory.oom_control"), "oom_kill"),
             io: io_v1(

@@ -70,9 +70,7 @@ fn declare(resource: &'static str, kind: &'static str, scope: Scope, base: Resou
 }
 
 fn columns() -> Vec<Value> {
-    let column = |name: &str, format: &str, description: &str| {
-        json!({ "name": name, "type": "string", "format": format, "description": description, "priority": 0 })
-    };
+    let column = |name: &str, format: &str, description: &str| json!({ "name": name, "type": "string", "format": format, "description": description, "priority": 0 });
     vec![
         column("Name", "name", "Name of the resource"),
         column("cpu", "quantity", ""),
@@ -102,7 +100,13 @@ fn cells(object: &Value, now: SystemTime) -> Vec<Value> {
 }
 
 /// A reading with its name, in metrics-server's shape.
-fn object(kind: &str, about: &Value, now: SystemTime, time: SystemTime, window: std::time::Duration) -> Value {
+fn object(
+    kind: &str,
+    about: &Value,
+    now: SystemTime,
+    time: SystemTime,
+    window: std::time::Duration,
+) -> Value {
     let mut metadata = json!({ "name": about["metadata"]["name"], "creationTimestamp": rfc3339(now) });
     for field in ["namespace", "labels"] {
         if !about["metadata"][field].is_null() {
@@ -153,7 +157,11 @@ impl Computed for Nodes {
 
     fn missing(&self, cx: &RequestCx) -> Option<Status> {
         let known = cx.reader.get("", "nodes", "", &cx.info.name).is_some();
-        Some(if known { missing("nodemetrics", GROUP, &cx.info.name) } else { missing("node", "", &cx.info.name) })
+        Some(if known {
+            missing("nodemetrics", GROUP, &cx.info.name)
+        } else {
+            missing("node", "", &cx.info.name)
+        })
     }
 }
 
@@ -182,7 +190,8 @@ impl Strategy for Pods {
 /// The running pods that a request could be about.
 fn running(reader: &dyn Reader, namespace: &str) -> Vec<Arc<Value>> {
     let mut pods = reader.list_where("", "pods", namespace, "status.phase", "Running");
-    let key = |pod: &Arc<Value>| (pod["metadata"]["namespace"].to_string(), pod["metadata"]["name"].to_string());
+    let key =
+        |pod: &Arc<Value>| (pod["metadata"]["namespace"].to_string(), pod["metadata"]["name"].to_string());
     pods.sort_by_cached_key(key);
     pods
 }

@@ -32,7 +32,8 @@ impl OwnOpenApi for Published {
         let gvk = |kind: &str| json!([{ "group": super::GROUP, "version": super::VERSION, "kind": kind }]);
         let mut properties = head(meta("ObjectMeta"));
         properties["timestamp"] = meta("Time");
-        properties["window"] = text("The metrics were collected within the interval [timestamp - window, timestamp].");
+        properties["window"] =
+            text("The metrics were collected within the interval [timestamp - window, timestamp].");
         let mut definitions = Vec::new();
         if self.0 == "PodMetrics" {
             let container = json!({

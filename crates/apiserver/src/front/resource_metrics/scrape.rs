@@ -52,9 +52,8 @@ impl Pair {
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Vec<(&str, Usage)>> {
         let key = (namespace.to_owned(), name.to_owned());
         let (previous, last) = (self.previous.pods.get(&key), self.last.pods.get(&key)?);
-        let usage = |(name, point)| {
-            Some((String::as_str(name), between(previous.and_then(|p| p.get(name)), point)?))
-        };
+        let usage =
+            |(name, point)| Some((String::as_str(name), between(previous.and_then(|p| p.get(name)), point)?));
         last.iter().map(usage).collect()
     }
 }

@@ -134,8 +134,7 @@ container_cpu_usage_seconds_total{container="nan",namespace="n",pod="p"} NaN
         let node = Point { time: at(9), cpu_seconds: 7.0, memory_bytes: 8192, started: None };
         assert_eq!(batch.nodes["alpha"], node);
         let containers = &batch.pods[&("n".to_owned(), "p".to_owned())];
-        let point =
-            Point { time: at(2500), cpu_seconds: 0.15, memory_bytes: 4096, started: Some(at(1500)) };
+        let point = Point { time: at(2500), cpu_seconds: 0.15, memory_bytes: 4096, started: Some(at(1500)) };
         assert_eq!(containers.iter().map(|(n, p)| (n.as_str(), *p)).collect::<Vec<_>>(), [("c", point)]);
     }
 }

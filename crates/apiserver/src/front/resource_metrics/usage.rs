@@ -44,7 +44,8 @@ pub struct Usage {
 
 /// The use between two readings. What has started since the first counts from its start.
 pub fn between(previous: Option<&Point>, last: &Point) -> Option<Usage> {
-    let same = |p: &&Point| last.started.is_none_or(|start| start <= p.time) && p.cpu_seconds <= last.cpu_seconds;
+    let same =
+        |p: &&Point| last.started.is_none_or(|start| start <= p.time) && p.cpu_seconds <= last.cpu_seconds;
     let (since, before) = match previous.filter(same) {
         Some(previous) => (previous.time, previous.cpu_seconds),
         None => (last.started?, 0.0),

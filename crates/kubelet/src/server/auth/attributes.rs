@@ -31,7 +31,8 @@ const COARSE: [(&str, &str); 6] = [
 /// Of a request for `path`.
 pub(super) fn subresources(path: &str) -> Subresources {
     let found = |table: &[(&str, &'static str)]| {
-        let is_under = |root: &str| path.strip_prefix(root).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        let is_under =
+            |root: &str| path.strip_prefix(root).is_some_and(|r| r.is_empty() || r.starts_with('/'));
         table.iter().find(|(root, _)| is_under(root)).map(|(_, subresource)| *subresource)
     };
     Subresources { fine: found(&FINE), coarse: found(&COARSE).unwrap_or("proxy") }

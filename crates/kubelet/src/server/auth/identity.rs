@@ -25,7 +25,8 @@ impl User {
     pub(in crate::server) fn certified(certificate: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let subject = certificate.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
+        let name =
+            subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
         let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned));
         let groups = organizations.chain([AUTHENTICATED.to_owned()]).collect();
         Some(Self { name, groups, ..Self::default() })
@@ -65,7 +66,10 @@ mod tests {
         params.distinguished_name.push(rcgen::DnType::OrganizationName, "ops");
         let key = rcgen::KeyPair::generate().unwrap();
         let user = User::certified(params.self_signed(&key).unwrap().der()).unwrap();
-        assert_eq!((user.name.as_str(), user.groups.join(" ").as_str()), ("jane", "ops system:authenticated"));
+        assert_eq!(
+            (user.name.as_str(), user.groups.join(" ").as_str()),
+            ("jane", "ops system:authenticated")
+        );
         let mut nameless = rcgen::CertificateParams::default();
         nameless.distinguished_name = rcgen::DistinguishedName::new();
         assert_eq!(User::certified(nameless.self_signed(&key).unwrap().der()), None);

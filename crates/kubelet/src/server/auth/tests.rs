@@ -71,7 +71,8 @@ async fn callers_are_reviewed_and_answers_kept() {
     assert_eq!(asked(), 0, "token and answer are known");
     assert_eq!(admit(None, Method::GET, "/pods", bearer("good")).await, Ok(()));
     assert_eq!(asked(), 1, "nodes/pods is enough");
-    let refused = "Forbidden (user=bot, verb=get, resource=nodes, subresource(s)=[configz proxy])\n".to_owned();
+    let refused =
+        "Forbidden (user=bot, verb=get, resource=nodes, subresource(s)=[configz proxy])\n".to_owned();
     let configz = admit(None, Method::GET, "/configz", bearer("good")).await;
     assert_eq!(configz, Err((StatusCode::FORBIDDEN, refused)));
     let refused = "Forbidden (user=bot, verb=create, resource=nodes, subresource(s)=[proxy])\n".to_owned();

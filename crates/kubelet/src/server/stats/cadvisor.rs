@@ -145,9 +145,12 @@ const SIMPLE: &[Simple] = &[
     (SHOWS, "container_spec_memory_limit_bytes", "Memory limit for the container.", |r| {
         Some(r.usage.memory_limit_bytes.unwrap_or_default() as f64)
     }),
-    (SHOWS, "container_start_time_seconds", "Start time of the container since unix epoch in seconds.", |r| {
-        Some(r.started)
-    }),
+    (
+        SHOWS,
+        "container_start_time_seconds",
+        "Start time of the container since unix epoch in seconds.",
+        |r| Some(r.started),
+    ),
     (
         SHOWS,
         "container_threads_max",
@@ -224,10 +227,7 @@ pub(in crate::server) async fn metrics(kubelet: &Arc<Shared>) -> Response<Body> 
         usage,
         network,
     };
-    let mut rows = vec![
-        of("/", &machine, Some(Path::new("/proc/self").to_owned())),
-        of(&root, &pods, None),
-    ];
+    let mut rows = vec![of("/", &machine, Some(Path::new("/proc/self").to_owned())), of(&root, &pods, None)];
     rows.extend(measured.iter().flat_map(rows_of));
     metrics_text(text(&rows, now))
 }
@@ -263,7 +263,8 @@ fn text(rows: &[Row<'_>], now: u64) -> String {
     out.gauge("cadvisor_version_info", "A metric with a constant '1' value labeled by kernel version, OS version, docker version, cadvisor version & cadvisor revision.");
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let version = env!("CARGO_PKG_VERSION");
-    let labels: Labels<'_> = &[("cadvisorVersion", version), ("dockerVersion", ""), ("kernelVersion", &kernel)];
+    let labels: Labels<'_> =
+        &[("cadvisorVersion", version), ("dockerVersion", ""), ("kernelVersion", &kernel)];
     out.sample(labels, 1.0, None);
     out.counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.");
     for row in rows {
@@ -284,8 +285,7 @@ fn text(rows: &[Row<'_>], now: u64) -> String {
     }
     out.counter("container_memory_failures_total", "Cumulative count of memory allocation failures.");
     for row in rows {
-        for (kind, value) in
-            [("pgfault", row.usage.page_faults), ("pgmajfault", row.usage.major_page_faults)]
+        for (kind, value) in [("pgfault", row.usage.page_faults), ("pgmajfault", row.usage.major_page_faults)]
         {
             out.sample(&row.labels(&[("failure_type", kind), ("scope", "hierarchy")]), value as f64, now);
         }
@@ -310,7 +310,10 @@ fn text(rows: &[Row<'_>], now: u64) -> String {
             }
         }
     }
-    out.gauge("container_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise");
+    out.gauge(
+        "container_scrape_error",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+    );
     out.sample(&[], 0.0, None);
     let (cpus, memory, swap) = machine::hardware();
     let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 /// What /metrics and the like say they are.
-pub(in crate::server) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+pub(in crate::server) const CONTENT_TYPE: &str =
+    "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
 /// A text being written.
 #[derive(Default)]

@@ -45,8 +45,13 @@ pub(super) fn usage() -> Usage {
 pub(super) fn own_process() -> (Usage, u64) {
     let stat = read("/proc/self/stat");
     // The name in parentheses may hold anything; fields are counted after it, from the third on.
-    let fields: Vec<u64> =
-        stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|f| f.parse().unwrap_or(0))
+        .collect();
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default();
     let resident: u64 = read("/proc/self/statm").split(' ').nth(1).and_then(|f| f.parse().ok()).unwrap_or(0);
     let resident = resident * rustix::param::page_size() as u64;

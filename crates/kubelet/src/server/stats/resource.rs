@@ -41,10 +41,7 @@ fn text(node: &Usage, measured: &[Measured], now: u64) -> String {
         "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
     );
     containers(&mut out, &|c| Some(cpu_seconds(c.usage.cpu_usage_ns)), now);
-    out.gauge(
-        "container_memory_working_set_bytes",
-        "[STABLE] Current working set of the container in bytes",
-    );
+    out.gauge("container_memory_working_set_bytes", "[STABLE] Current working set of the container in bytes");
     containers(&mut out, &|c| Some(c.usage.memory_working_set_bytes as f64), now);
     out.gauge(
         "container_start_time_seconds",

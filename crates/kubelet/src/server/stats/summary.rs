@@ -119,14 +119,16 @@ fn put(object: &mut Value, field: &str, value: Option<Value>) {
 }
 
 fn psi(pressure: &Pressure) -> Value {
-    let stall = |s: &knarr_runtime::spec::Stall| {
-        json!({ "total": s.total_us.saturating_mul(1000), "avg10": s.avg10, "avg60": s.avg60, "avg300": s.avg300 })
-    };
+    let stall = |s: &knarr_runtime::spec::Stall| json!({ "total": s.total_us.saturating_mul(1000), "avg10": s.avg10, "avg60": s.avg60, "avg300": s.avg300 });
     json!({ "full": stall(&pressure.full), "some": stall(&pressure.some) })
 }
 
 /// The document; with `only_cpu_and_memory` no more than that.
-pub(in crate::server) async fn summary(kubelet: &Arc<Shared>, rates: &Rates, query: &Query) -> Response<Body> {
+pub(in crate::server) async fn summary(
+    kubelet: &Arc<Shared>,
+    rates: &Rates,
+    query: &Query,
+) -> Response<Body> {
     let brief = query.is_set("only_cpu_and_memory");
     let wall = kubelet.ctx.clock.now();
     let now = Now { time: rfc3339(wall), wall, instant: kubelet.ctx.clock.instant(), rates };
@@ -164,11 +166,16 @@ fn node(kubelet: &Shared, now: &Now<'_>, brief: bool) -> Value {
         part("pods", &pods, boot, Some(memory)),
     ]);
     if !brief {
-        put(&mut node, "network", now.network(Path::new("/proc/self"), machine::default_interface().as_deref()));
+        put(
+            &mut node,
+            "network",
+            now.network(Path::new("/proc/self"), machine::default_interface().as_deref()),
+        );
         put(
             &mut node,
             "rlimit",
-            crate::node::pids().map(|(running, most)| json!({ "time": now.time, "maxpid": most, "curproc": running })),
+            crate::node::pids()
+                .map(|(running, most)| json!({ "time": now.time, "maxpid": most, "curproc": running })),
         );
     }
     node
@@ -234,11 +241,11 @@ fn places(kubelet: &Shared, measured: &Measured, pod: &Pod) -> Places {
         volumes: spec_volumes
             .filter_map(|volume| {
                 let claim = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-                let claim = claim.or_else(|| {
-                    volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name))
-                });
+                let claim = claim
+                    .or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)));
                 let claim = claim.map(|name| json!({ "name": name, "namespace": pod.namespace() }));
-                let path = plugins.iter().map(|plugin| plugin.join(&volume.name)).find(|path| path.exists())?;
+                let path =
+                    plugins.iter().map(|plugin| plugin.join(&volume.name)).find(|path| path.exists())?;
                 Some((volume.name.clone(), claim, path))
             })
             .collect(),
