@@ -192,7 +192,7 @@ mod tests {
     fn both_versions_tell_what_went_to_disks() {
         let disk = DiskIo { device: (8, 0), read_bytes: 1, write_bytes: 2, reads: 3, writes: 4 };
         let v2 = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n";
-        assert_eq!(io_v2(v2), [disk.clone()]);
+        assert_eq!(io_v2(v2), std::slice::from_ref(&disk));
         let bytes = "8:0 Read 1\n8:0 Write 2\n8:0 Sync 3\n8:0 Total 3\nTotal 3\n";
         assert_eq!(io_v1(bytes, "8:0 Read 3\n8:0 Write 4\nTotal 7\n"), [disk]);
     }
