@@ -49,6 +49,12 @@ enum Command {
     Image(commands::image::Arguments),
     /// Save, restore and check snapshots of the store
     Snapshot(commands::snapshot::Arguments),
+    /// Be an OCI runtime, for podman, containerd and whoever else calls one: `knarr runtime help`
+    Runtime {
+        /// See `knarr runtime help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Print a systemd unit that starts the cluster with the machine
     Unit(commands::unit::Arguments),
     /// Print the version
@@ -64,6 +70,7 @@ enum Command {
 fn main() -> ExitCode {
     // A shim is a process of this binary too; it must not get any further, nor become large.
     knarr_runtime::zygote_main_if_asked();
+    knarr_runtime::oci_main_if_asked();
     host::sys::heap_in_small_pages();
     let result = match Arguments::parse().command {
         Command::Up(arguments) => commands::up::run(arguments),
@@ -72,6 +79,8 @@ fn main() -> ExitCode {
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Image(arguments) => commands::image::run(arguments),
         Command::Snapshot(arguments) => commands::snapshot::run(arguments),
+        // Only with something before the word: the command line was looked for above.
+        Command::Runtime { .. } => Err(anyhow::anyhow!("`runtime` must be the first word")),
         Command::Unit(arguments) => commands::unit::run(&arguments),
         Command::Version => commands::version::run(),
         Command::Demo { tier } => demo::run(tier),

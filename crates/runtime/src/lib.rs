@@ -9,6 +9,7 @@ mod cgroup;
 mod container;
 mod daemon;
 mod error;
+mod oci;
 mod protocol;
 mod seccomp;
 mod shim;
@@ -24,6 +25,12 @@ pub use sys::ShimAware;
 /// thing in `main` of every program that opens a [`Runtime`].
 pub fn zygote_main_if_asked() {
     zygote::main_if_asked();
+}
+
+/// Becomes the OCI runtime's command line when this process was started as such (`knarr runtime`, or under the
+/// name `knarr-oci`), and never returns then.
+pub fn oci_main_if_asked() {
+    oci::main_if_asked();
 }
 
 #[cfg(test)]

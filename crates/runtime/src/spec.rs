@@ -54,6 +54,18 @@ pub struct Resources {
     pub hugepages: BTreeMap<String, u64>,
     /// cpuset.cpus.
     pub cpuset_cpus: Option<String>,
+    /// cpuset.mems.
+    #[serde(default)]
+    pub cpuset_mems: Option<String>,
+    /// Memory and swap together, in bytes, as v1 counts.
+    #[serde(default)]
+    pub memory_swap_bytes: Option<i64>,
+    /// Memory that is reclaimed last, in bytes.
+    #[serde(default)]
+    pub memory_reservation_bytes: Option<i64>,
+    /// Further files of cgroup v2 (`memory.high`) and their values; nothing on v1.
+    #[serde(default)]
+    pub unified: BTreeMap<String, String>,
 }
 
 /// One mount of a container.

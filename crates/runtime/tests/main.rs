@@ -7,6 +7,8 @@
 mod cases;
 #[path = "main/host.rs"]
 mod host;
+#[path = "main/oci.rs"]
+mod oci;
 #[path = "main/pod.rs"]
 mod pod;
 
@@ -15,6 +17,7 @@ use std::panic::AssertUnwindSafe;
 
 fn main() {
     knarr_runtime::zygote_main_if_asked();
+    knarr_runtime::oci_main_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     if let [word, dir, cgroup] = &args[..]

@@ -12,12 +12,24 @@ pub struct Rule {
     pub minor: Option<u32>,
     /// Of `rwm`.
     pub access: String,
+    /// Taken away instead of given.
+    pub deny: bool,
 }
 
 impl Rule {
     /// A rule.
     pub fn new(kind: char, major: Option<u32>, minor: Option<u32>, access: &str) -> Self {
-        Self { kind, major, minor, access: access.to_owned() }
+        Self { kind, major, minor, access: access.to_owned(), deny: false }
+    }
+
+    /// The rule that takes away what this one gives.
+    pub fn denied(self) -> Self {
+        Self { deny: true, ..self }
+    }
+
+    /// Whether the rule is about every device there is, in every way.
+    fn is_everything(&self) -> bool {
+        self.kind == 'a' && self.major.is_none() && self.minor.is_none() && access_bits(&self.access) == 7
     }
 }
 
@@ -41,7 +53,29 @@ pub fn v1_line(rule: &Rule) -> String {
     format!("{} {}:{} {}", rule.kind, number(rule.major), number(rule.minor), rule.access)
 }
 
-/// The v2 program: returns 1 when a rule covers the access, else 0.
+/// The rules from the last one on that is about everything: what came before it has no effect.
+fn effective(rules: &[Rule]) -> &[Rule] {
+    let from = rules.iter().rposition(Rule::is_everything).unwrap_or(0);
+    &rules[from..]
+}
+
+/// The writes for v1, in order: file (`devices.allow` or `devices.deny`) and line.
+pub fn v1_writes(rules: &[Rule]) -> Vec<(&'static str, String)> {
+    let mut writes = Vec::new();
+    for rule in effective(rules) {
+        if writes.is_empty() && !rule.is_everything() {
+            writes.push(("devices.deny", "a".to_owned()));
+        }
+        writes.push((if rule.deny { "devices.deny" } else { "devices.allow" }, v1_line(rule)));
+    }
+    if writes.is_empty() {
+        writes.push(("devices.deny", "a".to_owned()));
+    }
+    writes
+}
+
+/// The v2 program: returns 1 when a rule covers the access, else 0. Where something is taken away again the last
+/// rule counts that has to do with the access; a denied one has to when it shares any way of access.
 pub fn v2_program(rules: &[Rule]) -> Vec<u64> {
     let mut program = vec![
         // The context is { access << 16 | type, major, minor }, each of 32 bits.
@@ -52,7 +86,12 @@ pub fn v2_program(rules: &[Rule]) -> Vec<u64> {
         instruction(LOAD_WORD, 4, 1, 4, 0),
         instruction(LOAD_WORD, 5, 1, 8, 0),
     ];
-    for rule in rules {
+    let rules = effective(rules);
+    let any_denied = rules.iter().any(|rule| rule.deny);
+    // With nothing denied the order is no matter, and the first are the usual ones.
+    let order: Box<dyn Iterator<Item = &Rule>> =
+        if any_denied { Box::new(rules.iter().rev()) } else { Box::new(rules.iter()) };
+    for rule in order {
         // Each check jumps over the rest of its rule; the distance is filled in once the length is known.
         let mut checks: Vec<u64> = Vec::new();
         let mut jumps: Vec<usize> = Vec::new();
@@ -65,10 +104,10 @@ pub fn v2_program(rules: &[Rule]) -> Vec<u64> {
             'c' => jump_unless_equal(&mut checks, 2, 2),
             _ => {}
         }
-        let denied = !access_bits(&rule.access) & 7;
-        if denied != 0 {
+        let named = access_bits(&rule.access);
+        if named != 7 && !rule.deny {
             checks.push(instruction(MOV_REG, 6, 3, 0, 0));
-            checks.push(instruction(AND, 6, 0, 0, denied));
+            checks.push(instruction(AND, 6, 0, 0, !named & 7));
             jump_unless_equal(&mut checks, 6, 0);
         }
         if let Some(major) = rule.major {
@@ -77,13 +116,20 @@ pub fn v2_program(rules: &[Rule]) -> Vec<u64> {
         if let Some(minor) = rule.minor {
             jump_unless_equal(&mut checks, 5, minor as i32);
         }
+        let denied_ways = if rule.deny && named != 7 { Some(named) } else { None };
+        if let Some(named) = denied_ways {
+            checks.push(instruction(MOV_REG, 6, 3, 0, 0));
+            checks.push(instruction(AND, 6, 0, 0, named));
+            jumps.push(checks.len());
+            checks.push(instruction(JUMP_EQUAL, 6, 0, 0, 0));
+        }
         let length = checks.len() + 2;
         for at in jumps {
             let distance = (length - at - 1) as u64;
             checks[at] |= distance << 16;
         }
         program.append(&mut checks);
-        program.push(instruction(MOV, 0, 0, 0, 1));
+        program.push(instruction(MOV, 0, 0, 0, i32::from(!rule.deny)));
         program.push(instruction(EXIT, 0, 0, 0, 0));
         if length == 2 {
             // The rule covers everything, and the kernel refuses instructions that are never reached.
@@ -100,6 +146,7 @@ const MOV_REG: u8 = 0xbf;
 const MOV: u8 = 0xb7;
 const AND: u8 = 0x54; // 32 bits
 const SHIFT_RIGHT: u8 = 0x74; // 32 bits
+const JUMP_EQUAL: u8 = 0x15;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
@@ -144,6 +191,8 @@ mod tests {
                 SHIFT_RIGHT => registers[to] = u64::from(registers[to] as u32 >> value),
                 JUMP_NOT_EQUAL if registers[to] != u64::from(value) => at += offset as usize,
                 JUMP_NOT_EQUAL => {}
+                JUMP_EQUAL if registers[to] == u64::from(value) => at += offset as usize,
+                JUMP_EQUAL => {}
                 EXIT => return registers[0] == 1,
                 _ => panic!("unknown instruction {code:#x}"),
             }
@@ -182,6 +231,26 @@ mod tests {
         let everything = v2_program(&[Rule::new('a', None, None, "rwm"), Rule::new('b', None, None, "m")]);
         assert!(allows(&everything, BLOCK, 7, 8, 0));
         assert_eq!(everything.iter().filter(|i| **i as u8 == EXIT).count(), 1, "nothing is unreachable");
+    }
+
+    #[test]
+    fn what_is_taken_away_again_is_not_allowed_and_later_rules_count() {
+        let rule = |kind, major, minor, access: &str| Rule::new(kind, major, minor, access);
+        let rules = [
+            rule('c', Some(9), None, "rwm"),
+            rule('a', None, None, "rwm").denied(),
+            rule('c', Some(1), None, "rwm"),
+            rule('c', Some(1), Some(3), "w").denied(),
+        ];
+        let program = v2_program(&rules);
+        for (access, major, minor, expected) in
+            [(2, 1, 3, true), (4, 1, 3, false), (6, 1, 3, false), (6, 1, 5, true), (2, 9, 1, false)]
+        {
+            assert_eq!(allows(&program, 2, access, major, minor), expected, "{access} {major}:{minor}");
+        }
+        let lines: Vec<_> = v1_writes(&rules).into_iter().map(|(file, line)| format!("{file} {line}")).collect();
+        assert_eq!(lines, ["devices.deny a", "devices.allow c 1:* rwm", "devices.deny c 1:3 w"]);
+        assert!(allows(&v2_program(&[rule('a', None, None, "rwm")]), 1, 6, 8, 0));
     }
 
     #[test]

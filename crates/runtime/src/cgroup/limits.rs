@@ -2,12 +2,13 @@
 //! (Documentation/admin-guide/cgroup-v1) and v2 (Documentation/admin-guide/cgroup-v2.rst).
 
 use crate::spec::Resources;
+use std::borrow::Cow;
 
 /// One value to write.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Write {
     /// The controller whose hierarchy has the file.
-    pub controller: &'static str,
+    pub controller: Cow<'static, str>,
     /// The file.
     pub file: String,
     /// The value.
@@ -15,7 +16,7 @@ pub struct Write {
 }
 
 fn write(controller: &'static str, file: impl Into<String>, value: impl ToString) -> Write {
-    Write { controller, file: file.into(), value: value.to_string() }
+    Write { controller: controller.into(), file: file.into(), value: value.to_string() }
 }
 
 /// The writes for cgroup v1.
@@ -33,6 +34,12 @@ pub fn v1(resources: &Resources) -> Vec<Write> {
     if let Some(limit) = resources.memory_limit_bytes {
         writes.push(write("memory", "memory.limit_in_bytes", if limit <= 0 { -1 } else { limit }));
     }
+    if let Some(limit) = resources.memory_swap_bytes {
+        writes.push(write("memory", "memory.memsw.limit_in_bytes", if limit <= 0 { -1 } else { limit }));
+    }
+    if let Some(bytes) = resources.memory_reservation_bytes {
+        writes.push(write("memory", "memory.soft_limit_in_bytes", if bytes <= 0 { -1 } else { bytes }));
+    }
     if let Some(limit) = resources.pids_limit {
         writes.push(write("pids", "pids.max", max_or(limit)));
     }
@@ -41,6 +48,9 @@ pub fn v1(resources: &Resources) -> Vec<Write> {
     }
     if let Some(cpus) = &resources.cpuset_cpus {
         writes.push(write("cpuset", "cpuset.cpus", cpus));
+    }
+    if let Some(mems) = &resources.cpuset_mems {
+        writes.push(write("cpuset", "cpuset.mems", mems));
     }
     writes
 }
@@ -63,6 +73,15 @@ pub fn v2(resources: &Resources, container: bool) -> Vec<Write> {
     if let Some(limit) = resources.memory_limit_bytes {
         writes.push(write("memory", "memory.max", max_or(limit)));
     }
+    if let Some(limit) = resources.memory_swap_bytes {
+        // v2 counts swap alone.
+        let memory = resources.memory_limit_bytes.filter(|memory| *memory > 0).unwrap_or(0);
+        let swap = if limit <= 0 { "max".to_owned() } else { (limit - memory).max(0).to_string() };
+        writes.push(write("memory", "memory.swap.max", swap));
+    }
+    if let Some(bytes) = resources.memory_reservation_bytes {
+        writes.push(write("memory", "memory.low", max_or(bytes)));
+    }
     if container {
         writes.push(write("memory", "memory.oom.group", 1));
     }
@@ -74,6 +93,13 @@ pub fn v2(resources: &Resources, container: bool) -> Vec<Write> {
     }
     if let Some(cpus) = &resources.cpuset_cpus {
         writes.push(write("cpuset", "cpuset.cpus", cpus));
+    }
+    if let Some(mems) = &resources.cpuset_mems {
+        writes.push(write("cpuset", "cpuset.mems", mems));
+    }
+    for (file, value) in &resources.unified {
+        let controller = file.split('.').next().unwrap_or_default().to_owned();
+        writes.push(Write { controller: controller.into(), file: file.clone(), value: value.clone() });
     }
     writes
 }
@@ -110,6 +136,7 @@ mod tests {
             pids_limit: Some(-1),
             hugepages: [("2MB".to_owned(), 4 << 20)].into(),
             cpuset_cpus: Some("0-1".to_owned()),
+            ..Resources::default()
         };
         let show = |writes: Vec<Write>| -> Vec<String> {
             writes.into_iter().map(|w| format!("{} {}={}", w.controller, w.file, w.value)).collect()

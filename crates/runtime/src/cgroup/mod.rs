@@ -2,7 +2,7 @@
 //! and a `unified` v2 mount without them) both, because `cgroup.kill` is there.
 
 pub mod devices;
-mod limits;
+pub mod limits;
 mod usage;
 
 use crate::spec::Resources;
@@ -10,6 +10,7 @@ use crate::sys;
 use devices::Rule;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,6 +60,39 @@ impl Hierarchies {
                     }
                 }
                 _ => {}
+            }
+        }
+        found
+    }
+
+    /// The same hierarchies below these cgroups, by mount.
+    pub fn below(mut self, bases: &BTreeMap<PathBuf, String>) -> Self {
+        let base = |mount: &PathBuf| match bases.get(mount) {
+            Some(base) => mount.join(base.trim_start_matches('/')),
+            None => mount.clone(),
+        };
+        self.v1.iter_mut().for_each(|h| h.mount = base(&h.mount));
+        self.unified = self.unified.as_ref().map(base);
+        self
+    }
+
+    /// The cgroups that this process is in, by mount, from the text of `/proc/self/cgroup`; on pure v2 the one
+    /// above, since a cgroup with processes cannot hand its controllers down.
+    pub fn own(&self, text: &str) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':');
+            let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            if names.is_empty() {
+                if let Some(mount) = &self.unified {
+                    let path = Path::new(path);
+                    let path = if self.is_v2() { path.parent().unwrap_or(path) } else { path };
+                    found.insert(mount.clone(), path.display().to_string());
+                }
+            } else if let Some(h) =
+                self.v1.iter().find(|h| names.split(',').any(|name| h.controllers.iter().any(|c| c == name)))
+            {
+                found.insert(h.mount.clone(), path.to_owned());
             }
         }
         found
@@ -153,20 +187,36 @@ impl Cgroup {
     /// must not be lost unnoticed.
     pub fn apply(&self, resources: &Resources, container: bool) -> io::Result<()> {
         let v2 = self.is_v2();
-        let writes = if v2 { limits::v2(resources, container) } else { limits::v1(resources) };
+        self.write_all(if v2 { limits::v2(resources, container) } else { limits::v1(resources) })
+    }
+
+    /// As [`Cgroup::apply`], by file. A value that is refused is tried once more after the others: limits that
+    /// bound each other (memory and memory with swap, quota and period) fit in one order only.
+    pub fn write_all(&self, writes: Vec<limits::Write>) -> io::Result<()> {
+        let mut later = Vec::new();
         for write in writes {
-            let Some(file) = self.dir_of(write.controller).map(|dir| dir.join(&write.file)) else { continue };
-            match std::fs::write(&file, &write.value) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound && v2 && !self.host_has(write.controller) => {}
-                Err(error) => {
-                    let text = format!("failed to write {:?} to {}: {error}", write.value, file.display());
-                    return Err(io::Error::new(error.kind(), text));
+            match self.write(&write) {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBUSY)) => {
+                    later.push(write);
                 }
-                Ok(()) => {}
+                other => other.map_err(|error| named(error, &write))?,
             }
         }
-        Ok(())
+        later.iter().try_for_each(|write| self.write(write).map_err(|error| named(error, write)))
+    }
+
+    fn write(&self, write: &limits::Write) -> io::Result<()> {
+        let Some(file) = self.dir_of(&write.controller).map(|dir| dir.join(&write.file)) else { return Ok(()) };
+        match std::fs::write(&file, &write.value) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && self.is_v2()
+                    && !self.host_has(&write.controller) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Whether the v2 root has a controller.
@@ -183,9 +233,8 @@ impl Cgroup {
             return attach_device_program(&dir, rules);
         }
         let Some(dir) = self.dir_of("devices") else { return Ok(()) };
-        std::fs::write(dir.join("devices.deny"), "a")?;
-        for rule in rules {
-            std::fs::write(dir.join("devices.allow"), devices::v1_line(rule))?;
+        for (file, line) in devices::v1_writes(rules) {
+            std::fs::write(dir.join(file), line)?;
         }
         Ok(())
     }
@@ -206,6 +255,59 @@ impl Cgroup {
             Some(dir) => std::fs::write(dir.join("cgroup.procs"), "0"),
             None => Ok(()),
         }
+    }
+
+    /// The files through which a process that cannot open them itself joins the v1 cgroups, by writing 0.
+    pub fn v1_doors(&self) -> io::Result<Vec<OwnedFd>> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        self.v1_dirs().map(|(_, dir)| Ok(rustix::fs::open(dir.join("tasks"), flags, Mode::empty())?)).collect()
+    }
+
+    /// Stops or continues all processes.
+    pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        if self.is_v2() {
+            let Some(dir) = self.unified_dir() else { return Ok(()) };
+            std::fs::write(dir.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+            return self.wait_frozen(frozen);
+        }
+        let Some(dir) = self.dir_of("freezer") else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this host has no freezer"));
+        };
+        std::fs::write(dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })?;
+        self.wait_frozen(frozen)
+    }
+
+    fn wait_frozen(&self, frozen: bool) -> io::Result<()> {
+        for _ in 0..1000 {
+            if self.is_frozen() == frozen {
+                return Ok(());
+            }
+            pause(Duration::from_millis(1));
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the cgroup does not freeze"))
+    }
+
+    /// Whether all processes are stopped.
+    pub fn is_frozen(&self) -> bool {
+        if self.is_v2() {
+            let Some(dir) = self.unified_dir() else { return false };
+            let events = std::fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
+            return usage::field(&events, "frozen") == 1;
+        }
+        let Some(dir) = self.dir_of("freezer") else { return false };
+        std::fs::read_to_string(dir.join("freezer.state")).is_ok_and(|state| state.trim() == "FROZEN")
+    }
+
+    /// The v2 directory as a detached mount.
+    pub fn unified_tree(&self) -> io::Result<OwnedFd> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "no cgroup2 mount");
+        let dir = self.unified_dir().ok_or_else(missing)?;
+        Ok(crate::container::mounts::clone_tree(rustix::fs::CWD, &dir, false)?)
+    }
+
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.v1_dirs().map(|(_, dir)| dir).chain(self.unified_dir()).any(|dir| dir.is_dir())
     }
 
     /// The v2 directory, for clone3 with CLONE_INTO_CGROUP.
@@ -276,8 +378,13 @@ impl Cgroup {
     }
 }
 
+/// An error with the value that was refused.
+fn named(error: io::Error, write: &limits::Write) -> io::Error {
+    io::Error::new(error.kind(), format!("failed to write {:?} to {}: {error}", write.value, write.file))
+}
+
 /// A short wait for the kernel. The shim has one thread and no clock but the kernel's.
-fn pause(time: Duration) {
+pub fn pause(time: Duration) {
     let request = rustix::time::Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ };
     let _ = rustix::thread::nanosleep(&request);
 }

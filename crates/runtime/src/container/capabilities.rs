@@ -3,7 +3,7 @@
 use crate::spec::ContainerSpec;
 
 /// All of them; the position is the number.
-const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",

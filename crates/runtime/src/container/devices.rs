@@ -1,28 +1,35 @@
 //! Device nodes in a container's `/dev`, and which of them its cgroup may use.
 
+use super::mounts::{clone_tree, put};
 use super::target::{self, Shape};
 use super::{Context, Failure};
 use crate::cgroup::devices::{Rule, default_rules};
 use crate::spec::ContainerSpec;
-use rustix::fd::BorrowedFd;
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, makedev};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, makedev};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A node to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    path: PathBuf,
-    block: bool,
-    device: u64,
-    mode: u32,
-    owner: (u32, u32),
-    access: String,
+    /// Where in the container.
+    pub path: PathBuf,
+    /// A block device, else a character device.
+    pub block: bool,
+    /// Its number.
+    pub device: u64,
+    /// Permissions.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// What the cgroup allows, of `rwm`.
+    pub access: String,
 }
 
-/// The nodes of a container. Runs in the shim, where the host's devices are in sight.
-pub fn nodes_for(spec: &ContainerSpec) -> Result<Vec<Node>, Failure> {
-    let mut nodes: Vec<Node> = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)]
+/// The nodes that every container has.
+pub fn default_nodes() -> Vec<Node> {
+    [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)]
         .into_iter()
         .map(|(name, minor)| (name, makedev(1, minor)))
         .chain([("tty", makedev(5, 0))])
@@ -34,7 +41,12 @@ pub fn nodes_for(spec: &ContainerSpec) -> Result<Vec<Node>, Failure> {
             owner: (0, 0),
             access: "rwm".to_owned(),
         })
-        .collect();
+        .collect()
+}
+
+/// The nodes of a container. Runs in the shim, where the host's devices are in sight.
+pub fn nodes_for(spec: &ContainerSpec) -> Result<Vec<Node>, Failure> {
+    let mut nodes = default_nodes();
     let add = |nodes: &mut Vec<Node>, more: Vec<Node>| {
         for node in more {
             if !nodes.iter().any(|known| known.path == node.path) {
@@ -105,7 +117,18 @@ pub fn rules_for(spec: &ContainerSpec, nodes: &[Node]) -> Vec<Rule> {
 
 /// Makes the nodes and the usual links.
 pub fn make(root: BorrowedFd<'_>, nodes: &[Node]) -> Result<(), Failure> {
+    make_or_bind(root, nodes, false)
+}
+
+/// As [`make`]; `bind`: the host's nodes of the same path are mounted instead, where none can be made.
+pub fn make_or_bind(root: BorrowedFd<'_>, nodes: &[Node], bind: bool) -> Result<(), Failure> {
     for node in nodes {
+        if bind {
+            let tree = clone_tree(CWD, &node.path, false)
+                .context(|| format!("error creating device nodes: bind {}", node.path.display()))?;
+            put(root, &node.path, Shape::File, tree.as_fd())?;
+            continue;
+        }
         let what = || format!("error creating device nodes: mknod {}", node.path.display());
         let (Some(dir), Some(name)) = (node.path.parent(), node.path.file_name()) else { continue };
         let dir = target::ensure(root, dir, Shape::Directory)?;

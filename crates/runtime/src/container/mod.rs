@@ -3,14 +3,14 @@
 //! so silence is success.
 
 pub mod capabilities;
-mod cgroupfs;
-mod devices;
+pub mod cgroupfs;
+pub mod devices;
 mod exec;
 pub mod mounts;
-mod path;
-mod process;
-mod rootfs;
-mod target;
+pub mod path;
+pub mod process;
+pub mod rootfs;
+pub mod target;
 mod user;
 
 pub use devices::{Node, nodes_for, rules_for};
@@ -68,6 +68,14 @@ impl Failure {
     pub fn new(text: impl Into<String>) -> Self {
         Self(Refusal::Start(text.into()))
     }
+
+    /// What went wrong.
+    pub fn text(&self) -> String {
+        match &self.0 {
+            Refusal::Start(text) | Refusal::Other(text) => text.clone(),
+            other => format!("{other:?}"),
+        }
+    }
 }
 
 /// Adds to an error what was tried, as runc words it: `what: why`.
@@ -115,8 +123,8 @@ fn report(sync: BorrowedFd<'_>, refusal: &Refusal, master: Option<BorrowedFd<'_>
     send(sync, &bytes, master);
 }
 
-/// One message over the socket to the shim.
-fn send(sync: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) {
+/// One message over a socket, with a descriptor.
+pub fn send(sync: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();

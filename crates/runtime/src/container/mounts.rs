@@ -19,7 +19,7 @@ const NO_SUID_EXEC_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Hidden from containers: runc's and containerd's list.
-const MASKED: [&str; 12] = [
+pub const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -35,7 +35,7 @@ const MASKED: [&str; 12] = [
 ];
 
 /// Read-only in containers.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A new instance of a file system, mounted nowhere yet.
 pub fn new_filesystem(
@@ -43,9 +43,19 @@ pub fn new_filesystem(
     options: &[&str],
     attributes: MountAttrFlags,
 ) -> rustix::io::Result<OwnedFd> {
+    new_filesystem_of(kind, kind, options, attributes)
+}
+
+/// A file system on `source`, mounted nowhere yet.
+pub fn new_filesystem_of(
+    kind: &str,
+    source: &str,
+    options: &[&str],
+    attributes: MountAttrFlags,
+) -> rustix::io::Result<OwnedFd> {
     let config = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     // What mount tables show in the first place.
-    fsconfig_set_string(config.as_fd(), "source", kind)?;
+    fsconfig_set_string(config.as_fd(), "source", source)?;
     for option in options {
         match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(config.as_fd(), key, value)?,
@@ -220,16 +230,27 @@ pub fn mount_asked(
 
 /// Hides [`MASKED`] and write-protects [`READ_ONLY`], as far as they exist.
 pub fn protect(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    for path in READ_ONLY {
-        let Ok(target) = target::lookup(root, path.as_ref(), OFlags::PATH) else { continue };
+    protect_paths(root, READ_ONLY, MASKED)
+}
+
+/// Hides `masked` and write-protects `read_only`, as far as they exist.
+pub fn protect_paths(
+    root: BorrowedFd<'_>,
+    read_only: impl IntoIterator<Item = impl AsRef<Path>>,
+    masked: impl IntoIterator<Item = impl AsRef<Path>>,
+) -> Result<(), Failure> {
+    for path in read_only {
+        let path = path.as_ref();
+        let Ok(target) = target::lookup(root, path, OFlags::PATH) else { continue };
         let what = || format!("can't make {path:?} read-only");
         let tree = clone_tree(target.as_fd(), "".as_ref(), true).context(what)?;
         let attr = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), true, attr).context(what)?;
         attach(tree.as_fd(), target.as_fd()).context(what)?;
     }
-    for path in MASKED {
-        let Ok(target) = target::lookup(root, path.as_ref(), OFlags::PATH) else { continue };
+    for path in masked {
+        let path = path.as_ref();
+        let Ok(target) = target::lookup(root, path, OFlags::PATH) else { continue };
         let what = || format!("can't mask path {path:?}");
         let stat = rustix::fs::fstat(&target).context(what)?;
         let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {

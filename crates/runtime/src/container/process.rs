@@ -57,15 +57,18 @@ pub fn open_terminal(console: bool) -> Result<(OwnedFd, OwnedFd), Failure> {
 /// Applies resource limits.
 pub fn set_rlimits(limits: &[(String, u64, u64)]) -> Result<(), Failure> {
     for (name, soft, hard) in limits {
-        let known = RESOURCES.iter().find(|(known, _)| known == name);
-        let Some((_, resource)) = known else {
-            return Err(Failure::new(format!("invalid rlimit type {name:?}")));
-        };
+        let resource = resource(name)?;
         let limit = Rlimit { current: Some(*soft), maximum: Some(*hard) };
-        rustix::process::setrlimit(*resource, limit)
+        rustix::process::setrlimit(resource, limit)
             .context(|| format!("error setting rlimit type {name}"))?;
     }
     Ok(())
+}
+
+/// A resource by name.
+pub fn resource(name: &str) -> Result<Resource, Failure> {
+    let known = RESOURCES.iter().find(|(known, _)| *known == name);
+    known.map(|(_, resource)| *resource).ok_or_else(|| Failure::new(format!("invalid rlimit type {name:?}")))
 }
 
 const RESOURCES: [(&str, Resource); 15] = [
@@ -224,7 +227,8 @@ impl Program<'_> {
     }
 }
 
-fn apply_apparmor(profile: &str) -> Result<(), Failure> {
+/// Has the program run under an AppArmor profile.
+pub fn apply_apparmor(profile: &str) -> Result<(), Failure> {
     let line = format!("exec {profile}");
     let what = || format!("unable to apply apparmor profile {profile:?}");
     let lsm = Path::new("/proc/thread-self/attr/apparmor/exec");

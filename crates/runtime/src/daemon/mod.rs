@@ -17,7 +17,9 @@ use crate::spec::{
 };
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
-use names::{check_name, signal_number};
+use names::check_name;
+pub use names::signal_number;
+pub use zygote::seal;
 use sandbox::{CallError, Sandbox};
 use session::Kind;
 use std::collections::HashMap;

@@ -70,7 +70,7 @@ impl Drop for Zygote {
 /// The program in a form that nothing inside a container can write to, although containers can reach it
 /// through `/proc/<pid>/exe` of a process that is about to become theirs (CVE-2019-5736): through a read-only
 /// mount that is attached nowhere and so cannot be remounted. Where that fails a sealed copy in memory.
-fn seal(program: &Path) -> io::Result<OwnedFd> {
+pub fn seal(program: &Path) -> io::Result<OwnedFd> {
     read_only_mount(program).or_else(|_| sealed_copy(program))
 }
 

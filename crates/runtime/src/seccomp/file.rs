@@ -5,9 +5,10 @@ use super::{Action, Arch, Compare, Condition, Profile, Rule};
 use crate::container::capabilities;
 use serde::Deserialize;
 
-#[derive(Deserialize)]
+/// A profile as it is written.
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct File {
+pub struct File {
     default_action: String,
     default_errno_ret: Option<u16>,
     #[serde(default)]
@@ -15,10 +16,19 @@ struct File {
     #[serde(default)]
     arch_map: Vec<ArchMap>,
     #[serde(default)]
-    syscalls: Vec<Syscalls>,
+    syscalls: Option<Vec<Syscalls>>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    #[serde(default)]
+    flags: Vec<String>,
+    /// Socket that gets the descriptor of `SCMP_ACT_NOTIFY`.
+    #[serde(default)]
+    pub listener_path: String,
+    /// Told to the listener.
+    #[serde(default)]
+    pub listener_metadata: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ArchMap {
     architecture: String,
@@ -26,7 +36,7 @@ struct ArchMap {
     sub_architectures: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Syscalls {
     #[serde(default)]
@@ -42,7 +52,7 @@ struct Syscalls {
     excludes: Option<Filter>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Argument {
     index: u8,
@@ -52,7 +62,7 @@ struct Argument {
     op: String,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Filter {
     caps: Vec<String>,
@@ -63,6 +73,27 @@ struct Filter {
 /// The profile in `text`, for a container with these capabilities.
 pub fn parse(text: &[u8], capabilities: u64) -> Result<Profile, String> {
     let file: File = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let profile = from_file(&file, capabilities)?;
+    if profile.rules.iter().map(|rule| rule.action).chain([profile.default]).any(|a| a == Action::Notify) {
+        return Err("unsupported seccomp action \"SCMP_ACT_NOTIFY\"".to_owned());
+    }
+    Ok(profile)
+}
+
+/// `SECCOMP_FILTER_FLAG_*` that a profile asks for.
+pub fn flags(file: &File) -> Result<u32, String> {
+    file.flags.iter().try_fold(0, |sum, name| match name.as_str() {
+        // TSYNC is for programs with threads.
+        "SECCOMP_FILTER_FLAG_TSYNC" => Ok(sum),
+        "SECCOMP_FILTER_FLAG_LOG" => Ok(sum | 2),
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(sum | 4),
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => Ok(sum | 32),
+        other => Err(format!("seccomp flag {other:?} is not known")),
+    })
+}
+
+/// The profile that is written in a file, for a container with these capabilities.
+pub fn from_file(file: &File, capabilities: u64) -> Result<Profile, String> {
     let names = file.architectures.iter().map(String::as_str);
     let mapped =
         file.arch_map.iter().filter(|map| arch(&map.architecture) == Some(Arch::NATIVE)).flat_map(|map| {
@@ -75,9 +106,9 @@ pub fn parse(text: &[u8], capabilities: u64) -> Result<Profile, String> {
         }
     }
     let mut rules = Vec::new();
-    for entry in file.syscalls {
-        let includes = entry.includes.unwrap_or_default();
-        let excludes = entry.excludes.unwrap_or_default();
+    for entry in file.syscalls.iter().flatten() {
+        let includes = entry.includes.clone().unwrap_or_default();
+        let excludes = entry.excludes.clone().unwrap_or_default();
         let included = includes.caps.iter().all(|name| has(capabilities, name))
             && (includes.arches.is_empty() || includes.arches.iter().any(|name| is_native(name)))
             && includes.min_kernel.as_deref().is_none_or(kernel_is_at_least);
@@ -87,11 +118,11 @@ pub fn parse(text: &[u8], capabilities: u64) -> Result<Profile, String> {
         if !included || excluded {
             continue;
         }
-        let mut names = entry.names;
-        names.extend(entry.name);
+        let mut names = entry.names.clone();
+        names.extend(entry.name.clone());
         let action = action(&entry.action, entry.errno_ret)?;
         let conditions: Vec<Condition> =
-            entry.args.unwrap_or_default().iter().map(condition).collect::<Result<_, _>>()?;
+            entry.args.iter().flatten().map(condition).collect::<Result<_, _>>()?;
         // As runc does: several conditions on one argument are alternatives.
         let repeated = (0..6).any(|at| conditions.iter().filter(|c| c.argument == at).count() > 1);
         if repeated {
@@ -141,6 +172,8 @@ fn action(name: &str, errno: Option<u16>) -> Result<Action, String> {
         "SCMP_ACT_ALLOW" => Action::Allow,
         "SCMP_ACT_LOG" => Action::Log,
         "SCMP_ACT_ERRNO" => Action::Errno(errno.unwrap_or(libc::EPERM as u16)),
+        "SCMP_ACT_TRACE" => Action::Trace(errno.unwrap_or(libc::EPERM as u16)),
+        "SCMP_ACT_NOTIFY" => Action::Notify,
         "SCMP_ACT_TRAP" => Action::Trap,
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Action::KillThread,
         "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,

@@ -5,7 +5,7 @@ mod compile;
 mod default;
 mod file;
 
-pub use file::kernel_version;
+pub use file::{File, kernel_version};
 
 use crate::container::capabilities;
 use crate::spec::{ContainerSpec, Seccomp};
@@ -49,7 +49,10 @@ pub enum Action {
     Allow,
     Log,
     Errno(u16),
+    Trace(u16),
     Trap,
+    /// A listener decides.
+    Notify,
     KillThread,
     KillProcess,
 }
@@ -60,6 +63,8 @@ impl Action {
             Self::Allow => 0x7fff_0000,
             Self::Log => 0x7ffc_0000,
             Self::Errno(number) => 0x0005_0000 | u32::from(number),
+            Self::Trace(number) => 0x7ff0_0000 | u32::from(number),
+            Self::Notify => 0x7fc0_0000,
             Self::Trap => 0x0003_0000,
             Self::KillThread => 0,
             Self::KillProcess => 0x8000_0000,
@@ -121,6 +126,19 @@ pub fn read_profile(spec: &ContainerSpec) -> Result<Vec<u8>, String> {
     let Seccomp::Localhost(path) = &spec.seccomp else { return Ok(Vec::new()) };
     std::fs::read(path)
         .map_err(|error| format!("cannot load seccomp profile {:?}: {error}", path.display().to_string()))
+}
+
+/// The filter of a profile in a configuration: the program, its flags, and whether it needs a listener.
+pub fn filter_of(file: &File, capabilities: u64) -> Result<(Vec<SockFilter>, u32, bool), String> {
+    let profile = file::from_file(file, capabilities)?;
+    if profile.default == Action::Notify {
+        return Err("seccomp: SCMP_ACT_NOTIFY cannot be used as default action".to_owned());
+    }
+    let listens = profile.rules.iter().any(|rule| rule.action == Action::Notify);
+    if listens && file.listener_path.is_empty() {
+        return Err("seccomp: listenerPath is needed for SCMP_ACT_NOTIFY".to_owned());
+    }
+    Ok((compile::compile(&profile)?, file::flags(file)?, listens))
 }
 
 /// The filter of a container, whose profile's file has this text; empty for none.

@@ -171,7 +171,7 @@ fn civil(seconds: i64) -> (i64, i64, i64, i64, i64, i64) {
     (year, month, day, second / 3600, second / 60 % 60, second % 60)
 }
 
-fn rfc3339((seconds, nanos): Time) -> String {
+pub fn rfc3339((seconds, nanos): Time) -> String {
     let (year, month, day, hour, minute, second) = civil(seconds);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
 }

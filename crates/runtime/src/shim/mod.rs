@@ -8,6 +8,9 @@ mod requests;
 mod sandbox;
 mod start;
 
+pub use log::rfc3339;
+pub use sandbox::set_sysctls;
+
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::protocol::{
     Answer, Message, Op, RECORD, Receiver, Record, Refusal, Request, SOCKET, Sender, Setup, VERSION,
@@ -396,7 +399,8 @@ fn listen(dir: &Path) -> io::Result<OwnedFd> {
 }
 
 /// The time. The shim is no part of a control plane and has no other clock than the kernel's.
-fn now() -> Time {
+/// The time of day: seconds and nanoseconds since 1970.
+pub fn now() -> Time {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     (time.tv_sec, time.tv_nsec as u32)
 }

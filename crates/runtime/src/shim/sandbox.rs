@@ -5,12 +5,12 @@
 use crate::container::mounts::{attach, new_filesystem};
 use crate::container::{Context, Failure};
 use crate::protocol::Setup;
-use crate::spec::SandboxSpec;
 use crate::sys::{self, Forked, MountAttr};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::Signal;
+use std::collections::BTreeMap;
 
 /// Size of the pod's shared memory, as containerd's.
 const SHM_OPTIONS: [&str; 2] = ["mode=1777", "size=65536k"];
@@ -54,7 +54,7 @@ pub fn make(setup: &Setup) -> Result<Namespaces, Failure> {
         }
         sys::loopback_up().context(|| "bring up loopback")?;
     }
-    set_sysctls(spec)?;
+    set_sysctls(&spec.sysctls)?;
 
     sys::unshare(libc::CLONE_NEWNS).context(|| "unshare mount namespace")?;
     let made = make_mounts(setup);
@@ -127,8 +127,8 @@ fn make_pid_namespace(pod_mounts: &OwnedFd) -> Result<(OwnedFd, i32), Failure> {
 }
 
 /// Sets namespaced sysctls, with dots or slashes between the parts of their names.
-fn set_sysctls(spec: &SandboxSpec) -> Result<(), Failure> {
-    for (name, value) in &spec.sysctls {
+pub fn set_sysctls(sysctls: &BTreeMap<String, String>) -> Result<(), Failure> {
+    for (name, value) in sysctls {
         if name.split(['.', '/']).any(|part| part.is_empty() || part == "..") {
             return Err(Failure::new(format!("invalid sysctl {name:?}")));
         }

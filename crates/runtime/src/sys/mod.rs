@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 mod allocator;
+pub mod oci;
 
 pub use allocator::ShimAware;
 
@@ -263,6 +264,16 @@ pub fn set_ids(groups: &[u32], gid: u32, uid: u32) -> io::Result<()> {
     // SAFETY: the raw system calls act on this thread, which is the only one; the slice outlives the call.
     unsafe {
         check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
+    }
+    Ok(())
+}
+
+/// setresgid and setresuid alone, where supplementary groups may not be set.
+pub fn set_ids_alone(gid: u32, uid: u32) -> io::Result<()> {
+    // SAFETY: the raw system calls act on this thread, which is the only one.
+    unsafe {
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
     }

@@ -18,7 +18,12 @@ macro_rules! cases {
     };
 }
 
+use crate::oci::{oci_configuration_holds, oci_life_of_a_container, oci_user_namespace_and_hooks};
+
 cases![
+    oci_life_of_a_container,
+    oci_configuration_holds,
+    oci_user_namespace_and_hooks,
     a_container_runs_and_its_output_and_exit_code_are_kept,
     a_killed_daemon_loses_neither_containers_nor_log_lines,
     a_sandbox_has_namespaces_of_its_own,
