@@ -248,7 +248,8 @@ mod tests {
         {
             assert_eq!(allows(&program, 2, access, major, minor), expected, "{access} {major}:{minor}");
         }
-        let lines: Vec<_> = v1_writes(&rules).into_iter().map(|(file, line)| format!("{file} {line}")).collect();
+        let lines: Vec<_> =
+            v1_writes(&rules).into_iter().map(|(file, line)| format!("{file} {line}")).collect();
         assert_eq!(lines, ["devices.deny a", "devices.allow c 1:* rwm", "devices.deny c 1:3 w"]);
         assert!(allows(&v2_program(&[rule('a', None, None, "rwm")]), 1, 6, 8, 0));
     }

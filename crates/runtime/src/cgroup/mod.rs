@@ -82,7 +82,9 @@ impl Hierarchies {
         let mut found = BTreeMap::new();
         for line in text.lines() {
             let mut fields = line.splitn(3, ':');
-            let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+            let (Some(_), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+                continue;
+            };
             if names.is_empty() {
                 if let Some(mount) = &self.unified {
                     let path = Path::new(path);
@@ -206,7 +208,9 @@ impl Cgroup {
     }
 
     fn write(&self, write: &limits::Write) -> io::Result<()> {
-        let Some(file) = self.dir_of(&write.controller).map(|dir| dir.join(&write.file)) else { return Ok(()) };
+        let Some(file) = self.dir_of(&write.controller).map(|dir| dir.join(&write.file)) else {
+            return Ok(());
+        };
         match std::fs::write(&file, &write.value) {
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -260,7 +264,9 @@ impl Cgroup {
     /// The files through which a process that cannot open them itself joins the v1 cgroups, by writing 0.
     pub fn v1_doors(&self) -> io::Result<Vec<OwnedFd>> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        self.v1_dirs().map(|(_, dir)| Ok(rustix::fs::open(dir.join("tasks"), flags, Mode::empty())?)).collect()
+        self.v1_dirs()
+            .map(|(_, dir)| Ok(rustix::fs::open(dir.join("tasks"), flags, Mode::empty())?))
+            .collect()
     }
 
     /// Stops or continues all processes.

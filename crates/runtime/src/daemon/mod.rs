@@ -19,7 +19,6 @@ use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use names::check_name;
 pub use names::signal_number;
-pub use zygote::seal;
 use sandbox::{CallError, Sandbox};
 use session::Kind;
 use std::collections::HashMap;
@@ -31,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use zygote::Zygote;
+pub use zygote::seal;
 
 /// How long a shim may take to say who it is, to make its sandbox, or to end.
 const SHIM_PATIENCE: Duration = Duration::from_secs(20);

@@ -40,7 +40,9 @@ impl Given {
 }
 
 fn find(list: &'static [&'static str], name: &str) -> Option<&'static str> {
-    list.iter().find(|names| names.split('|').any(|one| one == name)).and_then(|names| names.split('|').next())
+    list.iter()
+        .find(|names| names.split('|').any(|one| one == name))
+        .and_then(|names| names.split('|').next())
 }
 
 /// Takes flags and words apart.
@@ -48,7 +50,8 @@ pub fn parse(args: &[String], known: &Known) -> Result<Given, Failure> {
     let mut given = Given::default();
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
-        let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|_| arg != "-") else {
+        let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|_| arg != "-")
+        else {
             given.words.push(arg.clone());
             break;
         };

@@ -280,7 +280,11 @@ pub fn update(container: &Container, given: &Given) -> Result<(), Failure> {
     let _lock = container.lock()?;
     let mut limits = Resources::default();
     if let Some(path) = given.value("resources") {
-        let text = if path == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
+        let text = if path == "-" {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(path)
+        };
         let text = text.context(|| format!("read resources {path}"))?;
         limits = serde_json::from_str(&text).map_err(|error| Failure::new(format!("resources: {error}")))?;
     } else {
@@ -317,7 +321,10 @@ pub fn update(container: &Container, given: &Given) -> Result<(), Failure> {
     if limits.memory.check_before_update == Some(true)
         && limits.memory.limit.is_some_and(|limit| limit > 0 && (limit as u64) < usage)
     {
-        return Err(Failure::new(format!("rejecting memory limit {:?} < usage {usage}", limits.memory.limit)));
+        return Err(Failure::new(format!(
+            "rejecting memory limit {:?} < usage {usage}",
+            limits.memory.limit
+        )));
     }
     cgroup.write_all(resources::writes(&limits, cgroup.is_v2())?).context(|| "failed to update")
 }
@@ -333,7 +340,9 @@ fn size(text: &str) -> Result<i64, Failure> {
         _ => (lower, 0),
     };
     let number: Option<i64> = digits.parse().ok();
-    number.and_then(|n| n.checked_mul(1 << shift)).ok_or_else(|| Failure::new(format!("invalid size: '{text}'")))
+    number
+        .and_then(|n| n.checked_mul(1 << shift))
+        .ok_or_else(|| Failure::new(format!("invalid size: '{text}'")))
 }
 
 /// `exec`.
@@ -341,7 +350,9 @@ pub fn exec(container: &Container, given: &Given) -> Result<i32, Failure> {
     match container.status() {
         "running" | "created" => {}
         "paused" if given.is_set("ignore-paused") => {}
-        "paused" => return Err(Failure::new("cannot exec in a paused container (use --ignore-paused to override)")),
+        "paused" => {
+            return Err(Failure::new("cannot exec in a paused container (use --ignore-paused to override)"));
+        }
         _ => return Err(Failure::new("cannot exec in a stopped container")),
     }
     let config = container.config()?;
@@ -400,7 +411,8 @@ fn process_of(config: &Config, given: &Given) -> Result<Process, Failure> {
     if given.is_set("no-new-privs") {
         process.no_new_privileges = true;
     }
-    let id = |text: &str| text.parse::<u32>().map_err(|_| Failure::new(format!("invalid user or group {text:?}")));
+    let id =
+        |text: &str| text.parse::<u32>().map_err(|_| Failure::new(format!("invalid user or group {text:?}")));
     if let Some(user) = given.value("user") {
         let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
         process.user.uid = id(uid)?;

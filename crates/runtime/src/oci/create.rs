@@ -35,8 +35,8 @@ pub struct Options {
 
 /// Makes the container; it waits for `start` afterwards.
 pub fn create(options: Options) -> Result<Container, Failure> {
-    let bundle = std::fs::canonicalize(&options.bundle)
-        .context(|| format!("bundle {}", options.bundle.display()))?;
+    let bundle =
+        std::fs::canonicalize(&options.bundle).context(|| format!("bundle {}", options.bundle.display()))?;
     let file = bundle.join("config.json");
     let text = std::fs::read(&file).context(|| format!("open {}", file.display()))?;
     let config = state::parse_config(&text)?;
@@ -50,7 +50,9 @@ pub fn create(options: Options) -> Result<Container, Failure> {
         (None, own) => own,
     };
     if terminal && console.is_none() {
-        return Err(Failure::new("cannot allocate tty if the runtime will detach without setting console socket"));
+        return Err(Failure::new(
+            "cannot allocate tty if the runtime will detach without setting console socket",
+        ));
     }
     let root_path = config.root.as_ref().map_or("rootfs", |root| root.path.as_str());
     let rootfs = bundle.join(root_path);
@@ -356,7 +358,9 @@ fn check_sysctl(config: &Config, name: &str) -> Result<(), Failure> {
     };
     match config.namespace(kind) {
         Some(_) => Ok(()),
-        None => Err(Failure::new(format!("sysctl {name:?} is not allowed as it is not in a private namespace"))),
+        None => {
+            Err(Failure::new(format!("sysctl {name:?} is not allowed as it is not in a private namespace")))
+        }
     }
 }
 

@@ -24,7 +24,12 @@ pub struct Options {
 }
 
 /// Runs `process` in the container: its PID, once its program runs.
-pub fn exec(container: &Container, config: &Config, process: &Process, options: Options) -> Result<i32, Failure> {
+pub fn exec(
+    container: &Container,
+    config: &Config,
+    process: &Process,
+    options: Options,
+) -> Result<i32, Failure> {
     let init = container.record.pid;
     let number = Pid::from_raw(init).ok_or_else(|| Failure::new("cannot exec in a stopped container"))?;
     let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())

@@ -8,17 +8,54 @@ use serde_json::{Value, json};
 pub const VERSION: &str = "1.2.0";
 
 const OPTIONS: &[&str] = &[
-    "async", "bind", "defaults", "dev", "diratime", "exec", "idmap", "noatime", "nodev", "nodiratime",
-    "noexec", "norelatime", "nosuid", "nosymfollow", "private", "rbind", "rdev", "rdiratime",
-    "relatime", "rexec", "ridmap", "rnoatime", "rnodev", "rnodiratime", "rnoexec", "rnosuid", "rnosymfollow",
-    "ro", "rprivate", "rro", "rrw", "rshared", "rslave", "rsuid", "rsymfollow", "runbindable", "rw", "shared",
-    "slave", "strictatime", "suid", "symfollow", "tmpcopyup",
+    "async",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "exec",
+    "idmap",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "norelatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "tmpcopyup",
 ];
 
 /// The document.
 pub fn document() -> Value {
-    let capabilities: Vec<String> =
-        capabilities::NAMES.iter().map(|name| format!("CAP_{name}")).collect();
+    let capabilities: Vec<String> = capabilities::NAMES.iter().map(|name| format!("CAP_{name}")).collect();
     let mut namespaces: Vec<&str> = KINDS.iter().map(|(kind, ..)| *kind).collect();
     namespaces.sort_unstable();
     json!({
@@ -66,9 +103,7 @@ pub fn document() -> Value {
 /// A bundle's configuration to begin with, as `spec` writes it.
 pub fn default_config() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": source, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
     json!({
         "ociVersion": VERSION,
         "process": {

@@ -87,7 +87,10 @@ mod tests {
             bundle: "/b",
             annotations: &none,
         };
-        let good = hook(r#"test "$A" = 1 && test -z "$HOME" && grep -q '"id":"c1","status":"created","pid":7'"#, None);
+        let good = hook(
+            r#"test "$A" = 1 && test -z "$HOME" && grep -q '"id":"c1","status":"created","pid":7'"#,
+            None,
+        );
         run("prestart", &[good], &state).unwrap();
         let failed = run("prestart", &[hook("echo why >&2; exit 3", None)], &state).unwrap_err().text();
         assert_eq!(failed, "error running prestart hook #0: exit status 3, stdout/stderr: why");

@@ -101,7 +101,9 @@ fn start(
     }
     launch.namespaces.enter(config)?;
     if in_user_namespace {
-        sys::set_ids(&[], 0, 0).or_else(|_| sys::set_ids_alone(0, 0)).context(|| "become root of the user namespace")?;
+        sys::set_ids(&[], 0, 0)
+            .or_else(|_| sys::set_ids_alone(0, 0))
+            .context(|| "become root of the user namespace")?;
     }
     if launch.new_keyring {
         // Kernels and sandboxes without keyrings, and full quotas, are no reason not to run.
@@ -198,5 +200,8 @@ fn set_names(config: &Config) -> Result<(), Failure> {
 
 /// Whether a mount covers `/dev` with a directory of the host's, whose devices are then the container's.
 pub fn host_dev(config: &Config) -> bool {
-    config.mounts.iter().any(|m| Path::new(&m.destination) == Path::new("/dev") && mounts::options(m).bind.is_some())
+    config
+        .mounts
+        .iter()
+        .any(|m| Path::new(&m.destination) == Path::new("/dev") && mounts::options(m).bind.is_some())
 }

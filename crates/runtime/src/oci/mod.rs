@@ -97,8 +97,19 @@ const COMMANDS: [(&str, Known); 17] = [
         "exec",
         Known {
             valued: &[
-                "process|p", "pid-file", "console-socket", "cwd", "env|e", "user|u", "additional-gids|g",
-                "process-label", "apparmor", "cap|c", "preserve-fds", "cgroup", "pidfd-socket",
+                "process|p",
+                "pid-file",
+                "console-socket",
+                "cwd",
+                "env|e",
+                "user|u",
+                "additional-gids|g",
+                "process-label",
+                "apparmor",
+                "cap|c",
+                "preserve-fds",
+                "cgroup",
+                "pidfd-socket",
             ],
             plain: &["tty|t", "detach|d", "no-new-privs", "no-subreaper", "ignore-paused"],
         },
@@ -111,9 +122,24 @@ const COMMANDS: [(&str, Known); 17] = [
         "update",
         Known {
             valued: &[
-                "resources|r", "blkio-weight", "cpu-period", "cpu-quota", "cpu-burst", "cpu-share", "cpu-rt-period",
-                "cpu-rt-runtime", "cpuset-cpus", "cpuset-mems", "cpu-idle", "memory", "memory-reservation",
-                "memory-swap", "kernel-memory", "kernel-memory-tcp", "pids-limit", "l3-cache-schema",
+                "resources|r",
+                "blkio-weight",
+                "cpu-period",
+                "cpu-quota",
+                "cpu-burst",
+                "cpu-share",
+                "cpu-rt-period",
+                "cpu-rt-runtime",
+                "cpuset-cpus",
+                "cpuset-mems",
+                "cpu-idle",
+                "memory",
+                "memory-reservation",
+                "memory-swap",
+                "kernel-memory",
+                "kernel-memory-tcp",
+                "pids-limit",
+                "l3-cache-schema",
                 "mem-bw-schema",
             ],
             plain: &[],
@@ -165,7 +191,11 @@ fn complain(globals: Option<&Globals>, failure: &Failure) -> i32 {
 
 fn dispatch(globals: &Globals, before: &Given) -> Result<i32, Failure> {
     if before.is_set("version") {
-        return say(&format!("{PROGRAM} version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), features::VERSION));
+        return say(&format!(
+            "{PROGRAM} version {}\nspec: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            features::VERSION
+        ));
     }
     let Some((command, rest)) = before.words.split_first() else { return usage() };
     if before.is_set("help") || command == "help" {
@@ -179,7 +209,8 @@ fn dispatch(globals: &Globals, before: &Given) -> Result<i32, Failure> {
     match *name {
         "create" => {
             seal::seal().context(|| "run from a sealed copy")?;
-            create::create(commands::creation(globals, &given)?).map_err(|failure| prefixed("create", &failure))?;
+            create::create(commands::creation(globals, &given)?)
+                .map_err(|failure| prefixed("create", &failure))?;
         }
         "run" => {
             seal::seal().context(|| "run from a sealed copy")?;

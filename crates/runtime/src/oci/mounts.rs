@@ -85,8 +85,8 @@ pub fn options(mount: &Mount) -> Options {
             "tmpcopyup" => found.copy_up = true,
             "idmap" => found.id_map = Some(false),
             "ridmap" => found.id_map = Some(true),
-            "defaults" | "async" | "sync" | "dirsync" | "mand" | "nomand" | "lazytime" | "nolazytime" | "loud"
-            | "silent" | "acl" | "iversion" | "noiversion" | "remount" => {}
+            "defaults" | "async" | "sync" | "dirsync" | "mand" | "nomand" | "lazytime" | "nolazytime"
+            | "loud" | "silent" | "acl" | "iversion" | "noiversion" | "remount" => {}
             _ => {
                 let recursive = word.strip_prefix('r').filter(|_| word != "relatime");
                 if let Some((_, set, clear)) = attribute(word) {
@@ -204,8 +204,7 @@ pub fn map_ids(
     recursive: bool,
 ) -> std::io::Result<()> {
     let namespace = user_namespace(uids, gids)?;
-    let attr =
-        MountAttr { set: IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
+    let attr = MountAttr { set: IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
     sys::mount_setattr(tree, recursive, attr)
 }
 
@@ -279,7 +278,10 @@ pub fn mount_all(
                 let target = target::ensure(root, destination, Shape::Directory)?;
                 // What lies below, before it is covered.
                 let below = if options.copy_up {
-                    Some(target::lookup(root, destination, OFlags::RDONLY | OFlags::DIRECTORY).context(what)?)
+                    Some(
+                        target::lookup(root, destination, OFlags::RDONLY | OFlags::DIRECTORY)
+                            .context(what)?,
+                    )
                 } else {
                     None
                 };
@@ -288,7 +290,11 @@ pub fn mount_all(
                 if let Some(below) = below {
                     copy_tree(&fd_path(below.as_fd()), &fd_path(made.as_fd()), 0).context(what)?;
                 }
-                let late = Options { set: if options.copy_up { options.set & RDONLY } else { 0 }, clear: 0, ..options };
+                let late = Options {
+                    set: if options.copy_up { options.set & RDONLY } else { 0 },
+                    clear: 0,
+                    ..options
+                };
                 set_attributes(made.as_fd(), &late).context(what)?;
             }
         }

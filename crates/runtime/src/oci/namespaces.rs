@@ -87,10 +87,13 @@ pub fn enter(config: &Config) -> Result<(u64, Joined, Back), Failure> {
             "mount" => joined.mount = Some(namespace),
             _ => {
                 // For PID and time the file of the children's namespace is the one to return to.
-                let file = if matches!(kind, "pid" | "time") { format!("{file}_for_children") } else { file.to_owned() };
+                let file = if matches!(kind, "pid" | "time") {
+                    format!("{file}_for_children")
+                } else {
+                    file.to_owned()
+                };
                 let own = open(&format!("/proc/self/ns/{file}")).context(what)?;
-                sys::setns(&namespace, flag)
-                    .context(|| format!("failed to join {kind} namespace {path}"))?;
+                sys::setns(&namespace, flag).context(|| format!("failed to join {kind} namespace {path}"))?;
                 back.0.push((own, flag));
             }
         }
@@ -105,7 +108,8 @@ fn make_time(config: &Config, back: &mut Back) -> Result<(), Failure> {
     back.0.push((own, CLONE_NEWTIME));
     for (clock, offset) in &config.linux.time_offsets {
         let line = format!("{clock} {} {}", offset.secs, offset.nanosecs);
-        std::fs::write("/proc/self/timens_offsets", line).context(|| format!("set time offset of {clock}"))?;
+        std::fs::write("/proc/self/timens_offsets", line)
+            .context(|| format!("set time offset of {clock}"))?;
     }
     Ok(())
 }

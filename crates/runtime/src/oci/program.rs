@@ -195,7 +195,8 @@ struct Sets {
 impl Sets {
     fn of(wanted: Option<&Capabilities>) -> Self {
         // A name that is not known is passed over, as runc does since 1.1.
-        let bits = |names: &[String]| names.iter().filter_map(|name| capabilities::bit(name)).fold(0, |a, b| a | b);
+        let bits =
+            |names: &[String]| names.iter().filter_map(|name| capabilities::bit(name)).fold(0, |a, b| a | b);
         let own = rustix::thread::capabilities(None).map_or(0, |sets| sets.permitted.bits());
         match wanted {
             None => Self { bounding: own, effective: own, inheritable: 0, permitted: own, ambient: 0 },

@@ -111,7 +111,9 @@ fn more_v2(resources: &Resources, writes: &mut Vec<Write>) -> Result<(), Failure
         let weight = 1 + (u64::from(weight).saturating_sub(10)) * 9999 / 990;
         add("io", "io.weight", format!("default {weight}"));
     }
-    for (file, key) in [("read_bps", "rbps"), ("write_bps", "wbps"), ("read_iops", "riops"), ("write_iops", "wiops")] {
+    for (file, key) in
+        [("read_bps", "rbps"), ("write_bps", "wbps"), ("read_iops", "riops"), ("write_iops", "wiops")]
+    {
         for device in throttles(io).into_iter().filter(|(name, _)| *name == file).flat_map(|(_, list)| list) {
             add("io", "io.max", format!("{}:{} {key}={}", device.major, device.minor, device.rate));
         }
@@ -119,7 +121,9 @@ fn more_v2(resources: &Resources, writes: &mut Vec<Write>) -> Result<(), Failure
     rdma(resources, add);
     for (file, value) in &resources.unified {
         if file.contains('/') || !file.contains('.') {
-            return Err(Failure::new(format!("unified resource {file:?} must be a file name without any slashes")));
+            return Err(Failure::new(format!(
+                "unified resource {file:?} must be a file name without any slashes"
+            )));
         }
         let controller = file.split('.').next().unwrap_or_default().to_owned();
         for line in value.split('\n') {

@@ -76,8 +76,8 @@ impl Container {
             return Err(gone());
         }
         let text = std::fs::read(dir.join(RECORD)).map_err(|_| gone())?;
-        let record =
-            serde_json::from_slice(&text).map_err(|e| Failure::new(format!("state of container {id}: {e}")))?;
+        let record = serde_json::from_slice(&text)
+            .map_err(|e| Failure::new(format!("state of container {id}: {e}")))?;
         Ok(Self { dir, record })
     }
 
@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn ids_that_would_leave_the_state_directory_are_refused() {
-        for (id, good) in [("web-1.2_3+x", true), ("", false), ("..", false), ("a/b", false), ("a b", false)] {
+        for (id, good) in [("web-1.2_3+x", true), ("", false), ("..", false), ("a/b", false), ("a b", false)]
+        {
             assert_eq!(check_id(id).is_ok(), good, "{id:?}");
         }
     }

@@ -83,7 +83,9 @@ pub fn attend(pid: i32, master: Option<OwnedFd>, signals: &OwnedFd) -> Result<i3
         if let (Some(true), Some(master)) = (ready.get(2), &master) {
             input_open = copy(input, master.as_fd());
         }
-        if ready[0] && let Some(code) = take_signals(pid, signals, master.as_ref()) {
+        if ready[0]
+            && let Some(code) = take_signals(pid, signals, master.as_ref())
+        {
             if let Some(master) = master.as_ref().filter(|_| output_open) {
                 // What is still on its way.
                 let _ = rustix::io::ioctl_fionbio(master, true);

@@ -62,7 +62,13 @@ pub fn raise_ambient(capability: u32) -> io::Result<()> {
     // SAFETY: prctl with integers.
     check(
         unsafe {
-            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(capability), 0, 0)
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                libc::c_ulong::from(capability),
+                0,
+                0,
+            )
         }
         .into(),
     )

@@ -98,7 +98,10 @@ pub async fn oci_life_of_a_container(test: &Test) {
     assert_eq!(oci.status(), "running");
     assert!(oci.bad(&["start", "c1"]).contains("already running"));
     assert!(oci.bad(&["delete", "c1"]).contains("not stopped"));
-    assert_eq!(oci.good(&["exec", "c1", "sh", "-c", "echo $$ is not 1; exit 0"]).trim().len(), "7 is not 1".len());
+    assert_eq!(
+        oci.good(&["exec", "c1", "sh", "-c", "echo $$ is not 1; exit 0"]).trim().len(),
+        "7 is not 1".len()
+    );
     let failed = oci.run(&["exec", "c1", "sh", "-c", "exit 7"]);
     assert_eq!(failed.status.code(), Some(7));
     assert!(oci.bad(&["exec", "c1", "nothing"]).contains("executable file not found in $PATH"));
@@ -162,13 +165,18 @@ pub async fn oci_user_namespace_and_hooks(test: &Test) {
     mounts.push(json!({ "destination": "/v", "source": volume, "options": ["bind", "idmap"],
         "uidMappings": mapping, "gidMappings": mapping }));
     oci.config["root"]["readonly"] = json!(false);
-    oci.script("id; cat /proc/self/uid_map; stat -c %u:%g /v/f; cat /v/f; echo inside > /v/g; echo x > /dev/null");
+    oci.script(
+        "id; cat /proc/self/uid_map; stat -c %u:%g /v/f; cat /v/f; echo inside > /v/g; echo x > /dev/null",
+    );
     for dir in ["v", "proc", "sys", "dev"] {
         std::fs::create_dir_all(oci.bundle.join("rootfs").join(dir)).unwrap();
     }
     let (code, text) = oci.foreground();
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("uid=0") && text.contains("100000") && text.contains("0:0\nfrom the host"), "{text}");
+    assert!(
+        text.contains("uid=0") && text.contains("100000") && text.contains("0:0\nfrom the host"),
+        "{text}"
+    );
     let made = std::fs::metadata(volume.join("g")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0, "an ID-mapped file is root's on the host");
 
