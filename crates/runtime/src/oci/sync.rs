@@ -38,7 +38,9 @@ impl Sync {
         let mut bytes = [0; 8 * 1024];
         loop {
             match rustix::net::recv(self.0.as_fd(), &mut bytes, RecvFlags::empty()) {
-                Err(rustix::io::Errno::INTR) => {}
+                // A peer that ended without having read everything resets the connection, once; what it said before
+                // is still there.
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
                 Err(_) => return Vec::new(),
                 Ok((count, _)) => return bytes[..count].to_vec(),
             }
@@ -98,7 +100,10 @@ mod tests {
         }
         near.go(77);
         assert_eq!(far.wait().unwrap(), 77);
+        near.go(78);
+        far.say(&Word::Failed("last words".to_owned()));
         drop(far);
+        assert_eq!(near.listen(), Word::Failed("last words".to_owned()));
         assert_eq!(near.listen(), Word::Closed);
     }
 }
