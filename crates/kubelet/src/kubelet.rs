@@ -2,10 +2,10 @@
 
 use crate::config::{KubeletConfig, KubeletError};
 use crate::eviction::Eviction;
+use crate::image::Records;
 use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::book::Book;
-use crate::pod::pulls::Pulls;
 use crate::pod::static_pods::Mirrors;
 use crate::pod::worker::Msg;
 use crate::volume::claim::Claims;
@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) objects: Objects,
     pub(crate) tokens: Tokens,
     /// Who may use the images that are here.
-    pub(crate) pulls: Pulls,
+    pub(crate) pulls: Records,
     pub(crate) claims: Claims,
     /// One image volume is mounted at a time.
     pub(crate) image_volumes: tokio::sync::Mutex<()>,
@@ -166,7 +166,7 @@ impl Kubelet {
                 .is_ok_and(|b| b.starts_with(b"Y")),
             objects,
             tokens: Tokens::default(),
-            pulls: Pulls::read(&config.root_dir),
+            pulls: Records::read(&config.root_dir, &config.images),
             claims: Claims::default(),
             image_volumes: tokio::sync::Mutex::default(),
             mirrors: Mirrors::default(),

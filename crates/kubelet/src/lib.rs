@@ -5,6 +5,7 @@
 mod config;
 mod container;
 mod eviction;
+mod image;
 mod kubelet;
 mod metrics;
 mod network;

@@ -36,6 +36,8 @@ impl What {
 /// What is in a ConfigMap or Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Data {
+    /// The object's UID.
+    pub(crate) uid: String,
     /// By key; text and binary data alike.
     pub(crate) data: BTreeMap<String, Vec<u8>>,
 }
@@ -158,11 +160,12 @@ impl Followed {
                 let mut data: BTreeMap<String, Vec<u8>> =
                     map.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
                 data.extend(map.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)));
-                Some(Data { data })
+                Some(Data { uid: map.metadata.uid.unwrap_or_default(), data })
             }
             What::Secret => {
                 let secret = Secret::decode(json).ok()?;
                 Some(Data {
+                    uid: secret.metadata.uid.unwrap_or_default(),
                     data: secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect(),
                 })
             }

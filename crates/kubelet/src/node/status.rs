@@ -17,6 +17,8 @@ const DECLARED_FEATURES: [&str; 4] = [
 
 /// Images listed in a node's status at most.
 const MOST_IMAGES: usize = 50;
+/// Names of an image in the status at most, as upstream.
+const MOST_NAMES: usize = 5;
 
 /// The labels every node has, and the configured ones.
 pub(super) fn labels(config: &KubeletConfig) -> Value {
@@ -88,7 +90,8 @@ fn images(kubelet: &Shared) -> Value {
     let mut images = kubelet.config.images.list();
     images.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
     let entry = |image: &knarr_image::Image| {
-        let names: Vec<&String> = image.repo_digests.iter().chain(&image.repo_tags).collect();
+        let names: Vec<&String> =
+            image.repo_digests.iter().chain(&image.repo_tags).take(MOST_NAMES).collect();
         json!({ "names": names, "sizeBytes": image.size_bytes })
     };
     images.iter().take(MOST_IMAGES).map(entry).collect()

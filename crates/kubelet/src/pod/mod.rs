@@ -9,7 +9,6 @@ pub(crate) mod model;
 pub(crate) mod phase;
 mod plan;
 pub(crate) mod predicates;
-pub(crate) mod pulls;
 mod report;
 pub(crate) mod resize;
 pub(crate) mod setup;

@@ -3,20 +3,15 @@
 use super::worker::Msg;
 use crate::container::image_volume;
 use crate::container::spec::{self, Making};
+use crate::image::ensure;
 use crate::kubelet::{Entry, Shared};
-use crate::objects::What;
-use crate::pod::pulls::Source;
 use crate::pod::sizes::Size;
-use crate::util::{Def, about, go_duration};
+use crate::util::{Def, about};
 use crate::volume::Prepared;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
-use knarr_client::ObjectRef;
-use knarr_image::{Auth, Image, Reference};
+use knarr_image::Image;
 use knarr_runtime::RuntimeError;
-use serde_json::Value;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -193,154 +188,4 @@ async fn image_volumes(kubelet: &Arc<Shared>, start: &Start) -> Result<(), Failu
         })?;
     }
     Ok(())
-}
-
-async fn ensure(
-    kubelet: &Arc<Shared>,
-    pod: &Pod,
-    about: &ObjectRef,
-    name: &str,
-    policy: &str,
-) -> Result<Image, Failure> {
-    let recorder = &kubelet.recorder;
-    let parsed = match Reference::parse(name) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let message = format!(
-                "Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": {error}"
-            );
-            recorder.warning(about, "InspectFailed", message.clone());
-            return Err(Failure::Before("InvalidImageName", message));
-        }
-    };
-    let default = if parsed.is_latest() { "Always" } else { "IfNotPresent" };
-    let policy = if policy.is_empty() { default } else { policy };
-    let present = kubelet.config.images.resolve(name);
-    let found = match &present {
-        // What came without credentials is asked for by most, and needs none looked up.
-        Some(image) if policy != "Always" && kubelet.pulls.must_ask(&image.id, &[]) => {
-            credentials(kubelet, pod, &parsed).await
-        }
-        _ => Vec::new(),
-    };
-    let sources: Vec<Source> = found.into_iter().map(|(source, _)| source).collect();
-    let present = present.filter(|image| !kubelet.pulls.must_ask(&image.id, &sources));
-    match (policy, present) {
-        ("Never", None) => {
-            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-            recorder.warning(about, "ErrImageNeverPull", message.clone());
-            Err(Failure::Before("ErrImageNeverPull", message))
-        }
-        // What has no registry cannot be pulled: having it is as good as having pulled it.
-        (policy, Some(image)) if policy != "Always" || parsed.is_local() => {
-            let message = format!(
-                "Container image \"{name}\" already present on machine and can be accessed by the pod"
-            );
-            recorder.normal(about, "Pulled", message);
-            Ok(image)
-        }
-        _ => pull(kubelet, pod, about, name, &parsed).await,
-    }
-}
-
-async fn pull(
-    kubelet: &Arc<Shared>,
-    pod: &Pod,
-    about: &ObjectRef,
-    name: &str,
-    parsed: &Reference,
-) -> Result<Image, Failure> {
-    let recorder = &kubelet.recorder;
-    recorder.normal(about, "Pulling", format!("Pulling image \"{name}\""));
-    let clock = &kubelet.ctx.clock;
-    let began = clock.instant();
-    let found = credentials(kubelet, pod, parsed).await.into_iter().next();
-    let (source, auth) = found.unzip();
-    match kubelet.config.images.pull(name, auth, knarr_image::silent()).await {
-        Ok(image) => {
-            kubelet.pulls.pulled(&image.id, source);
-            kubelet.node_changed.notify_one();
-            let took = go_duration(clock.instant() - began);
-            let message = format!(
-                "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                image.size_bytes
-            );
-            recorder.normal(about, "Pulled", message);
-            Ok(image)
-        }
-        Err(error) => {
-            let message = format!("rpc error: code = {} desc = {error}", error.code());
-            recorder.warning(about, "Failed", format!("Failed to pull image \"{name}\": {message}"));
-            Err(Failure::Pull { image: name.to_owned(), message })
-        }
-    }
-}
-
-/// The credentials for a registry among the pod's image pull secrets, in the pod's order.
-async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) -> Vec<(Source, Auth)> {
-    let mut all = Vec::new();
-    for secret in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
-        let data = kubelet.objects.get(What::Secret, pod.namespace(), &secret.name, pod.uid()).await;
-        let Ok(Some(data)) = data else {
-            let message = format!(
-                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                secret.name
-            );
-            kubelet.recorder.warning(&about(pod, None), "FailedToRetrieveImagePullSecret", message);
-            continue;
-        };
-        let new = data.data.get(".dockerconfigjson").and_then(|b| serde_json::from_slice::<Value>(b).ok());
-        let old = data.data.get(".dockercfg").and_then(|b| serde_json::from_slice::<Value>(b).ok());
-        let auths = new.map(|mut v| v["auths"].take()).or(old).unwrap_or_default();
-        if let Some(auth) = find_auth(&auths, &reference.domain, &reference.path) {
-            all.push((Source::new(pod.namespace(), &secret.name, &auth), auth));
-        }
-    }
-    all
-}
-
-/// The entry of a docker configuration for a repository: the longest key that fits.
-fn find_auth(auths: &Value, domain: &str, path: &str) -> Option<Auth> {
-    let full = format!("{domain}/{path}");
-    let fits = |key: &str| {
-        let key = key.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
-        let key = key.trim_end_matches("/v1").trim_end_matches("/v2");
-        let key = if key == "index.docker.io" { "docker.io" } else { key };
-        (full == key || full.starts_with(&format!("{key}/"))).then_some(key.len())
-    };
-    let entries = auths.as_object()?.iter().filter_map(|(key, value)| Some((fits(key)?, value)));
-    let (_, entry) = entries.max_by_key(|(length, _)| *length)?;
-    let mut auth = Auth {
-        username: entry["username"].as_str().unwrap_or_default().to_owned(),
-        password: entry["password"].as_str().unwrap_or_default().to_owned(),
-        registry_token: entry["registrytoken"].as_str().unwrap_or_default().to_owned(),
-        identity_token: entry["identitytoken"].as_str().unwrap_or_default().to_owned(),
-    };
-    if let Some(packed) = entry["auth"].as_str().filter(|_| auth.username.is_empty()) {
-        let text = String::from_utf8(STANDARD.decode(packed.trim()).ok()?).ok()?;
-        let (user, password) = text.split_once(':')?;
-        (auth.username, auth.password) = (user.to_owned(), password.to_owned());
-    }
-    Some(auth)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn the_most_specific_credentials_are_chosen() {
-        let auths = json!({
-            "https://index.docker.io/v1/": {"auth": STANDARD.encode("hub:p:1")},
-            "r.example": {"username": "wide", "password": "x"},
-            "r.example/team": {"username": "narrow", "password": "y"},
-        });
-        let user =
-            |domain: &str, path: &str| find_auth(&auths, domain, path).map(|a| (a.username, a.password));
-        assert_eq!(user("docker.io", "library/busybox"), Some(("hub".into(), "p:1".into())));
-        assert_eq!(user("r.example", "other/app"), Some(("wide".into(), "x".into())));
-        assert_eq!(user("r.example", "team/app"), Some(("narrow".into(), "y".into())));
-        assert_eq!(user("r.example2", "team/app"), None);
-    }
 }
