@@ -191,6 +191,7 @@ impl Kubelet {
         let gate = tasks.ready_gate("kubelet");
         crate::server::start(&self.shared).await?;
         tasks.spawn_until_stopped("node", crate::node::run(self.shared.clone(), gate));
+        tasks.spawn_until_stopped("image-gc", crate::eviction::images::run(self.shared.clone()));
         tasks.spawn_until_stopped("eviction", crate::eviction::run(self.shared.clone()));
         tasks.spawn_until_stopped("pods", crate::pod::manager::run(self.shared.clone(), self.pods.clone()));
         Ok(())

@@ -5,6 +5,7 @@
 //! Signals are read every ten seconds, and at once when the kernel says that processes wait for memory (PSI).
 //! What follows from them is decided by pure functions: [`judge`], [`rank`], [`local`].
 
+pub(crate) mod images;
 mod judge;
 mod local;
 mod rank;
@@ -21,7 +22,7 @@ use crate::pod::predicates::covers;
 use crate::pod::static_pods::{is_mirror, is_static};
 use crate::pod::worker::Msg;
 use crate::util::about;
-use judge::{Judge, Reading, Readings};
+use judge::{Judge, Reading, Readings, is_met};
 use knarr_api::Kind;
 use knarr_api::core::v1::{Pod, Taint};
 use knarr_base::clock::timeout;
@@ -92,8 +93,7 @@ fn refusal(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Option<(String, String)
 
 /// Where images and what containers write are.
 fn images_dir(config: &KubeletConfig) -> PathBuf {
-    let upper = config.images.upper("-").unwrap_or_default();
-    upper.ancestors().nth(3).unwrap_or(&config.root_dir).to_owned()
+    config.images.dir().to_owned()
 }
 
 /// Whether images and containers have a file system of their own.
@@ -170,7 +170,18 @@ async fn tick(kubelet: &Arc<Shared>, judge: &mut Judge) -> Vec<Arc<Entry>> {
     let text = format!("Attempting to reclaim {}", resource.name());
     kubelet.recorder.warning(&node_ref(config), "EvictionThresholdMet", text);
     tracing::warn!(signal = threshold.signal.name(), "the node runs short of {}", resource.name());
+    if matches!(resource, Resource::EphemeralStorage | Resource::Inodes) && enough_reclaimed(kubelet).await {
+        return Vec::new();
+    }
     evict_for(kubelet, threshold, &verdict.due, &readings, dedicated).await.into_iter().collect()
+}
+
+/// Frees what costs no pod anything; whether that was enough, with the minimum to be reclaimed.
+async fn enough_reclaimed(kubelet: &Arc<Shared>) -> bool {
+    let shared = kubelet.clone();
+    let _ = tokio::task::spawn_blocking(move || images::reclaim(&shared)).await;
+    let readings = read(&kubelet.config);
+    !kubelet.config.housekeeping.thresholds.iter().any(|t| is_met(t, &readings, true))
 }
 
 /// The node, as its kubelet's events name it.
