@@ -53,7 +53,9 @@ fn collect(kubelet: &Shared, began: SystemTime) -> Result<(), String> {
         return warn("InvalidDiskCapacity", "invalid capacity 0 on image filesystem".to_owned());
     }
     let (high, low) = (keep.image_gc_high_percent, keep.image_gc_low_percent);
-    let Some((percent, wanted)) = too_full(disk.total_bytes, disk.free_bytes, high, low) else { return Ok(()) };
+    let Some((percent, wanted)) = too_full(disk.total_bytes, disk.free_bytes, high, low) else {
+        return Ok(());
+    };
     let freed = free(&config.images, keep.image_min_age, now, wanted)?;
     if freed >= wanted {
         return Ok(());
@@ -77,7 +79,8 @@ fn too_full(total: u64, free: u64, high: u8, low: u8) -> Option<(u64, u64)> {
 
 /// Images that may go, the longest unused first.
 fn candidates(images: Vec<ImageUse>, unused_for: Duration, now: SystemTime) -> Vec<ImageUse> {
-    let used = |image: &ImageUse| crate::util::from_ns(image.last_used_unix_ns).unwrap_or(SystemTime::UNIX_EPOCH);
+    let used =
+        |image: &ImageUse| crate::util::from_ns(image.last_used_unix_ns).unwrap_or(SystemTime::UNIX_EPOCH);
     let may_go = |image: &ImageUse| {
         !image.in_use && !image.pinned && now.duration_since(used(image)).is_ok_and(|age| age >= unused_for)
     };
@@ -104,7 +107,9 @@ fn free(store: &ImageStore, unused_for: Duration, now: SystemTime, wanted: u64) 
         return Ok(freed);
     }
     let errors = errors.join(", ");
-    Err(format!("wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {errors}"))
+    Err(format!(
+        "wanted to free {wanted} bytes, but freed {freed} bytes space with errors in image deletion: {errors}"
+    ))
 }
 
 /// Frees what costs no pod anything: what ended containers wrote, and images that nobody uses.
@@ -178,7 +183,9 @@ mod tests {
 
     #[test]
     fn sizes_are_written_as_upstream_writes_them() {
-        for (bytes, text) in [(5, "5 B"), (1536, "1.5 KiB"), (252 << 30, "252.0 GiB"), (3 << 50, "3072.0 TiB")] {
+        for (bytes, text) in
+            [(5, "5 B"), (1536, "1.5 KiB"), (252 << 30, "252.0 GiB"), (3 << 50, "3072.0 TiB")]
+        {
             assert_eq!(size(bytes), text);
         }
     }
