@@ -22,10 +22,10 @@ pub(super) fn memory_bytes(pod: &Pod, config: &KubeletConfig) -> u64 {
         .map_or(all, |b| b.min(all))
 }
 
-/// Makes the volume; one in memory holds `memory_bytes` at most.
-pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource, memory_bytes: u64) -> Result<(), String> {
+/// Makes the volume; one in memory holds `memory_bytes` at most. Whether it is new, and so empty.
+pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource, memory_bytes: u64) -> Result<bool, String> {
     let fail = |e: std::io::Error| format!("{}: {e}", path.display());
-    let new = !path.exists();
+    let mut new = !path.exists();
     fs::create_dir_all(path).map_err(fail)?;
     match source.medium.as_deref().unwrap_or_default() {
         "" => {}
@@ -33,25 +33,26 @@ pub(super) fn make(path: &Path, source: &EmptyDirVolumeSource, memory_bytes: u64
             let limit = source.size_limit.as_ref().map(crate::util::value);
             let limit = limit.and_then(|b| u64::try_from(b).ok()).filter(|b| *b > 0);
             let size = limit.map_or(memory_bytes, |limit| limit.min(memory_bytes));
-            mount_tmpfs(path, &format!("mode=0777,size={size}"))?;
+            new |= mount_tmpfs(path, &format!("mode=0777,size={size}"))?;
         }
         other => return Err(format!("the medium {other:?} is not supported by this kubelet")),
     }
     if new {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).map_err(fail)?;
     }
-    Ok(())
+    Ok(new)
 }
 
-/// Mounts a tmpfs, unless something is mounted there already.
-pub(super) fn mount_tmpfs(path: &Path, options: &str) -> Result<(), String> {
+/// Mounts a tmpfs, unless something is mounted there already. Whether it did.
+pub(super) fn mount_tmpfs(path: &Path, options: &str) -> Result<bool, String> {
     fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
     if is_mount(path) {
-        return Ok(());
+        return Ok(false);
     }
     let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("tmpfs", path, "tmpfs", flags, options.as_c_str())
+        .map(|()| true)
         .map_err(|e| format!("{}: mount tmpfs: {e}", path.display()))
 }
 

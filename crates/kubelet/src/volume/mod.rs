@@ -81,14 +81,30 @@ pub(crate) async fn prepare(
     Ok(prepared)
 }
 
+/// Gives a volume to the pod's group when the pod gets it, and never again: what containers make of it since is theirs,
+/// also over a restart of the kubelet. A file that says so lies where upstream has it.
+fn own_once(root: &Path, pod: &Pod, plugin: &str, name: &str, path: &Path, new: bool) -> Result<(), String> {
+    let dir = pod_dir(root, pod.uid()).join("plugins").join(format!("kubernetes.io~{plugin}")).join(name);
+    let ready = dir.join("ready");
+    if !new && ready.exists() {
+        return Ok(());
+    }
+    ownership::apply(pod, path, false)?;
+    std::fs::create_dir_all(&dir)
+        .and_then(|()| std::fs::write(&ready, ""))
+        .map_err(|e| format!("{}: {e}", ready.display()))
+}
+
 /// A volume behind a claim, or the whole message that says why not.
 async fn claimed(kubelet: &Arc<Shared>, pod: &Pod, volume: &Volume) -> Result<Mounted, String> {
     let found = claim::find(kubelet, pod, volume).await?;
     if found.owned {
-        let (pod, path) = (pod.clone(), found.path.clone());
+        let (pod, path, name) = (pod.clone(), found.path.clone(), volume.name.clone());
+        let root = kubelet.config.root_dir.clone();
         // There may be much in it.
-        let owned = tokio::task::spawn_blocking(move || ownership::apply(&pod, &path, false)).await;
-        let owned = owned.unwrap_or_else(|_| Err("the work was cut off".to_owned()));
+        let owned =
+            tokio::task::spawn_blocking(move || own_once(&root, &pod, "local-volume", &name, &path, false));
+        let owned = owned.await.unwrap_or_else(|_| Err("the work was cut off".to_owned()));
         owned.map_err(|e| format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))?;
     }
     let claim::Found { path, read_only, block, group, .. } = found;
@@ -108,8 +124,8 @@ async fn one(
     }
     if let Some(source) = &volume.empty_dir {
         let path = volume_dir(root, pod.uid(), "empty-dir", &volume.name);
-        empty_dir::make(&path, source, empty_dir::memory_bytes(pod, &kubelet.config))?;
-        ownership::apply(pod, &path, false)?;
+        let new = empty_dir::make(&path, source, empty_dir::memory_bytes(pod, &kubelet.config))?;
+        own_once(root, pod, "empty-dir", &volume.name, &path, new)?;
         return Ok(Mounted::new(path, false));
     }
     if volume.image.is_some() {
@@ -204,6 +220,27 @@ fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_is_given_to_the_group_once() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let volume = root.path().join("v");
+        std::fs::create_dir(&volume).unwrap();
+        let file = volume.join("f");
+        let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        let private = || {
+            std::fs::write(&file, "").unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        let spec = serde_json::json!({"securityContext": {"fsGroup": 77}, "containers": []});
+        let pod = crate::pod::phase::tests::pod(spec);
+        for (new, expected) in [(false, 0o660), (false, 0o600), (true, 0o660)] {
+            private();
+            own_once(root.path(), &pod, "empty-dir", "v", &volume, new).unwrap();
+            assert_eq!(mode(), expected);
+        }
+    }
 
     #[test]
     fn mount_points_are_unescaped() {
