@@ -24,7 +24,8 @@ pub(super) fn apply(pod: &Pod, path: &Path, read_only: bool) -> Result<(), Strin
 /// Gives everything at and below a path to a group, whatever it was.
 pub(super) fn give(path: &Path, group: u32, read_only: bool) -> Result<(), String> {
     let failed = |e: Errno| format!("applyFSGroup failed for {}: {e}", path.display());
-    let root = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    // The path itself is an administrator's and may be a link.
+    let root = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     walk(&root.map_err(failed)?, group, read_only).map_err(failed)
 }
 
@@ -108,7 +109,10 @@ mod tests {
             let context = json!({"fsGroup": 1234, "fsGroupChangePolicy": policy});
             pod(json!({"securityContext": context, "containers": []}))
         };
-        apply(&pod("Always"), dir.path(), false).unwrap();
+        let link = tempfile::tempdir().unwrap();
+        let link = link.path().join("link");
+        symlink(dir.path(), &link).unwrap();
+        apply(&pod("Always"), &link, false).unwrap();
         let meta = |p: &str| fs::metadata(dir.path().join(p)).unwrap();
         assert_eq!((meta("d/f").gid(), meta("d/f").mode() & 0o7777), (1234, 0o660));
         assert_eq!((meta("d").gid(), meta("d").mode() & 0o2070), (1234, 0o2070));
