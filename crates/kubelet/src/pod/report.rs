@@ -65,12 +65,25 @@ fn is_passing(status: &Value) -> bool {
         })
 }
 
+/// Puts a status in the place of one that was not sent. What that one would have deleted is still to be deleted.
+fn supersede(held: &mut Option<Value>, mut new: Value) {
+    let old = held.take().unwrap_or_default();
+    if let Some(conditions) = new.get_mut("conditions").and_then(Value::as_array_mut) {
+        for gone in old["conditions"].as_array().into_iter().flatten().filter(|c| c["$patch"] == "delete") {
+            if !conditions.iter().any(|c| c["type"] == gone["type"]) {
+                conditions.push(gone.clone());
+            }
+        }
+    }
+    *held = Some(new);
+}
+
 /// Waits for a status that says more; passing ones replace what is held. Whether the deletion came instead.
 async fn successor(receive: &mut mpsc::UnboundedReceiver<Out>, held: &mut Option<Value>) -> bool {
     loop {
         match receive.recv().await {
             Some(Out::Status(new, patience)) => {
-                *held = Some(new);
+                supersede(held, new);
                 if patience.is_none() {
                     return false;
                 }
@@ -99,7 +112,7 @@ impl Sender {
                 if status.is_none() && !delete { receive.recv().await } else { receive.try_recv().ok() };
             match next {
                 Some(Out::Status(new, patience)) => {
-                    status = Some(new);
+                    supersede(&mut status, new);
                     if let Some(patience) = patience.filter(|_| !delete) {
                         let next =
                             timeout(&*self.kubelet.ctx.clock, patience, successor(&mut receive, &mut status));
@@ -175,6 +188,16 @@ mod tests {
         assert!(!is_passing(&status("Pending", waiting("ErrImagePull"))));
         assert!(!is_passing(&status("Pending", json!({ "running": {} }))));
         assert!(!is_passing(&status("Running", waiting("ContainerCreating"))));
+    }
+
+    #[test]
+    fn a_deletion_outlives_the_status_that_told_of_it() {
+        let gone = json!({ "type": "A", "$patch": "delete" });
+        let mut held = Some(json!({ "conditions": [gone] }));
+        supersede(&mut held, json!({ "conditions": [{ "type": "B" }] }));
+        assert_eq!(held, Some(json!({ "conditions": [{ "type": "B" }, gone] })));
+        supersede(&mut held, json!({ "conditions": [{ "type": "A", "status": "True" }] }));
+        assert_eq!(held, Some(json!({ "conditions": [{ "type": "A", "status": "True" }] })));
     }
 
     #[tokio::test]
