@@ -19,6 +19,7 @@ mod garbagecollector;
 mod job;
 mod localpath;
 mod namespace;
+mod nodeipam;
 mod nodelifecycle;
 mod persistentvolume;
 mod podautoscaler;
@@ -33,5 +34,6 @@ mod tokens;
 mod ttlafterfinished;
 mod validatingadmissionpolicystatus;
 
-pub use certificates::SigningCa;
+pub use certificates::{SigningCa, start_kubelet_serving};
+pub use nodeipam::{Cidr, NodeIpam};
 pub use tokens::{TokenSigner, TokenSubject};

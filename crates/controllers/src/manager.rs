@@ -20,6 +20,8 @@ pub struct Config {
     pub token_signer: Option<TokenSigner>,
     /// Whether directories of nodes are given out as volumes, with a storage class for them.
     pub local_path: bool,
+    /// Ranges of pod addresses for nodes; nodes get none without it.
+    pub node_ipam: Option<crate::nodeipam::NodeIpam>,
 }
 
 /// One controller.
@@ -102,6 +104,7 @@ pub const ALL: &[Descriptor] = &[
         account: "ttl-after-finished-controller",
         start: crate::ttlafterfinished::start,
     },
+    Descriptor { name: "node-ipam", account: "node-controller", start: crate::nodeipam::start },
     Descriptor { name: "node-lifecycle", account: "node-controller", start: crate::nodelifecycle::start },
     Descriptor {
         name: "taint-eviction",

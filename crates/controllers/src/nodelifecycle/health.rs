@@ -7,7 +7,7 @@ use knarr_api::core::v1::{Node, NodeCondition};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A kubelet that is silent for longer is taken for lost (--node-monitor-grace-period).
-pub const GRACE: Duration = Duration::from_secs(40);
+pub const GRACE: Duration = Duration::from_secs(50);
 /// The same before it posted its first status (--node-startup-grace-period).
 pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// Conditions that only the kubelet knows.
@@ -130,11 +130,11 @@ pub mod tests {
         let at = |seconds: u64| zero + Duration::from_secs(seconds);
         let mut health = Health::new(&node("n", "True", 0), Some(&lease(0)), zero);
         health.observe(&node("n", "True", 0), Some(&lease(0)), at(10));
-        assert_eq!(health.left(&node("n", "True", 0), at(10)).as_secs(), 30);
+        assert_eq!(health.left(&node("n", "True", 0), at(10)).as_secs(), 40);
         health.observe(&node("n", "True", 0), Some(&lease(10)), at(20));
-        assert_eq!(health.left(&node("n", "True", 0), at(30)).as_secs(), 30);
+        assert_eq!(health.left(&node("n", "True", 0), at(30)).as_secs(), 40);
         health.observe(&node("n", "True", 30), None, at(40));
-        assert_eq!(health.left(&node("n", "True", 30), at(79)).as_secs(), 1);
+        assert_eq!(health.left(&node("n", "True", 30), at(79)).as_secs(), 11);
         assert!(health.left(&node("n", "True", 30), at(90)).is_zero());
         assert_eq!(health.left(&Node::default(), at(90)).as_secs(), 10);
     }

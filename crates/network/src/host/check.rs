@@ -29,7 +29,7 @@ pub fn check(config: &HostConfig) -> Result<Vec<Problem>, NetworkError> {
     let mut socket = Socket::route()?;
     let links = route::links(&mut socket)?;
     let name = |index: u32| links.iter().find(|(_, i)| *i == index).map_or("", |(name, _)| name.as_str());
-    let ours = |link: &str| link == DEVICE || crate::pods::is_host_link(link);
+    let ours = |link: &str| link == DEVICE || link == crate::nodes::OVERLAY || crate::pods::is_host_link(link);
     let mut seen: Vec<(Range, String, bool)> = Vec::new();
     for found in route::routes(&mut socket)? {
         if !found.ours && !ours(name(found.link)) {
@@ -54,23 +54,23 @@ pub fn check(config: &HostConfig) -> Result<Vec<Problem>, NetworkError> {
                 .to_owned(),
         });
     }
-    if config.pod_cidr.overlaps(&config.service_cidr) {
+    if config.cluster_cidr.overlaps(&config.service_cidr) {
         problems.push(Problem {
             fatal: true,
             message: format!(
                 "the pod range {} and the service range {} overlap",
-                config.pod_cidr, config.service_cidr
+                config.cluster_cidr, config.service_cidr
             ),
             hint: "Choose ranges that do not, with --pod-cidr and --service-cidr.".to_owned(),
         });
     }
     for (what, flag, range) in
-        [("pod", "--pod-cidr", config.pod_cidr), ("service", "--service-cidr", config.service_cidr)]
+        [("pod", "--pod-cidr", config.cluster_cidr), ("service", "--service-cidr", config.service_cidr)]
     {
         problems.extend(seen.iter().filter_map(|taken| overlap(what, flag, range, taken)));
     }
     match Socket::netfilter().and_then(|mut socket| firewall::base_chains(&mut socket)) {
-        Ok(chains) => problems.extend(firewalls(&chains, config.pod_cidr)),
+        Ok(chains) => problems.extend(firewalls(&chains, config.cluster_cidr)),
         Err(error) => problems.push(Problem {
             fatal: true,
             message: format!("the kernel has no usable nftables ({error})"),

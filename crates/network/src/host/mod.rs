@@ -28,6 +28,8 @@ const FORWARDING: &str = "net/ipv4/ip_forward";
 pub struct HostConfig {
     /// The range of this node's pods. Its first address is the node's unless `node_ip` is given.
     pub pod_cidr: Range,
+    /// The range of all nodes' pods.
+    pub cluster_cidr: Range,
     /// The range of service addresses.
     pub service_cidr: Range,
     /// The node's address if it is one the host has already.
@@ -87,11 +89,15 @@ impl Host {
         // The route lookup comes before the translation in the output hook; the source address it picks stays.
         let onto_device = route::Via::Link { index, source: Some(node_ip) };
         route::set_route(&mut socket, config.service_cidr, onto_device, 0)?;
-        route::set_route(&mut socket, config.pod_cidr, route::Via::Unreachable, LAST_RESORT)?;
+        route::set_route(&mut socket, config.cluster_cidr, route::Via::Unreachable, LAST_RESORT)?;
         set_sysctl(directory, FORWARDING, "1")?;
         let mut netfilter = Socket::netfilter()?;
         if !crate::netlink::firewall::has_table(&mut netfilter, TABLE)? {
-            let ranges = table::Ranges { pods: config.pod_cidr, services: config.service_cidr };
+            let ranges = table::Ranges {
+                local: config.pod_cidr,
+                pods: config.cluster_cidr,
+                services: config.service_cidr,
+            };
             netfilter.transaction(table::base(TABLE, &ranges), "make the nftables table")?;
         }
         Ok(Self { node_ip })
@@ -111,7 +117,7 @@ impl Host {
         netfilter.transaction(removal.collect(), "remove the nftables tables")?;
         let mut socket = Socket::route()?;
         for (name, _) in route::links(&mut socket)? {
-            if name == DEVICE || crate::pods::is_host_link(&name) {
+            if name == DEVICE || name == crate::nodes::OVERLAY || crate::pods::is_host_link(&name) {
                 route::remove_link(&mut socket, &name)?;
             }
         }
@@ -135,9 +141,10 @@ impl Host {
 fn remove_stale_routes(socket: &mut Socket, config: &HostConfig, index: u32) -> Result<(), NetworkError> {
     for old in route::routes(socket)?.into_iter().filter(|r| r.ours) {
         let wanted = match old.link {
-            0 => old.to == config.pod_cidr,
+            0 => old.to == config.cluster_cidr,
             link if link == index => old.to == config.service_cidr,
-            _ => config.pod_cidr.contains(old.to.network),
+            // Those to other nodes stay until the nodes are known (crate::nodes).
+            _ => config.cluster_cidr.contains(old.to.network),
         };
         if !wanted {
             route::remove_any_route(socket, old.to)?;

@@ -122,6 +122,54 @@ pub fn add_bridge(socket: &mut Socket, name: &str) -> Result<(), NetlinkError> {
     socket.call(message, &format!("make the link {name}")).map(drop)
 }
 
+/// What a VXLAN device (RFC 7348) is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Network identifier.
+    pub id: u32,
+    /// UDP port, the same on all nodes.
+    pub port: u16,
+    /// Source address of what is sent.
+    pub local: Ipv4Addr,
+    /// The device's Ethernet address.
+    pub mac: Mac,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+}
+
+/// Makes a VXLAN device that learns nothing: whom it can reach is written to it.
+pub fn add_vxlan(socket: &mut Socket, name: &str, vxlan: Vxlan) -> Result<(), NetlinkError> {
+    const VXLAN_ID: u16 = 1;
+    const VXLAN_LOCAL: u16 = 4;
+    const VXLAN_LEARNING: u16 = 7;
+    const VXLAN_PORT: u16 = 15;
+    let mut message = Message::new(NEW_LINK, ACK | CREATE | EXCL, &link_header(0, IFF_UP, IFF_UP));
+    message.text(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &vxlan.mac).number(IFLA_MTU, vxlan.mtu);
+    message.nested(IFLA_LINKINFO, |info| {
+        info.text(INFO_KIND, "vxlan").nested(INFO_DATA, |data| {
+            data.number(VXLAN_ID, vxlan.id)
+                .attr(VXLAN_LOCAL, &vxlan.local.octets())
+                .attr(VXLAN_LEARNING, &[0])
+                .attr(VXLAN_PORT, &vxlan.port.to_be_bytes());
+        });
+    });
+    socket.call(message, &format!("make the link {name}")).map(drop)
+}
+
+/// Tells a VXLAN device at which host an Ethernet address is (an entry of its forwarding database).
+pub fn set_forwarding(socket: &mut Socket, index: u32, mac: Mac, host: Ipv4Addr) -> Result<(), NetlinkError> {
+    const FAMILY_BRIDGE: u8 = libc::AF_BRIDGE as u8;
+    const NTF_SELF: u8 = 2;
+    let mut header = [0; 12];
+    header[0] = FAMILY_BRIDGE;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..10].copy_from_slice(&PERMANENT.to_ne_bytes());
+    header[10] = NTF_SELF;
+    let mut message = Message::new(NEW_NEIGHBOUR, ACK | CREATE | REPLACE, &header);
+    message.attr(2, &mac).attr(1, &host.octets());
+    socket.call(message, &format!("set the way to {host}")).map(drop)
+}
+
 /// Sets a link up.
 pub fn set_up(socket: &mut Socket, index: u32) -> Result<(), NetlinkError> {
     let message = Message::new(NEW_LINK, ACK, &link_header(index, IFF_UP, IFF_UP));
@@ -276,6 +324,8 @@ pub struct Route {
     pub ours: bool,
     /// Whether it has a gateway.
     pub gateway: bool,
+    /// The gateway.
+    pub via: Option<Ipv4Addr>,
 }
 
 /// All IPv4 routes of the main table.
@@ -296,6 +346,7 @@ pub fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
             link,
             ours: protocol == PROTOCOL,
             gateway: value(5).is_some(),
+            via: value(5).and_then(|v| <[u8; 4]>::try_from(v).ok()).map(Ipv4Addr::from),
         })
     };
     Ok(answers.iter().filter_map(|a| read(&a.body)).collect())

@@ -34,6 +34,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct ProxyConfig {
     /// The range of this node's pods.
     pub pod_cidr: Range,
+    /// The range of all nodes' pods.
+    pub cluster_cidr: Range,
     /// The range of service addresses.
     pub service_cidr: Range,
     /// This node's name, for traffic policies that keep to it.
@@ -63,7 +65,11 @@ impl ServiceProxy {
         });
         let (done, synced) = watch::channel(false);
         let worker = Worker {
-            ranges: Ranges { pods: config.pod_cidr, services: config.service_cidr },
+            ranges: Ranges {
+                local: config.pod_cidr,
+                pods: config.cluster_cidr,
+                services: config.service_cidr,
+            },
             node: config.node_name,
             view: view.clone(),
             shared,

@@ -21,7 +21,9 @@ use std::net::Ipv4Addr;
 /// The ranges that the fixed part speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ranges {
-    /// Addresses of pods.
+    /// Addresses of this node's pods.
+    pub local: Range,
+    /// Addresses of all pods.
     pub pods: Range,
     /// Addresses of services.
     pub services: Range,
@@ -147,8 +149,12 @@ fn masquerade(ranges: &Ranges) -> Vec<Vec<Expr>> {
         Expr::Equal(R1, LOCAL.to_ne_bytes().to_vec()),
         Expr::Verdict(Verdict::Accept),
     ];
-    let mut inside = in_range(DESTINATION, ranges.pods, true);
-    inside.push(Expr::Verdict(Verdict::Accept));
+    // Answers from this node's own pods come back through here whoever asked.
+    let mut to_local = in_range(DESTINATION, ranges.local, true);
+    to_local.push(Expr::Verdict(Verdict::Accept));
+    let mut between_pods = in_range(SOURCE, ranges.pods, true);
+    between_pods.append(&mut in_range(DESTINATION, ranges.pods, true));
+    between_pods.push(Expr::Verdict(Verdict::Accept));
     let mut from_pods = in_range(SOURCE, ranges.pods, true);
     from_pods.push(Expr::Masquerade);
     // Whoever's address it is: the answers must come back through here to be translated.
@@ -161,7 +167,7 @@ fn masquerade(ranges: &Ranges) -> Vec<Vec<Expr>> {
     // Nobody can answer to a loopback address.
     let mut from_loopback = in_range(SOURCE, LOOPBACK, true);
     from_loopback.push(Expr::Masquerade);
-    vec![to_oneself, local, from_loopback, inside, from_pods, translated]
+    vec![to_oneself, local, from_loopback, to_local, between_pods, from_pods, translated]
 }
 
 /// Changes as messages. `ids` counts the sets of the transaction.
