@@ -40,6 +40,11 @@ impl Https {
         let shared = Shared { host: host.to_owned(), port, tls, authorization, connection: Mutex::new(None) };
         Ok(Self { shared: Arc::new(shared) })
     }
+
+    /// Lets requests from now on use a new connection: the identity may have changed. Those under way end on the old.
+    pub async fn reconnect(&self) {
+        self.shared.connection.lock().await.take();
+    }
 }
 
 impl Shared {

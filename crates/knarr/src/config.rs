@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Where the configuration file is looked for when `--config` does not name one.
 pub const DEFAULT_FILE: &str = "/etc/knarr/config.yaml";
 
+/// A node's share of the pods' addresses, upstream's default.
+const NODE_PREFIX: u8 = 24;
+
 /// Every setting, each absent unless given. The flag and the file's key are the same word.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -40,9 +43,12 @@ pub struct Settings {
     /// Port of the cluster DNS on the node; pods reach it through the service kube-dns [default: 10053]
     #[arg(long, global = true, value_name = "PORT")]
     pub dns_port: Option<u16>,
-    /// Addresses of pods [default: 10.244.0.0/24]
+    /// Addresses of pods on all nodes [default: 10.244.0.0/16]
     #[arg(long, global = true, value_name = "CIDR")]
     pub pod_cidr: Option<String>,
+    /// Length of the prefix of each node's share of them [default: 24]
+    #[arg(long, global = true, value_name = "BITS")]
+    pub node_cidr_mask_size: Option<u8>,
     /// Addresses of services [default: 10.96.0.0/16]
     #[arg(long, global = true, value_name = "CIDR")]
     pub service_cidr: Option<String>,
@@ -128,7 +134,7 @@ pub struct Settings {
 }
 
 /// Reads a duration as Go writes it: `1h30m`, `5m0s`, `250ms`, `0`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 5m0s");
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -184,8 +190,10 @@ pub struct Config {
     pub kubelet_port: u16,
     /// DNS port on the node.
     pub dns_port: u16,
-    /// Pod range.
+    /// Range of all nodes' pods.
     pub pod_cidr: Range,
+    /// Length of the prefix of a node's range.
+    pub node_prefix: u8,
     /// Service range.
     pub service_cidr: Range,
     /// Cluster domain.
@@ -213,6 +221,10 @@ pub struct Config {
 }
 
 impl Config {
+    /// The range of the pods of the node that runs beside the control plane: the first of the cluster's.
+    pub fn first_node_cidr(&self) -> Range {
+        Range::new(self.pod_cidr.network, self.node_prefix)
+    }
     /// Address of the service `kubernetes`: the first of the service range.
     pub fn kubernetes_service_ip(&self) -> Ipv4Addr {
         self.service_cidr.nth(1).expect("a service range has room")
@@ -251,6 +263,7 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         kubelet_port: flags.kubelet_port.or(file.kubelet_port),
         dns_port: flags.dns_port.or(file.dns_port),
         pod_cidr: flags.pod_cidr.or(file.pod_cidr),
+        node_cidr_mask_size: flags.node_cidr_mask_size.or(file.node_cidr_mask_size),
         service_cidr: flags.service_cidr.or(file.service_cidr),
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         kubeconfig: flags.kubeconfig.or(file.kubeconfig),
@@ -308,8 +321,13 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
             any
         }
     };
-    let pod_cidr = range("pod-cidr", settings.pod_cidr, "10.244.0.0/24", 28);
+    let pod_cidr = range("pod-cidr", settings.pod_cidr, "10.244.0.0/16", 28);
     let service_cidr = range("service-cidr", settings.service_cidr, "10.96.0.0/16", 27);
+    // A cluster's range that is no larger than a node's is one node's.
+    let node_prefix = settings.node_cidr_mask_size.unwrap_or(NODE_PREFIX.max(pod_cidr.prefix));
+    if pod_cidr != any && !(pod_cidr.prefix..=28).contains(&node_prefix) {
+        note("node-cidr-mask-size", format!("{node_prefix} is not between {} (of pod-cidr) and 28", pod_cidr.prefix));
+    }
     if pod_cidr != any && service_cidr != any && pod_cidr.overlaps(&service_cidr) {
         note("pod-cidr", format!("{pod_cidr} overlaps the service range {service_cidr}"));
     }
@@ -382,6 +400,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         kubelet_port: ports[1].1,
         dns_port: ports[2].1,
         pod_cidr,
+        node_prefix,
         service_cidr,
         cluster_domain: settings.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
         kubeconfig: match settings.kubeconfig {

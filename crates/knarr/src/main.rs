@@ -43,6 +43,10 @@ enum Command {
     Down(commands::down::Arguments),
     /// Start a control plane without a node
     Server(commands::up::ServerArguments),
+    /// Join this machine to a cluster, as another node of it
+    Agent(commands::agent::Arguments),
+    /// Make, list and delete the tokens by which machines join
+    Token(commands::token::Arguments),
     /// Say how the cluster is
     Status(commands::status::Arguments),
     /// Look after images on this machine
@@ -76,6 +80,8 @@ fn main() -> ExitCode {
         Command::Up(arguments) => commands::up::run(arguments),
         Command::Down(arguments) => commands::down::run(arguments),
         Command::Server(arguments) => commands::up::run_server(arguments),
+        Command::Agent(arguments) => commands::agent::run(arguments),
+        Command::Token(arguments) => commands::token::run(arguments),
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Image(arguments) => commands::image::run(arguments),
         Command::Snapshot(arguments) => commands::snapshot::run(arguments),

@@ -2,6 +2,7 @@
 //! identity of its own and meets the others at the API only. On etcd there may be several control planes: controllers
 //! and scheduler run in the one that holds their Lease.
 
+use super::join;
 use crate::config::Config;
 use crate::host::data::Layout;
 use crate::output::Progress;
@@ -12,7 +13,7 @@ use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
 use knarr_base::Ctx;
 use knarr_client::{Client, Election};
-use knarr_controllers::{SigningCa, TokenSigner, TokenSubject, manager};
+use knarr_controllers::{Cidr, NodeIpam, SigningCa, TokenSigner, TokenSubject, manager};
 use knarr_resources::bootstrap;
 use knarr_scheduler::{Scheduler, SchedulerConfig};
 use knarr_store::Store;
@@ -41,12 +42,13 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Opens the store, starts the server and, once it is ready, whatever works through it. `node_ip` is where
-    /// pods reach the server; `addresses` are all addresses of this machine.
+    /// pods reach the server; `addresses` are all addresses of this machine, which has a node of its own `with_node`.
     pub async fn start(
         ctx: &Ctx,
         config: &Config,
         node_ip: Ipv4Addr,
         addresses: Vec<IpAddr>,
+        with_node: bool,
         progress: &mut Progress,
     ) -> Result<Self> {
         let layout = Layout(config.data_dir.clone());
@@ -89,7 +91,8 @@ impl ControlPlane {
         let initial = bootstrap_config(config, node_ip, &server)?;
         let defs = server.registry().defs();
         bootstrap::run(ctx, &own, &defs, &initial).await.context("cannot write the initial objects")?;
-        knarr_controllers::apiextensions::start(ctx, own);
+        knarr_controllers::apiextensions::start(ctx, own.clone());
+        knarr_controllers::start_kubelet_serving(ctx, own);
         let at = bound.first().map(ToString::to_string).unwrap_or_default();
         progress.done(clock.instant(), "API server", &format!("https://{at}"));
 
@@ -97,7 +100,7 @@ impl ControlPlane {
         let this = Self { server, store, engine, ctx: ctx.clone(), components };
         let mut started = Vec::new();
         if config.controller_manager {
-            let (server, config) = (this.server.clone(), controllers_config(&this.server)?);
+            let (server, config) = (this.server.clone(), controllers_config(&this.server, config, with_node)?);
             let start = move |ctx: &Ctx| start_controllers(&server, ctx, config.clone());
             this.run_one("system:kube-controller-manager", "kube-controller-manager", &name, start);
             started.push("controllers");
@@ -111,6 +114,8 @@ impl ControlPlane {
         if !started.is_empty() {
             progress.done(clock.instant(), "control plane", &started.join(" and "));
         }
+        let reached = super::network::underlay()?.unwrap_or(node_ip);
+        join::publish(&this.components, &this, config, format!("https://{reached}:{}", config.https_port))?;
         Ok(this)
     }
 
@@ -186,7 +191,7 @@ async fn open_store(ctx: &Ctx, config: &Config, layout: &Layout) -> Result<(Arc<
     Ok((engine.keyspace(KEYSPACE), Some(engine)))
 }
 
-fn controllers_config(server: &ApiServer) -> Result<manager::Config> {
+fn controllers_config(server: &ApiServer, config: &Config, with_node: bool) -> Result<manager::Config> {
     let ca = server.pki().pem("ca")?;
     let tokens = server.tokens().clone();
     let sign =
@@ -196,7 +201,17 @@ fn controllers_config(server: &ApiServer) -> Result<manager::Config> {
         cluster_ca: ca.certificate.clone(),
         signing_ca: Some(SigningCa { certificate: ca.certificate, key: ca.key }),
         local_path: true,
+        node_ipam: Some(NodeIpam {
+            cluster: cidr(config.pod_cidr),
+            node_prefix: config.node_prefix,
+            services: cidr(config.service_cidr),
+            own: with_node.then(|| config.node_name.clone()),
+        }),
     })
+}
+
+fn cidr(range: knarr_network::Range) -> Cidr {
+    Cidr { network: range.network, prefix: range.prefix }
 }
 
 fn start_controllers(server: &ApiServer, ctx: &Ctx, config: manager::Config) {

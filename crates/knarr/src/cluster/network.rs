@@ -6,24 +6,63 @@ use crate::host::data::Layout;
 use crate::output::say;
 use anyhow::{Context, Result, bail};
 use knarr_base::Ctx;
-use knarr_client::Informers;
+use knarr_client::{Client, Informers};
 use knarr_network::{
-    Dns, DnsConfig, Host, HostConfig, PodNetwork, ProxyConfig, ServiceProxy, ServiceView, Upstreams,
-    ensure_dns_service,
+    Dns, DnsConfig, Host, HostConfig, NodeRoutes, NodeRoutesConfig, PodNetwork, ProxyConfig, Range, ServiceProxy,
+    ServiceView, Upstreams, ensure_dns_service,
 };
 use knarr_runtime::Runtime;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Ethernet's usual size; links inside one machine need no other.
 const MTU: u32 = 1500;
 
-fn host_config(config: &Config) -> HostConfig {
-    HostConfig {
-        pod_cidr: config.pod_cidr,
-        service_cidr: config.service_cidr,
-        node_ip: config.node_ip,
-        state_dir: Layout(config.data_dir.clone()).network(),
+/// What the network of a node is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The node's name.
+    pub node_name: String,
+    /// Its address, if it is one of the machine's.
+    pub node_ip: Option<Ipv4Addr>,
+    /// The range of its pods.
+    pub pod_cidr: Range,
+    /// The range of all nodes' pods.
+    pub cluster_cidr: Range,
+    /// The range of services.
+    pub service_cidr: Range,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// Where its DNS listens.
+    pub dns_port: u16,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+}
+
+impl Plan {
+    /// For the node beside the control plane.
+    pub fn of_first(config: &Config) -> Self {
+        Self {
+            node_name: config.node_name.clone(),
+            node_ip: config.node_ip,
+            pod_cidr: config.first_node_cidr(),
+            cluster_cidr: config.pod_cidr,
+            service_cidr: config.service_cidr,
+            cluster_domain: config.cluster_domain.clone(),
+            dns_port: config.dns_port,
+            state_dir: Layout(config.data_dir.clone()).network(),
+        }
+    }
+
+    fn host(&self) -> HostConfig {
+        HostConfig {
+            pod_cidr: self.pod_cidr,
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            node_ip: self.node_ip,
+            state_dir: self.state_dir.clone(),
+        }
     }
 }
 
@@ -38,8 +77,8 @@ pub struct Network {
 }
 
 /// Looks for what is in the way, then prepares the host.
-pub fn prepare(config: &Config) -> Result<Network> {
-    let host = host_config(config);
+pub fn prepare(plan: &Plan) -> Result<Network> {
+    let host = plan.host();
     let problems = knarr_network::host::check(&host).context("cannot look at the host's network")?;
     let (fatal, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(|p| p.fatal);
     others.iter().for_each(|problem| say(&format!("warning: {problem}")));
@@ -49,7 +88,7 @@ pub fn prepare(config: &Config) -> Result<Network> {
     }
     let prepared = Host::prepare(&host).context("cannot prepare the host's network")?;
     let pods =
-        PodNetwork::open(config.pod_cidr, &host.state_dir, MTU).context("cannot open the pod network")?;
+        PodNetwork::open(plan.pod_cidr, &host.state_dir, MTU).context("cannot open the pod network")?;
     Ok(Network { node_ip: prepared.node_ip(), addresses: addresses()?, pods: Arc::new(pods) })
 }
 
@@ -63,6 +102,12 @@ pub fn addresses() -> Result<Vec<IpAddr>> {
     addresses.sort();
     addresses.dedup();
     Ok(addresses)
+}
+
+/// The address at which other machines reach this one, if there is any.
+pub fn underlay() -> Result<Option<Ipv4Addr>> {
+    let mut socket = knarr_network::netlink::Socket::route().context("cannot open a netlink socket")?;
+    knarr_network::nodes::underlay_address(&mut socket).context("cannot look at this machine's addresses")
 }
 
 /// Issues certificates anew when this machine's addresses change, for as long as the control plane runs.
@@ -105,29 +150,45 @@ pub fn cleanup(config: &Config) -> Result<()> {
     Host::cleanup(&Layout(config.data_dir.clone()).network()).context("cannot clean up the host's network")
 }
 
-/// Starts the service proxy and the cluster's DNS.
-pub async fn start_services(
-    ctx: &Ctx,
-    config: &Config,
-    control: &ControlPlane,
-    node_ip: Ipv4Addr,
-) -> Result<()> {
-    let ctx = ctx.child("network");
-    let informers = Informers::new(control.client_as("system:kube-proxy", &[], "kube-proxy", &ctx));
-    let view = ServiceView::new(&informers);
-    let proxy = ProxyConfig {
-        pod_cidr: config.pod_cidr,
-        service_cidr: config.service_cidr,
-        node_name: config.node_name.clone(),
+/// Starts the routes to other nodes, the service proxy and the cluster's DNS on this node. `proxy` reads nodes, services
+/// and their slices; `node` is the node's own identity.
+pub fn start_services(ctx: &Ctx, plan: &Plan, node_ip: Ipv4Addr, proxy: Client, node: Client) -> Result<()> {
+    let informers = Informers::new(proxy);
+    let routes = NodeRoutesConfig {
+        node_name: plan.node_name.clone(),
+        address: plan.node_ip,
+        pod_cidr: plan.pod_cidr,
+        cluster_cidr: plan.cluster_cidr,
+        mtu: MTU,
     };
-    ServiceProxy::start(&ctx, &view, proxy).context("cannot start the service proxy")?;
+    NodeRoutes::start(ctx, &informers, node, routes).context("cannot start the routes to other nodes")?;
+    let view = ServiceView::new(&informers);
+    let dns_at = SocketAddrV4::new(node_ip, plan.dns_port);
+    let proxy = ProxyConfig {
+        pod_cidr: plan.pod_cidr,
+        cluster_cidr: plan.cluster_cidr,
+        service_cidr: plan.service_cidr,
+        node_name: plan.node_name.clone(),
+        local_dns: Some(dns_at),
+    };
+    ServiceProxy::start(ctx, &view, proxy).context("cannot start the service proxy")?;
     let dns = DnsConfig {
-        listen: SocketAddr::from((node_ip, config.dns_port)),
-        cluster_domain: config.cluster_domain.clone(),
-        ranges: vec![config.pod_cidr, config.service_cidr],
+        listen: dns_at.into(),
+        cluster_domain: plan.cluster_domain.clone(),
+        ranges: vec![plan.cluster_cidr, plan.service_cidr],
         upstreams: Upstreams::of_host(),
     };
-    Dns::start(&ctx, &view, dns).context("cannot start the cluster DNS")?;
+    Dns::start(ctx, &view, dns).context("cannot start the cluster DNS")?;
+    Ok(())
+}
+
+/// [`start_services`] on the node beside the control plane, and the service through which all reach their DNS.
+pub async fn start_first(ctx: &Ctx, config: &Config, control: &ControlPlane, node_ip: Ipv4Addr) -> Result<()> {
+    let ctx = ctx.child("network");
+    let proxy = control.client_as("system:kube-proxy", &[], "kube-proxy", &ctx);
+    let identity = format!("system:node:{}", config.node_name);
+    let node = control.client_as(&identity, &["system:nodes"], "knarr", &ctx);
+    start_services(&ctx, &Plan::of_first(config), node_ip, proxy, node)?;
     let own = control.client_as("system:apiserver", &["system:masters"], "knarr", &ctx);
     let at = (config.dns_service_ip(), node_ip, config.dns_port);
     ensure_dns_service(&own, at.0, at.1, at.2).await.context("cannot write the service kube-dns")

@@ -1,6 +1,5 @@
 //! The node of this machine: image store, runtime, pod network, kubelet, service proxy, cluster DNS.
 
-use super::control::ControlPlane;
 use crate::commands::version::KUBERNETES;
 use crate::config::Config;
 use crate::daemon::images;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
 use knarr_api::core::v1::Node as ApiNode;
 use knarr_base::Ctx;
-use knarr_client::{Change, Informers};
+use knarr_client::{Change, Client, Informers};
 use knarr_image::ImageStore;
 use knarr_kubelet::{Kubelet, KubeletConfig};
 use knarr_runtime::{Runtime, RuntimeOptions};
@@ -51,6 +50,24 @@ pub async fn open(ctx: &Ctx, config: &Config) -> Result<Parts> {
     Ok(Parts { images, runtime })
 }
 
+/// What a node is told.
+pub struct NodeSettings {
+    /// Its address.
+    pub node_ip: Ipv4Addr,
+    /// Address of the service kube-dns.
+    pub cluster_dns: Ipv4Addr,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// The kubelet's certificate and its clients' CA.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Reaches the API as `system:node:<name>`, in a scope.
+    pub client: Box<dyn Fn(&Ctx) -> Client + Send + Sync>,
+    /// Connects pods.
+    pub network: Arc<dyn knarr_kubelet::PodNetwork>,
+    /// Whether starting waits for the Node to be Ready: not while the server cannot be reached.
+    pub wait: bool,
+}
+
 /// A running node.
 pub struct Node {
     ctx: Ctx,
@@ -66,29 +83,26 @@ impl Node {
     pub async fn start(
         ctx: &Ctx,
         config: &Config,
-        control: &ControlPlane,
+        settings: NodeSettings,
         parts: Parts,
-        node_ip: Ipv4Addr,
-        network: Arc<dyn knarr_kubelet::PodNetwork>,
         progress: &mut Progress,
     ) -> Result<Self> {
         let ctx = ctx.child("node");
         let layout = Layout(config.data_dir.clone());
-        let identity = format!("system:node:{}", config.node_name);
-        let client = control.client_as(&identity, &["system:nodes"], "kubelet", &ctx);
+        let client = (settings.client)(&ctx);
         let kubelet = KubeletConfig {
             node_name: config.node_name.clone(),
-            node_ip: node_ip.into(),
+            node_ip: settings.node_ip.into(),
             root_dir: layout.kubelet(),
             log_dir: layout.logs(),
-            cluster_dns: vec![config.dns_service_ip().into()],
-            cluster_domain: config.cluster_domain.clone(),
+            cluster_dns: vec![settings.cluster_dns.into()],
+            cluster_domain: settings.cluster_domain,
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.kubelet_port)),
-            tls: Some(control.kubelet_tls()?),
+            tls: Some(settings.tls),
             client: client.clone(),
             runtime: parts.runtime.clone(),
             images: parts.images.clone(),
-            network,
+            network: settings.network,
             labels: BTreeMap::new(),
             capacity: None,
             version: KUBERNETES.to_owned(),
@@ -100,8 +114,10 @@ impl Node {
         };
         let kubelet = Kubelet::new(&ctx, kubelet).context("cannot make the kubelet")?;
         kubelet.start().await.context("cannot start the kubelet")?;
-        wait_until_ready(&ctx, control, &config.node_name).await?;
-        progress.done(ctx.clock.instant(), "node", &format!("{} is Ready", config.node_name));
+        if settings.wait {
+            wait_until_ready(&ctx, &settings.client, &config.node_name).await?;
+            progress.done(ctx.clock.instant(), "node", &format!("{} is Ready", config.node_name));
+        }
         Ok(Self { ctx, images: parts.images, runtime: parts.runtime, _kubelet: kubelet })
     }
 
@@ -112,11 +128,10 @@ impl Node {
 }
 
 /// Waits for the Node's Ready condition, by a watch.
-async fn wait_until_ready(ctx: &Ctx, control: &ControlPlane, name: &str) -> Result<()> {
+async fn wait_until_ready(ctx: &Ctx, client: &(dyn Fn(&Ctx) -> Client + Send + Sync), name: &str) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
     let scope = ctx.child("ready");
-    let informers =
-        Informers::new(control.client_as("system:apiserver", &["system:masters"], "knarr", &scope));
+    let informers = Informers::new(client(&scope));
     let node = informers.filtered::<ApiNode>("", "", &format!("metadata.name={name}"));
     let ready = tokio::sync::watch::Sender::new(false);
     let told = ready.clone();

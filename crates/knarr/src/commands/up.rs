@@ -3,7 +3,7 @@
 use crate::Source;
 use crate::cluster::control::ControlPlane;
 use crate::cluster::network;
-use crate::cluster::node::{self, Node, Pods};
+use crate::cluster::node::{self, Node, NodeSettings, Pods};
 use crate::commands::{detach, version};
 use crate::config::Config;
 use crate::daemon::{self, Status, server::Served};
@@ -13,9 +13,13 @@ use crate::host::data::{self, Layout};
 use crate::kubeconfig::{self, Access};
 use crate::output::{Progress, say};
 use anyhow::{Context, Result};
+use knarr_apiserver::request::UserInfo;
 use knarr_base::Ctx;
+use knarr_client::Client;
 use knarr_image::ImageStore;
 use knarr_runtime::Runtime;
+use knarr_store::Store;
+use knarr_store::embedded::Engine;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,7 +54,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     knarr_base::logging::init("warn");
     let _lock = data::open(&config.data_dir)?;
-    checks::require(&config, true)?;
+    checks::require(&config, true, true)?;
     runtime()?.block_on(up(&config, arguments.demo))
 }
 
@@ -59,11 +63,12 @@ pub fn run_server(arguments: ServerArguments) -> Result<()> {
     knarr_base::logging::init("warn");
     let config = arguments.source.load()?;
     let _lock = data::open(&config.data_dir)?;
-    checks::require(&config, false)?;
+    checks::require(&config, true, false)?;
     runtime()?.block_on(serve(&config))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+/// The threads that everything runs on.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")
 }
 
@@ -71,7 +76,7 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
     let ctx = Ctx::system();
     let mut progress = Progress::since(ctx.clock.instant());
     say(&format!("Starting Knarr on {} (data in {})", config.node_name, config.data_dir.display()));
-    let network = network::prepare(config)?;
+    let network = network::prepare(&network::Plan::of_first(config))?;
     progress.done(
         ctx.clock.instant(),
         "network",
@@ -79,16 +84,29 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
     );
     let parts_ctx = ctx.child("node");
     let (control, parts) = tokio::try_join!(
-        ControlPlane::start(&ctx, config, network.node_ip, network.addresses.clone(), &mut progress),
+        ControlPlane::start(&ctx, config, network.node_ip, network.addresses.clone(), true, &mut progress),
         node::open(&parts_ctx, config),
     )?;
-    network::start_services(control.components(), config, &control, network.node_ip).await?;
+    network::start_first(control.components(), config, &control, network.node_ip).await?;
     network::follow_addresses(control.components(), &control)?;
     network::release_others(&network.pods, &parts.runtime)?;
     let pods = Arc::new(Pods(network.pods.clone()));
-    let node = Node::start(&ctx, config, &control, parts, network.node_ip, pods, &mut progress).await?;
+    let (server, identity) = (control.server.clone(), format!("system:node:{}", config.node_name));
+    let settings = NodeSettings {
+        node_ip: network.node_ip,
+        cluster_dns: config.dns_service_ip(),
+        cluster_domain: config.cluster_domain.clone(),
+        tls: control.kubelet_tls()?,
+        client: Box::new(move |ctx| {
+            let user = UserInfo::new(&identity, &["system:nodes"]);
+            Client::new(server.transport(user), "kubelet", ctx.clone())
+        }),
+        network: pods,
+        wait: true,
+    };
+    let node = Node::start(&ctx, config, settings, parts, &mut progress).await?;
     // Before anything says that the cluster is ready: whoever reads that may use the socket at once.
-    let stopped = socket(&ctx, config, &control, Some((node.images.clone(), node.runtime.clone())))?;
+    let stopped = socket(&ctx, config, Backing::of(&control), Some((node.images.clone(), node.runtime.clone())))?;
     let files = write_kubeconfigs(&control, config)?;
     let demo_address = match with_demo {
         true => Some(demo::deploy::run(&ctx, &control, &node.images, network.node_ip).await?),
@@ -122,11 +140,11 @@ async fn serve(config: &Config) -> Result<()> {
         .node_ip
         .or(first)
         .context("this machine has no address but loopback; give one with --node-ip")?;
-    let control = ControlPlane::start(&ctx, config, node_ip, addresses, &mut progress).await?;
+    let control = ControlPlane::start(&ctx, config, node_ip, addresses, false, &mut progress).await?;
     let files = write_kubeconfigs(&control, config)?;
     say(&format!("Ready after {} ms.", progress.elapsed(ctx.clock.instant()).as_millis()));
     files.iter().for_each(|line| say(line));
-    let stopped = socket(&ctx, config, &control, None)?;
+    let stopped = socket(&ctx, config, Backing::of(&control), None)?;
     wait_for_end(&ctx, &stopped.stop).await?;
     say("Stopping.");
     control.shutdown().await;
@@ -172,23 +190,43 @@ pub fn user_kubeconfig(configured: &std::path::Path) -> (PathBuf, Option<(u32, u
 }
 
 /// Who asked this cluster to stop, and wants to hear when it has.
-struct Stopped {
-    stop: watch::Receiver<bool>,
+pub struct Stopped {
+    /// Raised by a request on the socket.
+    pub stop: watch::Receiver<bool>,
     done: watch::Sender<bool>,
     ctx: Ctx,
 }
 
 impl Stopped {
-    async fn tell(self) {
+    /// Tells them.
+    pub async fn tell(self) {
         self.done.send_replace(true);
         self.ctx.tasks.shutdown(std::time::Duration::from_secs(1)).await;
     }
 }
 
-fn socket(
+/// What stands behind the socket: the control plane of this process, or nothing but the address of another's.
+pub struct Backing {
+    /// Where the API server is.
+    pub server: String,
+    /// The store.
+    pub store: Option<Arc<dyn Store>>,
+    /// The embedded engine.
+    pub engine: Option<Engine>,
+}
+
+impl Backing {
+    fn of(control: &ControlPlane) -> Self {
+        let server = format!("https://{}", control.server.config().advertise);
+        Self { server, store: Some(control.store()), engine: control.engine() }
+    }
+}
+
+/// Opens the local socket.
+pub fn socket(
     ctx: &Ctx,
     config: &Config,
-    control: &ControlPlane,
+    backing: Backing,
     node: Option<(Arc<ImageStore>, Arc<Runtime>)>,
 ) -> Result<Stopped> {
     let scope = ctx.child("socket");
@@ -196,10 +234,10 @@ fn socket(
     let (done, done_seen) = watch::channel(false);
     let (images, runtime) = node.unzip();
     let (started, clock, tasks) = (ctx.clock.instant(), ctx.clock.clone(), ctx.tasks.clone());
-    let (name, store) = (config.node_name.clone(), control.store());
-    let server = format!("https://{}", control.server.config().advertise);
+    let name = config.node_name.clone();
+    let Backing { server, store, engine } = backing;
     let status = move || {
-        let stats = store.stats();
+        let stats = store.as_ref().map(|store| store.stats());
         Status {
             version: version::SHORT.to_owned(),
             pid: std::process::id(),
@@ -207,19 +245,18 @@ fn socket(
             node: if runtime.is_some() { name.clone() } else { "none".to_owned() },
             server: server.clone(),
             unready: tasks.unready(),
-            objects: stats.keys,
-            revision: stats.revision,
+            objects: stats.as_ref().map_or(0, |s| s.keys),
+            revision: stats.as_ref().map_or(0, |s| s.revision),
             pods: runtime.as_ref().map_or(0, |r| r.sandboxes().len()),
         }
     };
-    let engine = control.engine();
     let served = Served { status: Box::new(status), images, engine, stop, stopped: done_seen };
     daemon::server::start(&scope, &Layout(config.data_dir.clone()).socket(), served)?;
     Ok(Stopped { stop: stop_seen, done, ctx: scope })
 }
 
 /// Until a signal, a request on the socket, or the failure of a part that the cluster cannot do without.
-async fn wait_for_end(ctx: &Ctx, stop: &watch::Receiver<bool>) -> Result<()> {
+pub async fn wait_for_end(ctx: &Ctx, stop: &watch::Receiver<bool>) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;

@@ -19,12 +19,12 @@ pub fn require_root(command: &str) -> Result<()> {
 }
 
 /// Everything that is missing, at once.
-pub fn require(config: &Config, node: bool) -> Result<()> {
+pub fn require(config: &Config, server: bool, node: bool) -> Result<()> {
     let mut problems = Vec::new();
     if node {
         problems.extend(kernel());
     }
-    problems.extend(ports(config, node));
+    problems.extend(ports(config, server, node));
     problems.extend(space(&config.data_dir));
     match &problems[..] {
         [] => Ok(()),
@@ -63,7 +63,7 @@ fn kernel() -> Vec<String> {
     problems
 }
 
-fn ports(config: &Config, node: bool) -> Vec<String> {
+fn ports(config: &Config, server: bool, node: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let mut tcp = |address: Ipv4Addr, port: u16, what: &str, flag: &str| {
         if let Err(error) = TcpListener::bind(SocketAddr::from((address, port))) {
@@ -72,7 +72,9 @@ fn ports(config: &Config, node: bool) -> Vec<String> {
             ));
         }
     };
-    tcp(config.bind_address, config.https_port, "the API server", "https-port");
+    if server {
+        tcp(config.bind_address, config.https_port, "the API server", "https-port");
+    }
     if node {
         tcp(Ipv4Addr::UNSPECIFIED, config.kubelet_port, "the kubelet", "kubelet-port");
         if let Err(error) = UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.dns_port))) {

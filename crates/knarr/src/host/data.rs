@@ -23,6 +23,10 @@ impl Layout {
     pub fn pki(&self) -> PathBuf {
         self.0.join("pki")
     }
+    /// What a machine that joined another's cluster knows of it.
+    pub fn membership(&self) -> PathBuf {
+        self.0.join("agent.json")
+    }
     /// Shims.
     pub fn runtime(&self) -> PathBuf {
         self.0.join("runtime")

@@ -2,7 +2,7 @@
 //! and with a slice that names the server.
 
 use crate::NetworkError;
-use crate::view::SERVICE_NAME;
+use crate::view::{Entry, SERVICE_NAME};
 use knarr_api::Kind;
 use knarr_api::core::v1::Service;
 use knarr_api::discovery::v1::EndpointSlice;
@@ -12,6 +12,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "kube-dns";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "knarr";
 
 /// The Service at `ip`.
 pub fn service(ip: Ipv4Addr) -> Value {
@@ -44,7 +46,7 @@ pub fn slice(server: SocketAddrV4) -> Value {
             "labels": {
                 SERVICE_NAME: NAME,
                 "k8s-app": NAME,
-                "endpointslice.kubernetes.io/managed-by": "knarr",
+                MANAGED_BY: MANAGER,
             },
         },
         "endpoints": [{ "addresses": [server.ip()], "conditions": { "ready": true } }],
@@ -53,6 +55,24 @@ pub fn slice(server: SocketAddrV4) -> Value {
             { "name": "dns-tcp", "port": server.port(), "protocol": "TCP" },
         ],
     })
+}
+
+/// The service as it is on a node whose own server is at `at`: slices of ours lead there, so that names are answered on
+/// every node, whatever becomes of the others.
+pub fn localized(entry: &Entry, at: SocketAddrV4) -> Entry {
+    let mut entry = entry.clone();
+    for held in entry.slices.values_mut() {
+        let labels = held.metadata.labels.as_ref();
+        let is_ours = held.namespace() == NAMESPACE
+            && labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|by| by == MANAGER)
+            && labels.and_then(|l| l.get(SERVICE_NAME)).is_some_and(|name| name == NAME);
+        if is_ours && let Ok(local) = EndpointSlice::from_value(&slice(at)) {
+            let mut changed = (**held).clone();
+            (changed.endpoints, changed.ports) = (local.endpoints, local.ports);
+            *held = changed.into();
+        }
+    }
+    entry
 }
 
 /// Sees to it that the Service is there at `ip` and leads to the server at `node_ip` and `port`.

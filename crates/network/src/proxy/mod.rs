@@ -17,6 +17,7 @@ use knarr_client::informer::Key;
 use plan::{Applied, Desired, plan};
 use rules::{Endpoint, ServiceRules, rules_of};
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use table::Ranges;
@@ -40,6 +41,8 @@ pub struct ProxyConfig {
     pub service_cidr: Range,
     /// This node's name, for traffic policies that keep to it.
     pub node_name: String,
+    /// Where this node's own DNS server is: it serves `kube-dns` here, as long as no pods do.
+    pub local_dns: Option<SocketAddrV4>,
 }
 
 /// A running proxy.
@@ -71,6 +74,7 @@ impl ServiceProxy {
                 services: config.service_cidr,
             },
             node: config.node_name,
+            local_dns: config.local_dns,
             view: view.clone(),
             shared,
             applied: Applied::default(),
@@ -92,6 +96,7 @@ impl ServiceProxy {
 struct Worker {
     ranges: Ranges,
     node: String,
+    local_dns: Option<SocketAddrV4>,
     view: ServiceView,
     shared: Arc<Shared>,
     applied: Applied,
@@ -173,6 +178,10 @@ impl Worker {
         let entry = self.view.get(&key);
         let rules = entry.and_then(|entry| {
             let service = entry.service.as_deref()?;
+            let entry = match self.local_dns {
+                Some(at) => crate::dns::objects::localized(&entry, at),
+                None => entry.clone(),
+            };
             Some(rules_of(service, entry.slices.values().map(|s| &**s), &self.node))
         });
         (key, rules)

@@ -64,6 +64,7 @@ impl Cluster {
                 cluster_cidr: pods_range(),
                 service_cidr: services_range(),
                 node_name: NODE.to_owned(),
+                local_dns: None,
             };
             ServiceProxy::start(&ctx, &view, config).unwrap().synced().await;
             (ctx, view)
