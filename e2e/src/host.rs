@@ -127,6 +127,22 @@ impl TestHost {
         *machine = Machine::boot(&self.name, &self.dir);
     }
 
+    /// Joins two hosts by a cable: a link `name` at each end, with an address (and prefix) of its own.
+    pub fn connect(&self, name: &str, address: &str, other: &TestHost, other_address: &str) {
+        let init_of = |host: &TestHost| host.machine.lock().expect("not poisoned").init.to_string();
+        let (here, there) = (init_of(self), init_of(other));
+        // Made inside this host and given away from there: the machine's own namespace never sees it.
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &here, "--net", "--", "ip", "link", "add", name, "type", "veth"]);
+        command.args(["peer", "name", name, "netns", &there]);
+        let done = command.output().expect("nsenter (util-linux) can be run");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        for (host, address) in [(self, address), (other, other_address)] {
+            host.run(&["ip", "address", "add", address, "dev", name]).ok();
+            host.run(&["ip", "link", "set", name, "up"]).ok();
+        }
+    }
+
     /// The kernel ends the namespace's processes; their cgroups empty a moment later.
     fn sweep_cgroups(&self) {
         let start = Instant::now();

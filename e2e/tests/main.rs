@@ -22,6 +22,8 @@ mod images;
 mod metrics;
 #[path = "cases/network.rs"]
 mod network;
+#[path = "cases/nodes.rs"]
+mod nodes;
 #[path = "cases/pods.rs"]
 mod pods;
 #[path = "cases/streams.rs"]
@@ -43,6 +45,7 @@ const GROUPS: &[Group] = &[
     Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
     Group { name: "eviction", mode: Mode::Up, cases: eviction::CASES },
     Group { name: "metrics", mode: Mode::Up, cases: metrics::CASES },
+    Group { name: "nodes", mode: Mode::Bare, cases: nodes::CASES },
     Group { name: "network", mode: Mode::Up, cases: network::CASES },
     Group { name: "streams", mode: Mode::Up, cases: streams::CASES },
     Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },
