@@ -131,6 +131,8 @@ impl TestHost {
     pub fn connect(&self, name: &str, address: &str, other: &TestHost, other_address: &str) {
         let init_of = |host: &TestHost| host.machine.lock().expect("not poisoned").init.to_string();
         let (here, there) = (init_of(self), init_of(other));
+        // One to a host that is gone ends with that host's namespace, a moment later.
+        self.run(&["ip", "link", "delete", name]);
         // Made inside this host and given away from there: the machine's own namespace never sees it.
         let mut command = Command::new("nsenter");
         command.args(["--target", &here, "--net", "--", "ip", "link", "add", name, "type", "veth"]);

@@ -24,6 +24,8 @@ const TYPE: &str = "bootstrap.kubernetes.io/token";
 /// Arguments.
 #[derive(clap::Args)]
 pub struct Arguments {
+    #[command(flatten)]
+    source: Source,
     #[command(subcommand)]
     what: What,
 }
@@ -32,8 +34,6 @@ pub struct Arguments {
 enum What {
     /// Make a token and print it
     Create {
-        #[command(flatten)]
-        source: Source,
         /// How long it is good, such as 30m; 0 for ever
         #[arg(long, default_value = "24h", value_name = "DURATION")]
         ttl: String,
@@ -45,14 +45,9 @@ enum What {
         description: String,
     },
     /// List the tokens
-    List {
-        #[command(flatten)]
-        source: Source,
-    },
+    List,
     /// Delete tokens
     Delete {
-        #[command(flatten)]
-        source: Source,
         /// Tokens, or what stands before their dots
         #[arg(required = true)]
         tokens: Vec<String>,
@@ -61,15 +56,15 @@ enum What {
 
 /// Does what is asked, as the cluster's admin.
 pub fn run(arguments: Arguments) -> Result<()> {
+    let config = arguments.source.load()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match arguments.what {
-            What::Create { source, ttl, print_join_command, description } => {
-                let config = source.load()?;
+            What::Create { ttl, print_join_command, description } => {
                 create(&config, &ttl, print_join_command, &description).await
             }
-            What::List { source } => list(&source.load()?).await,
-            What::Delete { source, tokens } => delete(&source.load()?, &tokens).await,
+            What::List => list(&config).await,
+            What::Delete { tokens } => delete(&config, &tokens).await,
         }
     })
 }
