@@ -43,7 +43,7 @@ impl Authenticator {
             let verified = verify_token(&self.tokens, &token, self.tokens.audiences(), now, reader)?;
             return Some(Arc::new(verified.user));
         }
-        if !info.is_resource && is_health_path(&info.path) {
+        if (!info.is_resource && is_health_path(&info.path)) || info.path == CLUSTER_INFO {
             return Some(Arc::new(anonymous()));
         }
         None
@@ -83,6 +83,10 @@ pub fn anonymous() -> UserInfo {
         ..UserInfo::default()
     }
 }
+
+/// What a machine that joins reads first, to find the cluster's CA. Whether it may is a matter of permissions (kubeadm's
+/// role for it), as for everybody else.
+const CLUSTER_INFO: &str = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
 
 /// The paths that need no credentials and no permission.
 pub fn is_health_path(path: &str) -> bool {
