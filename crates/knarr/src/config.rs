@@ -326,7 +326,10 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     // A cluster's range that is no larger than a node's is one node's.
     let node_prefix = settings.node_cidr_mask_size.unwrap_or(NODE_PREFIX.max(pod_cidr.prefix));
     if pod_cidr != any && !(pod_cidr.prefix..=28).contains(&node_prefix) {
-        note("node-cidr-mask-size", format!("{node_prefix} is not between {} (of pod-cidr) and 28", pod_cidr.prefix));
+        note(
+            "node-cidr-mask-size",
+            format!("{node_prefix} is not between {} (of pod-cidr) and 28", pod_cidr.prefix),
+        );
     }
     if pod_cidr != any && service_cidr != any && pod_cidr.overlaps(&service_cidr) {
         note("pod-cidr", format!("{pod_cidr} overlaps the service range {service_cidr}"));

@@ -113,7 +113,8 @@ fn pods_of(node: &Node) -> Option<Range> {
 
 /// Where a node is: what it published, else its internal address (other kubelets than ours publish nothing).
 fn address_of(node: &Node) -> Option<Ipv4Addr> {
-    let published = node.metadata.annotations.as_ref().and_then(|a| a.get(ADDRESS)).and_then(|a| a.parse().ok());
+    let published =
+        node.metadata.annotations.as_ref().and_then(|a| a.get(ADDRESS)).and_then(|a| a.parse().ok());
     let internal = || {
         let addresses = node.status.as_ref()?.addresses.as_ref()?;
         addresses.iter().find(|a| a.type_ == "InternalIP")?.address.parse().ok()
@@ -140,7 +141,9 @@ fn peers<'a>(nodes: impl Iterator<Item = &'a Node>, config: &NodeRoutesConfig) -
 
 /// How to reach an address, given this host's addresses (with prefix and link).
 fn way(to: Ipv4Addr, own: &[(Ipv4Addr, u8, u32)]) -> Way {
-    let on_link = |(address, prefix, _): &&(Ipv4Addr, u8, u32)| *prefix < 32 && Range::new(*address, *prefix).contains(to);
+    let on_link = |(address, prefix, _): &&(Ipv4Addr, u8, u32)| {
+        *prefix < 32 && Range::new(*address, *prefix).contains(to)
+    };
     let nearest = own.iter().filter(on_link).max_by_key(|(_, prefix, _)| *prefix);
     nearest.map_or(Way::Overlay, |(_, _, index)| Way::Link { index: *index })
 }

@@ -19,7 +19,8 @@ struct Beta {
 
 impl Beta {
     fn line<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
-        let mut line = vec![KNARR, command[0], "--data-dir", "/srv/host/data", "--cgroup-root", &self.host.cgroup];
+        let mut line =
+            vec![KNARR, command[0], "--data-dir", "/srv/host/data", "--cgroup-root", &self.host.cgroup];
         line.extend(&command[1..]);
         line
     }
@@ -40,7 +41,8 @@ impl Beta {
         cluster.start();
         cluster.import_busybox();
         let mut beta = Self { host, process: None };
-        let token = wait_for("a token", seconds(10), || cluster.knarr(&["token", "create", "--ttl=1h"]).result());
+        let token =
+            wait_for("a token", seconds(10), || cluster.knarr(&["token", "create", "--ttl=1h"]).result());
         let server = format!("https://{FIRST}:6443");
         beta.start(&["--server", &server, "--token", token.trim()]);
         std::fs::copy(cluster.host.dir.join("files/busybox.tar"), beta.host.dir.join("files/busybox.tar"))
@@ -67,12 +69,15 @@ fn a_second_machine_joins_and_leaves(cluster: &Cluster) {
     let before = snapshot::take(&cluster.host);
     let mut beta = Beta::join(cluster);
     let nodes = cluster.kubectl(&["get", "nodes", "-o", "json"]).json();
-    let ranges: Vec<&Value> = nodes["items"].as_array().into_iter().flatten().map(|n| &n["spec"]["podCIDR"]).collect();
+    let ranges: Vec<&Value> =
+        nodes["items"].as_array().into_iter().flatten().map(|n| &n["spec"]["podCIDR"]).collect();
     assert_eq!(ranges, ["10.244.1.0/24", "10.244.0.0/24"], "beta, then nodes");
     let namespace = cluster.namespace();
     answerer(&namespace, "here", "nodes");
     answerer(&namespace, "there", "beta");
-    let ip = |pod: &str| namespace.wait_until_ready(pod)["status"]["podIP"].as_str().unwrap_or_default().to_owned();
+    let ip = |pod: &str| {
+        namespace.wait_until_ready(pod)["status"]["podIP"].as_str().unwrap_or_default().to_owned()
+    };
     let (here, there) = (ip("here"), ip("there"));
     assert!(there.starts_with("10.244.1.") && here.starts_with("10.244.0."), "{here} {there}");
     for (from, to, to_ip) in [("here", "there", &there), ("there", "here", &here)] {
@@ -84,14 +89,17 @@ fn a_second_machine_joins_and_leaves(cluster: &Cluster) {
     for pod in ["here", "there"] {
         let service = namespace.get(&format!("service/{pod}"));
         let port = service["spec"]["ports"][0]["nodePort"].as_u64().expect("a node port");
-        for (host, node) in [(&cluster.host, SECOND), (&beta.host, FIRST), (&beta.host, SECOND), (&cluster.host, FIRST)] {
+        for (host, node) in
+            [(&cluster.host, SECOND), (&beta.host, FIRST), (&beta.host, SECOND), (&cluster.host, FIRST)]
+        {
             let url = format!("http://{node}:{port}");
             let heard = wait_for(&url, seconds(20), || host.http(&url));
             assert_eq!(heard.trim(), pod, "{url}");
         }
     }
     // The API server reaches the other kubelet, and trusts its certificate by the cluster's CA.
-    let logs = wait_for("logs of the other node", seconds(20), || namespace.kubectl(&["logs", "there"]).result());
+    let logs =
+        wait_for("logs of the other node", seconds(20), || namespace.kubectl(&["logs", "there"]).result());
     assert_eq!(logs.trim(), "started");
     assert_eq!(namespace.exec("there", &["hostname"]).ok().trim(), "there");
     let requests = cluster.kubectl(&["get", "csr", "--no-headers"]).ok();

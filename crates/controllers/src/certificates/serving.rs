@@ -60,7 +60,9 @@ fn names_of(node: &Node) -> BTreeSet<&str> {
 fn objection(user: &str, request: &request::Request, nodes: &[Node]) -> Option<String> {
     let name = user.strip_prefix("system:node:").filter(|_| user == request.common_name);
     let Some(name) = name else { return Some(format!("{user} asks for {}", request.common_name)) };
-    let Some(node) = nodes.iter().find(|n| n.name() == name) else { return Some(format!("there is no node {name}")) };
+    let Some(node) = nodes.iter().find(|n| n.name() == name) else {
+        return Some(format!("there is no node {name}"));
+    };
     let own = names_of(node);
     let asked = request.dns_names.iter().cloned().chain(request.addresses.iter().map(ToString::to_string));
     for asked in asked {
@@ -99,7 +101,9 @@ impl Reconcile for Approving {
                 type_: "Approved".into(),
                 status: "True".into(),
                 reason: Some("AutoApproved".into()),
-                message: Some("Auto approving kubelet serving certificate: the names are the node's own.".into()),
+                message: Some(
+                    "Auto approving kubelet serving certificate: the names are the node's own.".into(),
+                ),
                 ..Default::default()
             });
             let url = ResourcePath::of::<CertificateSigningRequest>().url("", &key.name, "approval");

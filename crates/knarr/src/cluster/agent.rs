@@ -101,10 +101,8 @@ impl Agent {
         };
         let scope = ctx.child("network");
         let client = Client::new(transport.clone(), "knarr-agent", scope.clone());
-        let (answered, parts) = tokio::try_join!(
-            learn(ctx, &client, &transport, node_ip, &mut known),
-            node::open(ctx, config),
-        )?;
+        let (answered, parts) =
+            tokio::try_join!(learn(ctx, &client, &transport, node_ip, &mut known), node::open(ctx, config),)?;
         known.write(&layout.membership())?;
         let (facts, pod_cidr) = match (&known.facts, &known.pod_cidr) {
             (Some(facts), Some(pod_cidr)) => (facts.clone(), pod_cidr.clone()),
@@ -160,7 +158,8 @@ fn membership(config: &Config, joining: &Joining) -> Result<Membership> {
             Ok(Membership { server: joining.server.clone().unwrap_or(known.server), ..known })
         }
         None => {
-            let server = joining.server.clone().context("say which cluster to join, with --server and --token")?;
+            let server =
+                joining.server.clone().context("say which cluster to join, with --server and --token")?;
             Ok(Membership { server, node_name: config.node_name.clone(), facts: None, pod_cidr: None })
         }
     }
@@ -186,7 +185,8 @@ async fn join_cluster(
             return Ok(identity);
         }
     }
-    let token = joining.token.as_deref().context("joining needs a token: 'knarr token create' on the first node")?;
+    let token =
+        joining.token.as_deref().context("joining needs a token: 'knarr token create' on the first node")?;
     let token = JoinToken::parse(token, joining.ca_hash.as_deref())?;
     let ca = join::discover(ctx, server, &token).await?;
     write_atomic(&ca_file, ca.as_bytes()).with_context(|| format!("cannot write {}", ca_file.display()))?;

@@ -100,7 +100,8 @@ impl ControlPlane {
         let this = Self { server, store, engine, ctx: ctx.clone(), components };
         let mut started = Vec::new();
         if config.controller_manager {
-            let (server, config) = (this.server.clone(), controllers_config(&this.server, config, with_node)?);
+            let (server, config) =
+                (this.server.clone(), controllers_config(&this.server, config, with_node)?);
             let start = move |ctx: &Ctx| start_controllers(&server, ctx, config.clone());
             this.run_one("system:kube-controller-manager", "kube-controller-manager", &name, start);
             started.push("controllers");

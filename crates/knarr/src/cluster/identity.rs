@@ -205,9 +205,10 @@ impl Identity {
             ctx.tasks.clone().spawn_until_stopped("certificates", async move {
                 let mut backoff = Backoff::new(Duration::from_secs(1), 2.0, Duration::from_secs(300));
                 loop {
-                    let wait = this.held(which).get().map_or(Duration::ZERO, |key| {
-                        until_rotation(&key, ctx.clock.now(), ctx.rng.unit())
-                    });
+                    let wait = this
+                        .held(which)
+                        .get()
+                        .map_or(Duration::ZERO, |key| until_rotation(&key, ctx.clock.now(), ctx.rng.unit()));
                     // An address that is not in it makes a serving certificate useless.
                     let fits = which == Use::Client || this.names(address);
                     if fits && !wait.is_zero() {
@@ -232,7 +233,9 @@ impl Identity {
     /// Whether the serving certificate names an address.
     fn names(&self, address: IpAddr) -> bool {
         let Some(key) = self.server.get() else { return false };
-        let Some(Ok((_, parsed))) = key.cert.first().map(|der| X509Certificate::from_der(der)) else { return false };
+        let Some(Ok((_, parsed))) = key.cert.first().map(|der| X509Certificate::from_der(der)) else {
+            return false;
+        };
         let octets = match address {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -264,7 +267,9 @@ fn certified(certificate: &str, key: &str) -> Result<CertifiedKey> {
 fn facts(key: &CertifiedKey) -> Result<(SystemTime, SystemTime, String)> {
     let der = key.cert.first().context("there is no certificate")?;
     let (_, parsed) = X509Certificate::from_der(der).context("the certificate cannot be read")?;
-    let time = |seconds: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let time = |seconds: i64| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+    };
     let validity = parsed.validity();
     let name = parsed.subject().iter_common_name().next().and_then(|n| n.as_str().ok()).unwrap_or_default();
     Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp()), name.to_owned()))
@@ -279,7 +284,8 @@ async fn signed(ctx: &Ctx, transport: &Arc<dyn Transport>, name: &str) -> Result
     let told = outcome.clone();
     requests.on_change(move |change: &Change<CertificateSigningRequest>| {
         let Some(status) = change.new.as_ref().and_then(|csr| csr.status.clone()) else { return };
-        let ended = status.conditions.iter().flatten().find(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
+        let ended =
+            status.conditions.iter().flatten().find(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
         if let Some(ended) = ended {
             let why = ended.message.clone().unwrap_or_default();
             told.send_replace(Some(Err(format!("{} {why}", ended.type_))));

@@ -112,7 +112,15 @@ fn objects(facts: &ClusterFacts, ca: &str, server: &str) -> Vec<(&'static str, V
     let nodes = ("Group", "system:nodes");
     let signing = "system:certificates.k8s.io:certificatesigningrequests";
     vec![
-        (BINDINGS, binding("", "kubeadm:kubelet-bootstrap", ("ClusterRole", "system:node-bootstrapper"), ("Group", GROUP))),
+        (
+            BINDINGS,
+            binding(
+                "",
+                "kubeadm:kubelet-bootstrap",
+                ("ClusterRole", "system:node-bootstrapper"),
+                ("Group", GROUP),
+            ),
+        ),
         (
             BINDINGS,
             binding(
@@ -145,7 +153,10 @@ fn objects(facts: &ClusterFacts, ca: &str, server: &str) -> Vec<(&'static str, V
         ),
         (SYSTEM[0], reader("kube-system", "knarr:node-config", NODE_CONFIG)),
         (SYSTEM[1], binding("kube-system", "knarr:node-config", ("Role", "knarr:node-config"), nodes)),
-        ("/api/v1/namespaces/kube-public/configmaps", map("kube-public", "cluster-info", "kubeconfig", &info.to_string())),
+        (
+            "/api/v1/namespaces/kube-public/configmaps",
+            map("kube-public", "cluster-info", "kubeconfig", &info.to_string()),
+        ),
         ("/api/v1/namespaces/kube-system/configmaps", map("kube-system", NODE_CONFIG, "cluster", &facts)),
     ]
 }
@@ -174,13 +185,15 @@ async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(),
         Ok(there) => {
             let there: Value = serde_json::from_slice(&there).map_err(|e| Error::Protocol(e.to_string()))?;
             let wanted = object["data"].as_object();
-            let differs = wanted.is_some_and(|data| data.iter().any(|(key, text)| there["data"][key] != *text));
+            let differs =
+                wanted.is_some_and(|data| data.iter().any(|(key, text)| there["data"][key] != *text));
             if differs {
                 let mut changed = there;
                 for (key, text) in wanted.into_iter().flatten() {
                     changed["data"][key] = text.clone();
                 }
-                (changed["apiVersion"], changed["kind"]) = (object["apiVersion"].clone(), object["kind"].clone());
+                (changed["apiVersion"], changed["kind"]) =
+                    (object["apiVersion"].clone(), object["kind"].clone());
                 client.call(Method::PUT, &url, &changed).await?;
             }
             Ok(())

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use knarr_base::Ctx;
 use knarr_client::{Client, Informers};
 use knarr_network::{
-    Dns, DnsConfig, Host, HostConfig, NodeRoutes, NodeRoutesConfig, PodNetwork, ProxyConfig, Range, ServiceProxy,
-    ServiceView, Upstreams, ensure_dns_service,
+    Dns, DnsConfig, Host, HostConfig, NodeRoutes, NodeRoutesConfig, PodNetwork, ProxyConfig, Range,
+    ServiceProxy, ServiceView, Upstreams, ensure_dns_service,
 };
 use knarr_runtime::Runtime;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -183,7 +183,12 @@ pub fn start_services(ctx: &Ctx, plan: &Plan, node_ip: Ipv4Addr, proxy: Client, 
 }
 
 /// [`start_services`] on the node beside the control plane, and the service through which all reach their DNS.
-pub async fn start_first(ctx: &Ctx, config: &Config, control: &ControlPlane, node_ip: Ipv4Addr) -> Result<()> {
+pub async fn start_first(
+    ctx: &Ctx,
+    config: &Config,
+    control: &ControlPlane,
+    node_ip: Ipv4Addr,
+) -> Result<()> {
     let ctx = ctx.child("network");
     let proxy = control.client_as("system:kube-proxy", &[], "kube-proxy", &ctx);
     let identity = format!("system:node:{}", config.node_name);

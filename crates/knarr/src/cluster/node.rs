@@ -128,7 +128,11 @@ impl Node {
 }
 
 /// Waits for the Node's Ready condition, by a watch.
-async fn wait_until_ready(ctx: &Ctx, client: &(dyn Fn(&Ctx) -> Client + Send + Sync), name: &str) -> Result<()> {
+async fn wait_until_ready(
+    ctx: &Ctx,
+    client: &(dyn Fn(&Ctx) -> Client + Send + Sync),
+    name: &str,
+) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
     let scope = ctx.child("ready");
     let informers = Informers::new(client(&scope));

@@ -78,7 +78,8 @@ impl JoinToken {
 
 /// The hash of a CA's public key.
 pub fn ca_hash(certificate: &CertificateDer<'_>) -> Result<String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).context("the CA's certificate cannot be read")?;
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).context("the CA's certificate cannot be read")?;
     let hash = <sha2::Sha256 as sha2::Digest>::digest(parsed.public_key().raw);
     Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }

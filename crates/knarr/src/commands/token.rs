@@ -104,7 +104,11 @@ async fn create(config: &Config, ttl: &str, whole_command: bool, description: &s
             None => network::underlay()?,
         };
         let address = address.context("this machine has no address that another one could reach")?;
-        say(&format!("knarr agent --server https://{address}:{} --token {}", config.https_port, token.text()));
+        say(&format!(
+            "knarr agent --server https://{address}:{} --token {}",
+            config.https_port,
+            token.text()
+        ));
     } else {
         say(&token.text());
     }
@@ -113,7 +117,10 @@ async fn create(config: &Config, ttl: &str, whole_command: bool, description: &s
 
 fn encoded(data: &serde_json::Value) -> serde_json::Value {
     let fields = data.as_object().into_iter().flatten();
-    fields.map(|(key, text)| (key.clone(), STANDARD.encode(text.as_str().unwrap_or_default()).into())).collect::<serde_json::Map<_, _>>().into()
+    fields
+        .map(|(key, text)| (key.clone(), STANDARD.encode(text.as_str().unwrap_or_default()).into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 async fn list(config: &Config) -> Result<()> {
@@ -123,8 +130,10 @@ async fn list(config: &Config) -> Result<()> {
     say(&format!("{:<8}  {:<22}  {}", "TOKEN", "EXPIRES", "DESCRIPTION"));
     for secret in secrets {
         let data = secret.data.unwrap_or_default();
-        let text = |key: &str| data.get(key).map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default();
-        let expires = Some(text("expiration")).filter(|t| !t.is_empty()).unwrap_or_else(|| "never".to_owned());
+        let text =
+            |key: &str| data.get(key).map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default();
+        let expires =
+            Some(text("expiration")).filter(|t| !t.is_empty()).unwrap_or_else(|| "never".to_owned());
         say(format!("{:<8}  {expires:<22}  {}", text("token-id"), text("description")).trim_end());
     }
     Ok(())

@@ -106,7 +106,8 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
     };
     let node = Node::start(&ctx, config, settings, parts, &mut progress).await?;
     // Before anything says that the cluster is ready: whoever reads that may use the socket at once.
-    let stopped = socket(&ctx, config, Backing::of(&control), Some((node.images.clone(), node.runtime.clone())))?;
+    let stopped =
+        socket(&ctx, config, Backing::of(&control), Some((node.images.clone(), node.runtime.clone())))?;
     let files = write_kubeconfigs(&control, config)?;
     let demo_address = match with_demo {
         true => Some(demo::deploy::run(&ctx, &control, &node.images, network.node_ip).await?),

@@ -29,7 +29,8 @@ pub fn check(config: &HostConfig) -> Result<Vec<Problem>, NetworkError> {
     let mut socket = Socket::route()?;
     let links = route::links(&mut socket)?;
     let name = |index: u32| links.iter().find(|(_, i)| *i == index).map_or("", |(name, _)| name.as_str());
-    let ours = |link: &str| link == DEVICE || link == crate::nodes::OVERLAY || crate::pods::is_host_link(link);
+    let ours =
+        |link: &str| link == DEVICE || link == crate::nodes::OVERLAY || crate::pods::is_host_link(link);
     let mut seen: Vec<(Range, String, bool)> = Vec::new();
     for found in route::routes(&mut socket)? {
         if !found.ours && !ours(name(found.link)) {

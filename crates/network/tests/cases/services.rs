@@ -24,7 +24,7 @@ fn services_range() -> Range {
 fn config(state: &Path) -> HostConfig {
     HostConfig {
         pod_cidr: pods_range(),
-                cluster_cidr: pods_range(),
+        cluster_cidr: pods_range(),
         service_cidr: services_range(),
         node_ip: None,
         state_dir: state.into(),
