@@ -68,6 +68,12 @@ impl Cluster {
         self.host.run(&self.knarr_command(command))
     }
 
+    /// Process number of the daemon as this side of the test host sees it.
+    pub fn pid(&self) -> u32 {
+        let process = self.process.lock().expect("not poisoned");
+        process.as_ref().and_then(Spawned::pid).expect("the cluster runs")
+    }
+
     /// Switches the machine off and on again, then starts the cluster.
     pub fn reboot(&self) {
         self.host.reboot();

@@ -40,8 +40,7 @@ mount --bind "$BASE/boot_id" /proc/sys/kernel/random/boot_id
 echo "$NAME" > /proc/sys/kernel/hostname
 ip link set lo up
 echo ready
-trap '' CHLD
-exec cat > /dev/null
+exec env --ignore-signal=CHLD cat > /dev/null
 "#;
 
 /// A machine of its own, as far as the kernel can pretend.

@@ -12,8 +12,13 @@ pub const TAGS: [&str; 2] = ["busybox:1.35", "busybox:latest"];
 
 /// Writes the archive to `path`.
 pub fn write(path: &Path) {
+    write_with(path, &TAGS, "");
+}
+
+/// Writes an archive with names of its own to `path`; `note` makes its layer another one.
+pub fn write_with(path: &Path, tags: &[&str], note: &str) {
     assert!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing: apt-get install busybox-static");
-    let layer = layer().expect("a layer can be packed in memory");
+    let layer = layer(note).expect("a layer can be packed in memory");
     let layer_digest = digest(&layer, path);
     let config = json!({
         "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
@@ -25,7 +30,7 @@ pub fn write(path: &Path) {
     })
     .to_string();
     let name = format!("{}.json", digest(config.as_bytes(), path));
-    let manifest = json!([{ "Config": name, "RepoTags": TAGS, "Layers": ["layer.tar"] }]).to_string();
+    let manifest = json!([{ "Config": name, "RepoTags": tags, "Layers": ["layer.tar"] }]).to_string();
     let mut archive = tar::Builder::new(Vec::new());
     for (name, data) in
         [("manifest.json", manifest.as_bytes()), (name.as_str(), config.as_bytes()), ("layer.tar", &layer)]
@@ -36,7 +41,7 @@ pub fn write(path: &Path) {
         .expect("the directory is writable");
 }
 
-fn layer() -> std::io::Result<Vec<u8>> {
+fn layer(note: &str) -> std::io::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
     for (folder, mode) in
         [("bin", 0o755), ("etc", 0o755), ("home", 0o755), ("root", 0o700), ("tmp", 0o1777), ("www", 0o755)]
@@ -54,6 +59,9 @@ fn layer() -> std::io::Result<Vec<u8>> {
         0o644,
     )?;
     file(&mut layer, "etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644)?;
+    if !note.is_empty() {
+        file(&mut layer, "etc/note", note.as_bytes(), 0o644)?;
+    }
     file(&mut layer, "bin/busybox", &std::fs::read(BUSYBOX)?, 0o755)?;
     let applets = Command::new(BUSYBOX).arg("--list").output()?.stdout;
     for applet in String::from_utf8_lossy(&applets).lines().filter(|applet| *applet != "busybox") {

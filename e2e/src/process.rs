@@ -91,6 +91,11 @@ impl Spawned {
         })
     }
 
+    /// Process number of the command itself, seen from outside of the test host.
+    pub fn pid(&self) -> Option<u32> {
+        children(self.child.id()).first().copied()
+    }
+
     /// Sends a signal to the command itself (not to the helper that entered the test host for it).
     pub fn signal(&self, signal: &str) {
         let children = children(self.child.id());

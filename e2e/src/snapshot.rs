@@ -59,3 +59,59 @@ pub fn take(host: &TestHost) -> BTreeSet<String> {
     );
     found
 }
+
+/// What pods leave behind if they are not taken away whole: [`take`]'s view, and cgroups at any depth, namespaces,
+/// rules of the firewall, folders and sockets of the data directory, and the daemon's open files. For clusters
+/// that go on running between the two looks, so lines say nothing of what changes by itself.
+pub fn of_pods(host: &TestHost) -> BTreeSet<String> {
+    let mut found = take(host);
+    // The zygote, which shims are forked from, is the daemon's and comes with the first pod.
+    found.retain(|line| !line.starts_with("process: knarr-shim ---"));
+    for root in hierarchies() {
+        walk(&root.join(&host.cgroup), &mut |path| {
+            // Those of the classes of service are made with the first pod of each and stay.
+            let class = path.file_name().is_some_and(|name| {
+                ["kubepods", "burstable", "besteffort"].iter().any(|class| name == *class)
+            });
+            if !class {
+                found.insert(format!("cgroup: {}", path.display()));
+            }
+        });
+    }
+    let looks: [(&str, &str); 3] = [
+        ("namespaces", "lsns -n -o TYPE | sort | uniq -c"),
+        ("rule", "command -v nft >/dev/null && nft -s list ruleset | sort | uniq -c"),
+        // What the store and images hold is not the pods'; the images' folders of containers are.
+        (
+            "file",
+            "find /srv/host/data -maxdepth 4 -not -path '*/store*' -not -path '*/layers/*' -not -path '*/blobs/*' -not -path '*/pki*' -not -path '*/network/pods.json'",
+        ),
+    ];
+    for (what, command) in looks {
+        let seen = host.run(&["sh", "-c", command]);
+        found.extend(seen.stdout.lines().map(|line| format!("{what}: {}", line.trim())));
+    }
+    found
+}
+
+fn walk(dir: &Path, visit: &mut impl FnMut(&Path)) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            visit(&entry.path());
+            walk(&entry.path(), visit);
+        }
+    }
+}
+
+/// Waits until pods have left nothing: the host is again as it was `before`.
+pub fn wait_until_as_before(host: &TestHost, before: &BTreeSet<String>, limit: std::time::Duration) {
+    crate::wait_for("the host is as it was before", limit, || {
+        let after = of_pods(host);
+        let left: Vec<&String> = after.difference(before).collect();
+        let lost: Vec<&String> = before.difference(&after).collect();
+        match left.is_empty() && lost.is_empty() {
+            true => Ok(()),
+            false => Err(format!("left: {left:#?}\nlost: {lost:#?}")),
+        }
+    });
+}

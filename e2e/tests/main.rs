@@ -14,6 +14,8 @@ mod demo;
 mod durability;
 #[path = "cases/eviction.rs"]
 mod eviction;
+#[path = "cases/faults.rs"]
+mod faults;
 #[path = "cases/host.rs"]
 mod host;
 #[path = "cases/images.rs"]
@@ -51,6 +53,7 @@ const GROUPS: &[Group] = &[
     Group { name: "volumes", mode: Mode::Up, cases: volumes::CASES },
     Group { name: "images", mode: Mode::Up, cases: images::CASES },
     Group { name: "durability", mode: Mode::Up, cases: durability::CASES },
+    Group { name: "faults", mode: Mode::Up, cases: faults::CASES },
     Group { name: "host", mode: Mode::Bare, cases: host::CASES },
 ];
 

@@ -2,6 +2,10 @@
 basic authentication through a token service.
 
 Usage: registry.py ARCHIVE ADDRESS [USER PASSWORD]
+
+FAULT in the environment spoils it: `platform` (an index that has only another architecture), `layer` (a byte of
+the layer is another than its digest says), `short` (the connection breaks in the middle of the layer), `gzip` (the
+layer's digest is right, but it is no gzip), `unpacked` (it unpacks to something else than the configuration says).
 """
 
 import base64
@@ -9,11 +13,13 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
 import sys
 import tarfile
 
 archive, address = sys.argv[1:3]
 credentials = sys.argv[3:5]
+fault = os.environ.get("FAULT", "")
 blobs = {}
 
 
@@ -28,11 +34,27 @@ with tarfile.open(archive) as tar:
     entry = json.loads(read("manifest.json"))[0]
     config = {"mediaType": "application/vnd.oci.image.config.v1+json", **keep(read(entry["Config"]))}
     gzipped = "application/vnd.oci.image.layer.v1.tar+gzip"
-    layers = [{"mediaType": gzipped, **keep(gzip.compress(read(name), 1, mtime=0))} for name in entry["Layers"]]
+    tars = [read(name) for name in entry["Layers"]]
+    if fault == "unpacked":
+        tars = [data[:512] + bytes(1024) for data in tars]
+    packed = [gzip.compress(data, 1, mtime=0) for data in tars]
+    if fault == "gzip":
+        packed = [b"this is no gzip" for _ in packed]
+    layers = [{"mediaType": gzipped, **keep(data)} for data in packed]
 
 KIND = "application/vnd.oci.image.manifest.v1+json"
 manifest = json.dumps({"schemaVersion": 2, "mediaType": KIND, "config": config, "layers": layers}).encode()
+KINDS = {"1": KIND}
 manifests = {"1": manifest, keep(manifest)["digest"]: manifest}
+if fault == "platform":
+    KINDS["1"] = "application/vnd.oci.image.index.v1+json"
+    other = {"mediaType": KIND, **keep(manifest), "platform": {"architecture": "s390x", "os": "linux"}}
+    manifests["1"] = json.dumps({"schemaVersion": 2, "mediaType": KINDS["1"], "manifests": [other]}).encode()
+if fault == "layer":
+    for layer in layers:
+        data = bytearray(blobs[layer["digest"]])
+        data[len(data) // 2] ^= 1
+        blobs[layer["digest"]] = bytes(data)
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
@@ -65,7 +87,14 @@ class Registry(http.server.BaseHTTPRequestHandler):
         if kind == "manifests" and reference in manifests:
             data = manifests[reference]
             digest = "sha256:" + hashlib.sha256(data).hexdigest()
-            return self.answer(200, data, KIND, [("Docker-Content-Digest", digest)])
+            return self.answer(200, data, KINDS.get(reference, KIND), [("Docker-Content-Digest", digest)])
+        if kind == "blobs" and fault == "short" and any(reference == layer["digest"] for layer in layers):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(blobs[reference])))
+            self.end_headers()
+            self.wfile.write(blobs[reference][: len(blobs[reference]) // 2])
+            self.close_connection = True
+            return None
         if kind == "blobs" and reference in blobs:
             return self.answer(200, blobs[reference], "application/octet-stream")
         self.answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}')

@@ -61,6 +61,9 @@ pub struct Settings {
     /// cgroup under which everything runs [default: knarr]
     #[arg(long, global = true, value_name = "NAME")]
     pub cgroup_root: Option<String>,
+    /// Processes and threads that a pod may have [default: as many as the machine]
+    #[arg(long, global = true, value_name = "N")]
+    pub pod_max_pids: Option<u32>,
     /// Run no controllers: another controller manager works on this cluster
     #[arg(long, global = true)]
     pub disable_controller_manager: bool,
@@ -202,6 +205,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// cgroup root.
     pub cgroup_root: String,
+    /// Most processes and threads of a pod.
+    pub pod_max_pids: Option<u32>,
     /// Whether the controllers run in this process.
     pub controller_manager: bool,
     /// Whether the scheduler runs in this process.
@@ -268,6 +273,7 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         cluster_domain: flags.cluster_domain.or(file.cluster_domain),
         kubeconfig: flags.kubeconfig.or(file.kubeconfig),
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
+        pod_max_pids: flags.pod_max_pids.or(file.pod_max_pids),
         disable_controller_manager: flags.disable_controller_manager || file.disable_controller_manager,
         disable_scheduler: flags.disable_scheduler || file.disable_scheduler,
         insecure_registry: if flags.insecure_registry.is_empty() {
@@ -391,6 +397,9 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
             note(key, format!("{port} is also {other}"));
         }
     }
+    if settings.pod_max_pids == Some(0) {
+        note("pod-max-pids", "a pod needs at least one process".to_owned());
+    }
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
     }
@@ -412,6 +421,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
             None => Some(PathBuf::new()),
         },
         cgroup_root,
+        pod_max_pids: settings.pod_max_pids,
         controller_manager: !settings.disable_controller_manager,
         scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,

@@ -72,6 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             labels: Default::default(),
             capacity: None,
             version: "v1.36.0".to_owned(),
+            pod_max_pids: None,
             static_pods: None,
             resolv_conf: "/etc/resolv.conf".into(),
             log_max_bytes: 10 << 20,

@@ -44,6 +44,8 @@ pub struct KubeletConfig {
     pub capacity: Option<Capacity>,
     /// Kubernetes version that the node reports, such as `v1.36.0`.
     pub version: String,
+    /// Processes and threads that a pod may have; as many as the node when `None` (upstream's podPidsLimit).
+    pub pod_max_pids: Option<u32>,
     /// Directory of static pods' manifests, if any are to be run.
     pub static_pods: Option<PathBuf>,
     /// The host's resolver configuration.

@@ -106,6 +106,7 @@ impl Node {
             labels: BTreeMap::new(),
             capacity: None,
             version: KUBERNETES.to_owned(),
+            pod_max_pids: config.pod_max_pids,
             static_pods: Some(layout.manifests()),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             log_max_bytes: LOG_MAX_BYTES,

@@ -9,7 +9,7 @@ use crate::volume::{Prepared, pod_dir};
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use knarr_image::Image;
-use knarr_runtime::spec::{ContainerSpec, Mount, MountKind, Propagation, RootFs, SandboxSpec};
+use knarr_runtime::spec::{ContainerSpec, Mount, MountKind, Propagation, Resources, RootFs, SandboxSpec};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,10 @@ pub(crate) fn sandbox(kubelet: &Shared, pod: &Pod, attempt: u32) -> SandboxSpec 
         host_ipc: spec.host_ipc == Some(true),
         share_process_namespace: spec.share_process_namespace == Some(true),
         cgroup: resources::pod_cgroup(pod, pod.uid()),
-        resources: resources::pod(pod),
+        resources: Resources {
+            pids_limit: kubelet.config.pod_max_pids.map(i64::from),
+            ..resources::pod(pod)
+        },
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
         labels: BTreeMap::from([(label::SIZE.to_owned(), json(&Sizes::of(pod)))]),
     }

@@ -10,7 +10,7 @@ use crate::kubelet::Shared;
 use crate::util::{Def, from_ns};
 use knarr_api::Kind;
 use knarr_api::core::v1::{self, Pod};
-use knarr_runtime::spec::{ContainerStatus, SandboxStatus};
+use knarr_runtime::spec::{ContainerStatus, Resources, SandboxStatus};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -98,13 +98,18 @@ fn resizing(
         pending: condition("PodResizePending"),
         progress: condition("PodResizeInProgress"),
         cgroup: sandbox
-            .map(|s| kept.and_then(|k| k.cgroup.clone()).unwrap_or_else(|| s.spec.resources.clone())),
+            .map(|s| kept.and_then(|k| k.cgroup.clone()).unwrap_or_else(|| sized(&s.spec.resources))),
         pod: match kept {
             Some(kept) => kept.pod.clone(),
             None => made().or_else(|| Sizes::of(pod).pod),
         },
         ..Resizing::default()
     }
+}
+
+/// What of a sandbox's limits comes from the pod, and not from the node's configuration.
+fn sized(made: &Resources) -> Resources {
+    Resources { pids_limit: None, ..made.clone() }
 }
 
 fn from_runtime(
