@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 #[path = "cases/bad_input.rs"]
 mod bad_input;
+#[path = "cases/churn.rs"]
+mod churn;
 #[path = "cases/clients.rs"]
 mod clients;
 #[path = "cases/demo.rs"]
@@ -54,6 +56,8 @@ const GROUPS: &[Group] = &[
     Group { name: "images", mode: Mode::Up, cases: images::CASES },
     Group { name: "durability", mode: Mode::Up, cases: durability::CASES },
     Group { name: "faults", mode: Mode::Up, cases: faults::CASES },
+    Group { name: "faults_small_disk", mode: Mode::Bare, cases: faults::SMALL_DISK },
+    Group { name: "churn", mode: Mode::Up, cases: churn::CASES },
     Group { name: "host", mode: Mode::Bare, cases: host::CASES },
 ];
 
