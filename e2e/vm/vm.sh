@@ -37,7 +37,8 @@ if test -z "$kernel"; then
 fi
 version=$(basename "$(ls -d "$kernel"/lib/modules/*)")
 
-# The disk: a root file system of busybox, with all modules of the kernel.
+# The disk: a root file system of busybox, with all modules of the kernel; NVMe and ext4 are built into that kernel,
+# so no initramfs is needed.
 root=$dir/root
 mkdir -p "$root"/bin "$root"/sbin "$root"/usr/bin "$root"/lib "$root"/proc "$root"/sys "$root"/dev "$root"/tmp \
   "$root"/run "$root"/etc "$root"/root "$root"/var/lib
@@ -58,38 +59,16 @@ cp "$here/guest.sh" "$root/guest.sh"
 # The suite's image, as the suite writes it.
 KNARR_BUSYBOX_TO="$root/busybox.tar" sh -c "cd '$repository' && cargo run --quiet -p knarr-e2e --example busybox"
 truncate -s 2G "$dir/disk"
+chmod +x "$root/guest.sh"
 mkfs.ext4 -q -d "$root" "$dir/disk"
-
-# The initramfs only finds the disk.
-early=$dir/early
-mkdir -p "$early/bin" "$early/new"
-cp /usr/bin/busybox "$early/bin/busybox"
-for name in sh mount insmod switch_root sleep; do ln -s busybox "$early/bin/$name"; done
-for name in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
-  find "$kernel/lib/modules" -name "$name.ko" -exec cp {} "$early/" \;
-done
-cat > "$early/init" <<'INIT'
-#!/bin/sh
-for name in virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk; do
-  test ! -e /$name.ko || insmod /$name.ko
-done
-mkdir -p /dev; mount -t devtmpfs dev /dev
-# By type, since there is no /proc to look for types in.
-i=0; while ! mount -t ext4 /dev/vda /new 2>/dev/null && [ $i -lt 50 ]; do sleep 0.1; i=$((i+1)); done
-mount --move /dev /new/dev
-exec switch_root /new /guest.sh
-INIT
-chmod +x "$early/init" "$root/guest.sh"
-ln -s busybox "$early/bin/mkdir"
-(cd "$early" && find . | cpio -o -H newc --quiet) | gzip -1 > "$dir/initramfs"
 
 # One boot: ended by itself, or by its number when it takes too long.
 boot() {
   # shellcheck disable=SC2086 # $QEMU may carry arguments
   $qemu -m 3072 -smp 2 -accel tcg,thread=multi -cpu max -nographic -no-reboot -net none \
-    -kernel "$kernel/boot/vmlinuz-$version" -initrd "$dir/initramfs" \
-    -drive "file=$dir/disk,format=raw,if=virtio,cache=writethrough" \
-    -append "console=ttyS0 quiet panic=-1 phase=$1" < /dev/null > "$dir/output-$1" 2>&1 &
+    -kernel "$kernel/boot/vmlinuz-$version" \
+    -drive "file=$dir/disk,format=raw,if=none,id=disk,cache=writethrough" -device nvme,drive=disk,serial=disk \
+    -append "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/nvme0n1 rw init=/guest.sh phase=$1" < /dev/null > "$dir/output-$1" 2>&1 &
   pid=$!
   waited=0
   while kill -0 "$pid" 2>/dev/null; do
