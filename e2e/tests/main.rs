@@ -56,7 +56,6 @@ const GROUPS: &[Group] = &[
     Group { name: "images", mode: Mode::Up, cases: images::CASES },
     Group { name: "durability", mode: Mode::Up, cases: durability::CASES },
     Group { name: "faults", mode: Mode::Up, cases: faults::CASES },
-    Group { name: "faults_small_disk", mode: Mode::Bare, cases: faults::SMALL_DISK },
     Group { name: "churn", mode: Mode::Up, cases: churn::CASES },
     Group { name: "host", mode: Mode::Bare, cases: host::CASES },
 ];

@@ -24,9 +24,6 @@ pub const CASES: &[Case] = cases![
     a_full_disk_is_told_and_outlived,
 ];
 
-/// On a host whose whole data directory is on a small disk.
-pub const SMALL_DISK: &[Case] = cases![a_disk_full_to_the_last_byte_stops_writes_but_no_pod];
-
 /// A pod of one container that runs `command`; `more` goes into its spec, `container` into the container.
 fn pod(name: &str, command: &str, container: &str, more: &str) -> String {
     format!(
@@ -469,44 +466,4 @@ fn a_full_disk_is_told_and_outlived(cluster: &Cluster) {
     cluster.signal("KILL");
     cluster.host.run(&["umount", &volumes]).ok();
     cluster.start();
-}
-
-fn a_disk_full_to_the_last_byte_stops_writes_but_no_pod(cluster: &Cluster) {
-    let data = format!("{INSIDE}/data");
-    let mount = format!("mkdir -p {data} && mount -t tmpfs -o size=200m tmpfs {data}");
-    cluster.host.run(&["sh", "-c", &mount]).ok();
-    cluster.start();
-    cluster.import_busybox();
-    cluster.kubectl(&["get", "namespaces"]).ok();
-    let namespace = cluster.namespace();
-    wait_for("the default service account", seconds(20), || {
-        namespace.kubectl(&["get", "serviceaccount", "default"]).result()
-    });
-    let before = snapshot::of_pods(&cluster.host);
-    namespace.apply(&pod("runs", "i=0; while :; do echo line $i; i=$((i+1)); usleep 100000; done", "", ""));
-    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
-    let was = id(&namespace.wait_until_ready("runs"));
-    cluster.host.run(&["sh", "-c", &format!("cat /dev/zero > {data}/ballast; true")]);
-    // What is asked for now may be taken or refused, but nothing that runs may end for it.
-    for i in 0..20 {
-        let name = format!("late-{i}");
-        namespace.kubectl_stdin(&["apply", "-f", "-"], &pod(&name, "sleep 1000", "", ""));
-    }
-    cluster.knarr(&["image", "import", &format!("{INSIDE}/files/busybox.tar")]);
-    cluster.host.run(&["rm", &format!("{data}/ballast")]).ok();
-    // A daemon that could not go on has said why and ended; a service manager starts it again.
-    if cluster.kubectl(&["create", "configmap", "after", "-n", &namespace.name]).code != 0 {
-        println!("the daemon ended: {}", cluster.said().lines().last().unwrap_or_default());
-        cluster.signal("KILL");
-        cluster.start();
-    }
-    for i in 0..20 {
-        namespace.apply(&pod(&format!("late-{i}"), "sleep 1000", "", ""));
-    }
-    for i in 0..20 {
-        namespace.wait_until_ready(&format!("late-{i}"));
-    }
-    assert_eq!(id(&namespace.get("pod/runs")), was, "it was neither restarted nor replaced");
-    namespace.kubectl(&["delete", "pods", "--all", "--wait=false"]).ok();
-    snapshot::wait_until_as_before(&cluster.host, &before, seconds(60));
 }
