@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::Method;
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
+use knarr_client::https::Https;
 use knarr_client::{Client, Error, kubeconfig};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,6 +25,8 @@ pub struct Bench {
     pub arguments: Arguments,
     pub row_limit: Duration,
     clients: Vec<Client>,
+    /// For streams, which have connections of their own.
+    pub https: Https,
 }
 
 impl Bench {
@@ -45,6 +48,7 @@ impl Bench {
             arguments: arguments.clone(),
             row_limit: Duration::from_secs(arguments.row_seconds.max(1)),
             clients: clients.context("cannot use the kubeconfig")?,
+            https: kubeconfig::load(kubeconfig).context("cannot use the kubeconfig")?,
         };
         let namespace =
             json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": bench.namespace}});

@@ -63,6 +63,9 @@ pub struct Arguments {
     /// Command of those pods
     #[arg(long, value_name = "WORDS", default_value = "sleep 3600")]
     image_command: String,
+    /// Program of the image that ends at once, for execs
+    #[arg(long, value_name = "PROGRAM", default_value = "true")]
+    exec_command: String,
     /// Concurrent clients
     #[arg(long, default_value_t = 64)]
     clients: usize,

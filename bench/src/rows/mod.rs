@@ -2,6 +2,7 @@
 //! take turns group by group.
 
 mod api;
+mod exec;
 mod pods;
 pub use pods::node_is_ready;
 mod watch;

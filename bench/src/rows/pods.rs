@@ -1,6 +1,7 @@
-//! From the answered POST of a pod to Running on an open watch, one by one and in a burst.
+//! From the answered POST of a pod to Running on an open watch, one by one and in a burst; from the request of an exec
+//! to its status.
 
-use super::watch;
+use super::{exec, watch};
 use crate::bench::Bench;
 use crate::table::Table;
 use anyhow::{Context, Result};
@@ -10,8 +11,9 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Duration;
 
-const SEQUENTIAL: usize = 30;
+const SEQUENTIAL: usize = 1000;
 const BURST: usize = 100;
+const EXECS: usize = 200;
 
 pub async fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
     let Some(image) = bench.arguments.image.clone() else { return Ok(()) };
@@ -36,6 +38,11 @@ pub async fn rows(bench: &Bench, table: &mut Table) -> Result<()> {
         let latencies = at_once(bench, &image).await?;
         let last = latencies.last().map_or(0.0, Duration::as_secs_f64);
         table.latencies(&burst, format!("{last:.2} s"), &latencies, None, "3 s");
+    }
+    let execs = "exec: request to status";
+    if table.wants(execs) {
+        let latencies = many_execs(bench, &image).await?;
+        table.latencies(execs, format!("{} execs", latencies.len()), &latencies, None, "p50 20 ms");
     }
     Ok(())
 }
@@ -112,6 +119,22 @@ async fn at_once(bench: &Bench, image: &str) -> Result<Vec<Duration>> {
     while let Some(made) = making.join_next().await {
         made.context("a creation panicked")??;
     }
+    bench.delete_all(&url).await?;
+    gone(bench).await?;
+    Ok(latencies)
+}
+
+/// One command after another in one pod.
+async fn many_execs(bench: &Bench, image: &str) -> Result<Vec<Duration>> {
+    let mut watcher = watch::open(bench, "pods").await?;
+    let url = bench.path("pods");
+    bench.call(Method::POST, &url, &pod(bench, image, "exec")).await?;
+    watch::next(bench, &mut watcher, |object| object["status"]["phase"] == "Running").await?;
+    let mut latencies = Vec::new();
+    for _ in 0..bench.count(EXECS) {
+        latencies.push(exec::once(bench, "exec", &bench.arguments.exec_command).await?);
+    }
+    latencies.sort_unstable();
     bench.delete_all(&url).await?;
     gone(bench).await?;
     Ok(latencies)

@@ -7,8 +7,11 @@ use http_body_util::{BodyStream, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -47,7 +50,25 @@ impl Https {
     }
 }
 
+impl Https {
+    /// A new connection for HTTP/1.1, for what needs one of its own: an upgrade to a stream (exec, attach, port-forward).
+    /// The identity of a client certificate is on it; a bearer token has to be sent by the caller.
+    pub async fn connect_http1(&self) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>, Error> {
+        let mut config = ClientConfig::clone(self.shared.tls.config());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        self.shared.connect(&TlsConnector::from(Arc::new(config))).await
+    }
+}
+
 impl Shared {
+    async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Error> {
+        let tcp =
+            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.failed(e))?;
+        tcp.set_nodelay(true).map_err(|e| self.failed(e))?;
+        let name = ServerName::try_from(self.host.clone()).map_err(|e| self.failed(e))?;
+        tls.connect(name, tcp).await.map_err(|e| self.failed(e))
+    }
+
     fn failed(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
         Error::Connect { server: format!("{}:{}", self.host, self.port), source: source.into() }
     }
@@ -57,12 +78,7 @@ impl Shared {
         if let Some(sender) = connection.as_ref().filter(|s| !s.is_closed()) {
             return Ok(sender.clone());
         }
-        let tcp = tokio::net::TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(|e| self.failed(e))?;
-        tcp.set_nodelay(true).map_err(|e| self.failed(e))?;
-        let name = ServerName::try_from(self.host.clone()).map_err(|e| self.failed(e))?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|e| self.failed(e))?;
+        let tls = self.connect(&self.tls).await?;
         let (sender, driver) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .adaptive_window(true)
             .handshake(TokioIo::new(tls))
