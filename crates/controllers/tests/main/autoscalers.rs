@@ -59,7 +59,7 @@ async fn without_metrics_bounds_hold_and_the_condition_says_why() {
         .await;
     let active = condition(&failed, "ScalingActive");
     assert_eq!(active["reason"], "FailedGetResourceMetric");
-    let message = "the HPA was unable to compute the replica count: failed to get cpu utilization: unable to get metrics for resource cpu: unable to fetch metrics from resource metrics API: the server could not find the requested resource";
+    let message = "the HPA was unable to compute the replica count: failed to get cpu utilization: unable to get metrics for resource cpu: no metrics returned from resource metrics API";
     assert!(active["message"].as_str().is_some_and(|text| text.starts_with(message)), "{active}");
     running.cluster.stop().await;
 }

@@ -101,16 +101,16 @@ impl Running {
         .await
     }
 
-    /// Sets a pod's phase, as its kubelet would.
+    /// Sets a pod's phase, as its kubelet would. A pod that has gone since it was listed has none.
     async fn set_phase(&self, pod: &Pod, phase: &str) {
         let ready = if phase == "Running" { "True" } else { "False" };
         let now = knarr_meta::time::rfc3339(self.cluster.ctx.clock.now());
         let status = json!({ "status": { "phase": phase, "conditions": [
             { "type": "Ready", "status": ready, "lastTransitionTime": now }] } });
-        self.client
-            .patch::<Pod>(pod.namespace(), pod.name(), "status", &Patch::Merge(status))
-            .await
-            .expect("a pod's status can be patched");
+        match self.client.patch::<Pod>(pod.namespace(), pod.name(), "status", &Patch::Merge(status)).await {
+            Err(error) if error.is_not_found() => {}
+            patched => drop(patched.expect("a pod's status can be patched")),
+        }
     }
 }
 
