@@ -62,8 +62,7 @@ impl Https {
 
 impl Shared {
     async fn connect(&self, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Error> {
-        let tcp =
-            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.failed(e))?;
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| self.failed(e))?;
         tcp.set_nodelay(true).map_err(|e| self.failed(e))?;
         let name = ServerName::try_from(self.host.clone()).map_err(|e| self.failed(e))?;
         tls.connect(name, tcp).await.map_err(|e| self.failed(e))
