@@ -82,10 +82,10 @@ pub fn of_pods(host: &TestHost) -> BTreeSet<String> {
     let looks: [(&str, &str); 3] = [
         ("namespaces", "lsns -n -o TYPE | sort | uniq -c"),
         ("rule", "command -v nft >/dev/null && nft -s list ruleset | sort | uniq -c"),
-        // What the store and images hold is not the pods'; the images' folders of containers are.
+        // What the store and images hold is not the pods', nor who may use an image; the images' folders of containers are.
         (
             "file",
-            "find /srv/host/data -maxdepth 4 -not -path '*/store*' -not -path '*/layers/*' -not -path '*/blobs/*' -not -path '*/pki*' -not -path '*/network/pods.json'",
+            "find /srv/host/data -maxdepth 4 -not -path '*/store*' -not -path '*/layers/*' -not -path '*/blobs/*' -not -path '*/pki*' -not -path '*/network/pods.json' -not -path '*/image_manager*'",
         ),
     ];
     for (what, command) in looks {

@@ -147,7 +147,7 @@ const OBSTACLES: &[Obstacle] = &[
         name: "command",
         container: "    args: [none]\n    workingDir: /",
         more: "",
-        waits: ("CrashLoopBackOff", "back-off 10s restarting failed container=main pod=command_"),
+        waits: ("CrashLoopBackOff", " restarting failed container=main pod=command_"),
         event: &["Warning", "BackOff", "Back-off restarting failed container main in pod command_"],
         remedy: &[],
     },

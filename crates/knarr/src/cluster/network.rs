@@ -6,6 +6,7 @@ use crate::host::data::Layout;
 use crate::output::say;
 use anyhow::{Context, Result, bail};
 use knarr_base::Ctx;
+use knarr_base::clock::timeout;
 use knarr_client::{Client, Informers};
 use knarr_network::{
     Dns, DnsConfig, Host, HostConfig, NodeRoutes, NodeRoutesConfig, PodNetwork, ProxyConfig, Range,
@@ -15,9 +16,13 @@ use knarr_runtime::Runtime;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ethernet's usual size; links inside one machine need no other.
 const MTU: u32 = 1500;
+
+/// How long the start waits for services; the API server that knows them is in this process.
+const SERVICES_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the network of a node is to be.
 #[derive(Clone, Debug)]
@@ -113,7 +118,7 @@ pub fn underlay() -> Result<Option<Ipv4Addr>> {
 /// Issues certificates anew when this machine's addresses change, for as long as the control plane runs.
 pub fn follow_addresses(ctx: &Ctx, control: &ControlPlane) -> Result<()> {
     /// A network that is being set up changes several times at once.
-    const SETTLE: std::time::Duration = std::time::Duration::from_secs(1);
+    const SETTLE: Duration = Duration::from_secs(1);
     let mut changes = knarr_network::netlink::monitor::address_changes()
         .context("cannot follow this machine's addresses")?;
     let (server, clock) = (control.server.clone(), ctx.clock.clone());
@@ -151,8 +156,14 @@ pub fn cleanup(config: &Config) -> Result<()> {
 }
 
 /// Starts the routes to other nodes, the service proxy and the cluster's DNS on this node. `proxy` reads nodes, services
-/// and their slices; `node` is the node's own identity.
-pub fn start_services(ctx: &Ctx, plan: &Plan, node_ip: Ipv4Addr, proxy: Client, node: Client) -> Result<()> {
+/// and their slices; `node` is the node's own identity. The service proxy tells when what there is works.
+pub fn start_services(
+    ctx: &Ctx,
+    plan: &Plan,
+    node_ip: Ipv4Addr,
+    proxy: Client,
+    node: Client,
+) -> Result<ServiceProxy> {
     let informers = Informers::new(proxy);
     let routes = NodeRoutesConfig {
         node_name: plan.node_name.clone(),
@@ -171,7 +182,7 @@ pub fn start_services(ctx: &Ctx, plan: &Plan, node_ip: Ipv4Addr, proxy: Client, 
         node_name: plan.node_name.clone(),
         local_dns: Some(dns_at),
     };
-    ServiceProxy::start(ctx, &view, proxy).context("cannot start the service proxy")?;
+    let proxy = ServiceProxy::start(ctx, &view, proxy).context("cannot start the service proxy")?;
     let dns = DnsConfig {
         listen: dns_at.into(),
         cluster_domain: plan.cluster_domain.clone(),
@@ -179,7 +190,7 @@ pub fn start_services(ctx: &Ctx, plan: &Plan, node_ip: Ipv4Addr, proxy: Client, 
         upstreams: Upstreams::of_host(),
     };
     Dns::start(ctx, &view, dns).context("cannot start the cluster DNS")?;
-    Ok(())
+    Ok(proxy)
 }
 
 /// [`start_services`] on the node beside the control plane, and the service through which all reach their DNS.
@@ -193,8 +204,16 @@ pub async fn start_first(
     let proxy = control.client_as("system:kube-proxy", &[], "kube-proxy", &ctx);
     let identity = format!("system:node:{}", config.node_name);
     let node = control.client_as(&identity, &["system:nodes"], "knarr", &ctx);
-    start_services(&ctx, &Plan::of_first(config), node_ip, proxy, node)?;
+    let services = start_services(&ctx, &Plan::of_first(config), node_ip, proxy, node)?;
     let own = control.client_as("system:apiserver", &["system:masters"], "knarr", &ctx);
     let at = (config.dns_service_ip(), node_ip, config.dns_port);
-    ensure_dns_service(&own, at.0, at.1, at.2).await.context("cannot write the service kube-dns")
+    ensure_dns_service(&own, at.0, at.1, at.2).await.context("cannot write the service kube-dns")?;
+    // Whoever is told that the cluster is ready may use services and names at once.
+    if timeout(&*ctx.clock, SERVICES_LIMIT, services.synced()).await.is_none() {
+        tracing::warn!(
+            "services are not in the kernel after {} s; going on without",
+            SERVICES_LIMIT.as_secs()
+        );
+    }
+    Ok(())
 }
