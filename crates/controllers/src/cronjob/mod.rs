@@ -263,6 +263,10 @@ impl Round<'_> {
             self.warning("TooManyMissedTimes", message.into());
         }
         if self.may_start(due, now) {
+            if !self.is_newest().await? {
+                // The informer brings the newer one here in its turn.
+                return Ok(Next::Done);
+            }
             self.make_room().await?;
             self.create(due).await?;
         }
@@ -272,6 +276,13 @@ impl Round<'_> {
     /// The cron job with its status as it is now.
     fn current(&self) -> CronJob {
         CronJob { status: Some(self.status.clone()), ..self.cron.clone() }
+    }
+
+    /// Whether the informer's copy is the server's. An older one may not yet name the job that runs, and Forbid and
+    /// Replace would be broken with it.
+    async fn is_newest(&self) -> Result<bool, Error> {
+        let live = self.client.get_opt::<CronJob>(self.cron.namespace(), self.cron.name()).await?;
+        Ok(live.is_some_and(|live| live.metadata.resource_version == self.cron.metadata.resource_version))
     }
 
     fn may_start(&self, due: SystemTime, now: SystemTime) -> bool {
