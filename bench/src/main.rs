@@ -2,11 +2,13 @@
 //! and the target. It speaks only the Kubernetes API, so the same program measures upstream:
 //! `knarr-bench --kubeconfig FILE --server-pid PID,PID`. With `--start BIN` it starts a cluster of its own in a
 //! temporary directory and measures starting, restarting and idling too. With `--against FILE` it measures a second
-//! cluster in the same run, group of rows by group of rows, and prints the ratios.
+//! cluster in the same run, group of rows by group of rows, and prints the ratios. With `--containers RUNTIME,RUNTIME`
+//! it measures OCI runtimes instead of a cluster.
 //!
 //! All it makes in a cluster is inside one namespace, which it deletes. Every loop is bounded in count and time.
 
 mod bench;
+mod containers;
 mod idle;
 mod load;
 mod process;
@@ -30,7 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "knarr-bench")]
 pub struct Arguments {
     /// Kubeconfig of the cluster to measure
-    #[arg(long, value_name = "FILE", required_unless_present = "start")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["start", "containers"])]
     kubeconfig: Option<PathBuf>,
     /// Processes whose processor time and memory count as the server's
     #[arg(long, value_name = "PID", value_delimiter = ',')]
@@ -44,6 +46,15 @@ pub struct Arguments {
     /// Start this knarr binary on an empty directory, and measure that too
     #[arg(long, value_name = "BIN", conflicts_with_all = ["kubeconfig", "server_pid"])]
     start: Option<PathBuf>,
+    /// Measure these OCI runtimes beside each other, without a cluster; as root
+    #[arg(long, value_name = "RUNTIME", value_delimiter = ',', conflicts_with_all = ["kubeconfig", "start"])]
+    containers: Vec<PathBuf>,
+    /// With --containers: a static program that ends at once when it is run as `true`
+    #[arg(long, value_name = "FILE", default_value = "/bin/busybox", requires = "containers")]
+    program: PathBuf,
+    /// With --containers: rounds of each runtime
+    #[arg(long, value_name = "COUNT", default_value_t = 200, requires = "containers")]
+    rounds: usize,
     /// With --start: the whole cluster with this machine as its node (`up`), not only the control plane. Do it in a
     /// network namespace of its own
     #[arg(long, requires = "start")]
@@ -94,6 +105,9 @@ async fn run(arguments: Arguments) -> Result<()> {
     let mut table = Table::new("", &arguments.rows);
     let mut peer = Table::new("peer: ", &arguments.rows);
     let outcome = match &arguments.start {
+        None if !arguments.containers.is_empty() => {
+            containers::run(&ctx, &arguments.containers, &arguments.program, arguments.rounds, &mut table)
+        }
         Some(binary) => start::run(&ctx, &arguments, binary, &mut table).await,
         None => connected(&ctx, &arguments, &mut table, &mut peer).await,
     };

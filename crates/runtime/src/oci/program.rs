@@ -233,7 +233,11 @@ fn change_identity(process: &Process, sets: &Sets) -> Result<(), Failure> {
     sys::oci::set_capability_sets(sets.effective, sets.permitted, sets.inheritable)
         .context(|| "unable to apply caps")?;
     for capability in (0..=capabilities::LAST).filter(|c| sets.ambient & 1 << c != 0) {
-        sys::oci::raise_ambient(capability).context(|| "unable to apply ambient caps")?;
+        // One that is not inheritable cannot be ambient. runc goes on without it, and its own `spec` writes such sets.
+        match sys::oci::raise_ambient(capability) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            raised => raised.context(|| "unable to apply ambient caps")?,
+        }
     }
     Ok(())
 }

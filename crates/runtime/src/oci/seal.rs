@@ -4,7 +4,7 @@
 
 use crate::sys;
 use rustix::fd::AsFd;
-use rustix::fs::{Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, OFlags, SealFlags, StatVfsMountFlags};
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -33,12 +33,13 @@ pub fn seal() -> io::Result<()> {
     Err(sys::oci::execve_fd(program.as_fd(), &args, &env))
 }
 
+/// Whether nobody can write to the running program. Opening it for writing would not tell: the kernel says that a
+/// program runs (ETXTBSY) before it says that the mount is read-only.
 fn is_sealed() -> bool {
-    match rustix::fs::open(OWN, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Err(rustix::io::Errno::ROFS | rustix::io::Errno::PERM) => true,
-        Err(_) => rustix::fs::open(OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .and_then(rustix::fs::fcntl_get_seals)
-            .is_ok_and(|seals| seals.contains(SealFlags::WRITE)),
-        Ok(_) => false,
-    }
+    let Ok(program) = rustix::fs::open(OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    let is_read_only =
+        rustix::fs::fstatvfs(&program).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
+    is_read_only || rustix::fs::fcntl_get_seals(&program).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
