@@ -3,7 +3,7 @@
 
 pub mod devices;
 pub mod limits;
-mod usage;
+pub mod usage;
 
 use crate::spec::Resources;
 use crate::sys;
@@ -150,7 +150,7 @@ impl Cgroup {
     }
 
     /// The directory that has the files of `controller`.
-    fn dir_of(&self, controller: &str) -> Option<PathBuf> {
+    pub(crate) fn dir_of(&self, controller: &str) -> Option<PathBuf> {
         if self.hierarchies.is_v2() {
             return self.unified_dir();
         }
@@ -267,6 +267,24 @@ impl Cgroup {
         self.v1_dirs()
             .map(|(_, dir)| Ok(rustix::fs::open(dir.join("tasks"), flags, Mode::empty())?))
             .collect()
+    }
+
+    /// As [`Cgroup::v1_doors`], of a cgroup below this one in some hierarchies: each with the controllers it is
+    /// for, which are all when none is named.
+    pub fn v1_doors_below(&self, below: &[(Vec<String>, String)]) -> io::Result<Vec<OwnedFd>> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let door = |(hierarchy, mut dir): (&Hierarchy, PathBuf)| {
+            let meant = |(names, _): &&(Vec<String>, String)| {
+                names.is_empty() || names.iter().any(|name| hierarchy.controllers.contains(name))
+            };
+            if let Some((_, path)) = below.iter().rev().find(meant) {
+                dir.push(path.trim_matches('/'));
+            }
+            let missing =
+                |error| io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", dir.display()));
+            rustix::fs::open(dir.join("tasks"), flags, Mode::empty()).map_err(missing)
+        };
+        self.v1_dirs().map(door).collect()
     }
 
     /// Stops or continues all processes.

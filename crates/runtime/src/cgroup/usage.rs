@@ -24,7 +24,7 @@ impl Cgroup {
         let in_use = self.number("memory", "memory.current");
         let inactive = field(&stat, "inactive_file");
         let pressure = |file: &str| {
-            let text = self.read("cpu", file)?;
+            let text = self.file("cpu", file)?;
             (!text.is_empty()).then(|| Pressure::parse(&text))
         };
         Usage {
@@ -47,7 +47,7 @@ impl Cgroup {
             memory_failures: field(&events, "max"),
             page_faults: field(&stat, "pgfault"),
             major_page_faults: field(&stat, "pgmajfault"),
-            swap_usage_bytes: self.read("memory", "memory.swap.current").map(|text| parse(&text)),
+            swap_usage_bytes: self.file("memory", "memory.swap.current").map(|text| parse(&text)),
             swap_limit_bytes: self.limit("memory", "memory.swap.max"),
             oom_kills: field(&events, "oom_kill"),
             io: io_v2(&self.text("io", "io.stat")),
@@ -97,12 +97,13 @@ impl Cgroup {
         }
     }
 
-    fn read(&self, controller: &str, file: &str) -> Option<String> {
+    /// The text of a file; none where it is missing.
+    pub fn file(&self, controller: &str, file: &str) -> Option<String> {
         std::fs::read_to_string(self.dir_of(controller)?.join(file)).ok()
     }
 
     fn text(&self, controller: &str, file: &str) -> String {
-        self.read(controller, file).unwrap_or_default()
+        self.file(controller, file).unwrap_or_default()
     }
 
     fn number(&self, controller: &str, file: &str) -> u64 {
@@ -111,7 +112,7 @@ impl Cgroup {
 
     /// A limit, where there is one.
     fn limit(&self, controller: &str, file: &str) -> Option<u64> {
-        self.read(controller, file)?.trim().parse().ok().filter(|limit| *limit < UNLIMITED)
+        self.file(controller, file)?.trim().parse().ok().filter(|limit| *limit < UNLIMITED)
     }
 }
 

@@ -9,6 +9,21 @@ pub struct Known {
     pub plain: &'static [&'static str],
 }
 
+impl Known {
+    /// A line for each flag.
+    pub fn help(&self) -> String {
+        let line = |names: &&str, value: &str| {
+            let dashed: Vec<String> = names
+                .split('|')
+                .map(|n| if n.len() > 1 { format!("--{n}") } else { format!("-{n}") })
+                .collect();
+            format!("   {}{value}\n", dashed.join(", "))
+        };
+        let valued = self.valued.iter().map(|names| line(names, " value"));
+        valued.chain(self.plain.iter().map(|names| line(names, ""))).chain([line(&"help|h", "")]).collect()
+    }
+}
+
 /// What was given.
 #[derive(Debug, Default)]
 pub struct Given {
@@ -68,6 +83,8 @@ pub fn parse(args: &[String], known: &Known) -> Result<Given, Failure> {
             let missing = || Failure::new(format!("flag needs an argument: --{name}"));
             let value = value.or_else(|| rest.next().cloned()).ok_or_else(missing)?;
             given.flags.push((name, value));
+        } else if matches!(name, "help" | "h") {
+            given.flags.push(("help", "true".to_owned()));
         } else {
             return Err(Failure::new(format!("flag provided but not defined: -{name}")));
         }
@@ -90,6 +107,13 @@ mod tests {
         assert_eq!(given.values("env").collect::<Vec<_>>(), ["A=1", "B"]);
         assert!(given.is_set("tty") && !given.is_set("no-pivot"));
         assert_eq!(given.words, ["id", "--env", "x"]);
+    }
+
+    #[test]
+    fn every_command_has_help() {
+        assert!(parse(&["--help".to_owned()], &KNOWN).unwrap().is_set("help"));
+        let help = KNOWN.help();
+        assert!(help.contains("   --bundle, -b value\n") && help.contains("   --help, -h\n"), "{help}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The commands that act on a container which is there.
 
 use super::args::Given;
-use super::config::{Config, Process, Resources};
+use super::config::{Config, Process};
 use super::state::{Container, FAILURE, FIFO};
-use super::{Globals, create, exec, hooks, program, resources, terminal};
+use super::{Globals, create, exec, hooks, program, terminal};
 use crate::container::{Context, Failure};
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -26,6 +26,7 @@ pub fn creation(globals: &Globals, given: &Given) -> Result<create::Options, Fai
         id: given.word(0, "container id")?.to_owned(),
         console_socket: given.value("console-socket").map(PathBuf::from),
         pid_file: given.value("pid-file").map(PathBuf::from),
+        config: given.value("config").map(PathBuf::from),
         no_pivot: given.is_set("no-pivot"),
         new_keyring: !given.is_set("no-new-keyring"),
         preserve_fds: number("preserve-fds").map_err(|_| Failure::new("invalid --preserve-fds"))?,
@@ -131,52 +132,50 @@ pub fn list(globals: &Globals, given: &Given) -> Result<String, Failure> {
         return Ok(containers.iter().fold(String::new(), |text, c| text + &c.record.id + "\n"));
     }
     match given.value("format").unwrap_or("table") {
-        "json" => Ok(Value::from(containers.iter().map(state).collect::<Vec<_>>()).to_string() + "\n"),
+        "json" => {
+            let listed = containers.iter().map(|container| {
+                let mut state = state(container);
+                state["owner"] = owner(container).into();
+                state
+            });
+            Ok(Value::from(listed.collect::<Vec<_>>()).to_string() + "\n")
+        }
         "table" => {
-            let mut text = format!("{:<24} {:<8} {:<10} {:<40} CREATED\n", "ID", "PID", "STATUS", "BUNDLE");
-            for container in &containers {
-                let status = container.status();
-                let pid = if status == "stopped" { 0 } else { container.record.pid };
-                let record = &container.record;
-                let _ = writeln!(
-                    text,
-                    "{:<24} {pid:<8} {status:<10} {:<40} {}",
-                    record.id, record.bundle, record.created
-                );
-            }
-            Ok(text)
+            let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+            let rows = containers.iter().map(|container| {
+                let (record, status) = (&container.record, container.status());
+                let pid = if status == "stopped" { 0 } else { record.pid };
+                let [id, bundle, created] = [&record.id, &record.bundle, &record.created].map(Clone::clone);
+                [id, pid.to_string(), status.to_owned(), bundle, created, owner(container)]
+            });
+            Ok(table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
         }
         _ => Err(Failure::new("invalid format option")),
     }
 }
 
-/// `kill`.
-pub fn kill(container: &Container, given: &Given) -> Result<(), Failure> {
-    let name = given.words.get(1).map_or("SIGTERM", String::as_str);
-    let signal = crate::daemon::signal_number(name).map_err(|error| Failure::new(error.to_string()))?;
-    let all = given.is_set("all");
-    if !container.is_alive() {
-        if all {
-            container.record.cgroup.cgroup()?.kill();
-            return Ok(());
+/// The user who made a container.
+fn owner(container: &Container) -> String {
+    let uid = rustix::fs::stat(&container.dir).map_or(0, |stat| stat.st_uid);
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let entries = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let name =
+        entries.filter(|fields| fields.len() > 2 && fields[2].parse() == Ok(uid)).map(|fields| fields[0]);
+    name.map(str::to_owned).next().unwrap_or_else(|| uid.to_string())
+}
+
+/// Columns as runc has them: at least 12 wide, three apart.
+fn table(rows: &[[String; 6]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len() + 3).max().unwrap_or(0).max(12);
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(text, "{cell:<width$}");
         }
-        return Err(Failure::new("container not running"));
+        let _ = writeln!(text, "{}", row[5]);
     }
-    let cgroup = container.record.cgroup.cgroup()?;
-    let shares_pids = container.config()?.namespace("pid") != Some("");
-    if signal == libc::SIGKILL && (all || shares_pids) {
-        cgroup.kill();
-    } else if all {
-        for pid in cgroup.processes() {
-            let _ = sys::kill(pid, signal);
-        }
-    }
-    sys::kill(container.record.pid, signal).context(|| "unable to signal init")?;
-    if signal == libc::SIGKILL && cgroup.is_frozen() {
-        // On v1 a frozen process does not die.
-        let _ = cgroup.freeze(false);
-    }
-    Ok(())
+    text
 }
 
 /// `delete`.
@@ -275,76 +274,6 @@ pub fn ps(container: &Container, given: &Given) -> Result<String, Failure> {
     }
 }
 
-/// `update`.
-pub fn update(container: &Container, given: &Given) -> Result<(), Failure> {
-    let _lock = container.lock()?;
-    let mut limits = Resources::default();
-    if let Some(path) = given.value("resources") {
-        let text = if path == "-" {
-            std::io::read_to_string(std::io::stdin())
-        } else {
-            std::fs::read_to_string(path)
-        };
-        let text = text.context(|| format!("read resources {path}"))?;
-        limits = serde_json::from_str(&text).map_err(|error| Failure::new(format!("resources: {error}")))?;
-    } else {
-        let bytes = |name| given.value(name).map(size).transpose();
-        let number = |name: &str| {
-            given.value(name).map(|text| {
-                text.parse::<i64>().map_err(|_| Failure::new(format!("invalid value for {name}: {text}")))
-            })
-        };
-        limits.memory.limit = bytes("memory")?;
-        limits.memory.reservation = bytes("memory-reservation")?;
-        limits.memory.swap = bytes("memory-swap")?;
-        let unsigned = |value: Option<Result<i64, Failure>>| {
-            value.transpose().map(|value| value.and_then(|value| u64::try_from(value).ok()))
-        };
-        limits.cpu.shares = unsigned(number("cpu-share"))?;
-        limits.cpu.period = unsigned(number("cpu-period"))?;
-        limits.cpu.burst = unsigned(number("cpu-burst"))?;
-        limits.cpu.realtime_period = unsigned(number("cpu-rt-period"))?;
-        limits.cpu.quota = number("cpu-quota").transpose()?;
-        limits.cpu.realtime_runtime = number("cpu-rt-runtime").transpose()?;
-        limits.cpu.idle = number("cpu-idle").transpose()?;
-        limits.cpu.cpus = given.value("cpuset-cpus").unwrap_or_default().to_owned();
-        limits.cpu.mems = given.value("cpuset-mems").unwrap_or_default().to_owned();
-        limits.pids.limit = number("pids-limit").transpose()?;
-        let weight = number("blkio-weight").transpose()?;
-        limits.block_io.weight = weight.and_then(|weight| u16::try_from(weight).ok());
-    }
-    if !container.is_alive() {
-        return Err(Failure::new("container not running"));
-    }
-    let cgroup = container.record.cgroup.cgroup()?;
-    let usage = cgroup.usage().memory_usage_bytes;
-    if limits.memory.check_before_update == Some(true)
-        && limits.memory.limit.is_some_and(|limit| limit > 0 && (limit as u64) < usage)
-    {
-        return Err(Failure::new(format!(
-            "rejecting memory limit {:?} < usage {usage}",
-            limits.memory.limit
-        )));
-    }
-    cgroup.write_all(resources::writes(&limits, cgroup.is_v2())?).context(|| "failed to update")
-}
-
-/// A number of bytes, with `k`, `m` or `g`.
-fn size(text: &str) -> Result<i64, Failure> {
-    let lower = text.to_ascii_lowercase();
-    let lower = lower.strip_suffix('b').unwrap_or(&lower);
-    let (digits, shift) = match lower.as_bytes().last() {
-        Some(b'k') => (&lower[..lower.len() - 1], 10),
-        Some(b'm') => (&lower[..lower.len() - 1], 20),
-        Some(b'g') => (&lower[..lower.len() - 1], 30),
-        _ => (lower, 0),
-    };
-    let number: Option<i64> = digits.parse().ok();
-    number
-        .and_then(|n| n.checked_mul(1 << shift))
-        .ok_or_else(|| Failure::new(format!("invalid size: '{text}'")))
-}
-
 /// `exec`.
 pub fn exec(container: &Container, given: &Given) -> Result<i32, Failure> {
     match container.status() {
@@ -377,12 +306,22 @@ pub fn exec(container: &Container, given: &Given) -> Result<i32, Failure> {
         console,
         pid_file: given.value("pid-file").map(PathBuf::from),
         preserve_fds: given.value("preserve-fds").and_then(|n| n.parse().ok()).unwrap_or(0),
-        cgroup: given.value("cgroup").map(str::to_owned),
+        cgroup: given.values("cgroup").map(below).collect::<Result<_, _>>()?,
     };
     let pid = exec::exec(container, &config, &process, options)?;
     let Some(signals) = signals else { return Ok(0) };
     let master = near.map(|near| terminal::take_master(&near)).transpose()?;
     terminal::attend(pid, master, &signals)
+}
+
+/// `[controller[,controller]:]path`: a cgroup below the container's, in some hierarchies or all.
+fn below(text: &str) -> Result<(Vec<String>, String), Failure> {
+    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+    if path.is_empty() || path.split('/').any(|part| part == "..") {
+        return Err(Failure::new(format!("invalid --cgroup argument: {text}")));
+    }
+    let names = controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned);
+    Ok((names.collect(), path.to_owned()))
 }
 
 /// The process of an exec: from a file, or the container's with what the flags change.
@@ -433,34 +372,20 @@ fn process_of(config: &Config, given: &Given) -> Result<Process, Failure> {
     Ok(process)
 }
 
-/// `events --stats`: one reading.
-pub fn events(container: &Container) -> Result<String, Failure> {
-    let cgroup = container.record.cgroup.cgroup()?;
-    let usage = cgroup.usage();
-    let reading = json!({
-        "type": "stats",
-        "id": container.record.id,
-        "data": {
-            "cpu": { "usage": { "total": usage.cpu_usage_ns } },
-            "memory": {
-                "usage": { "usage": usage.memory_usage_bytes },
-                "raw": { "rss": usage.memory_rss_bytes },
-            },
-            "pids": { "current": usage.pids },
-        },
-    });
-    Ok(reading.to_string() + "\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [("5", 5), ("64m", 64 << 20), ("1GB", 1 << 30), ("-1", -1), ("2k", 2048)] {
-            assert_eq!(size(text).unwrap(), bytes, "{text}");
-        }
-        assert!(size("much").is_err());
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"],
+            ["c1", "7", "running", "/a/long/bundle", "now", "root"],
+        ];
+        assert_eq!(
+            table(&rows.map(|row| row.map(str::to_owned))),
+            "ID          PID         STATUS      BUNDLE           CREATED     OWNER\n\
+             c1          7           running     /a/long/bundle   now         root\n"
+        );
     }
 }

@@ -25,6 +25,8 @@ pub struct Options {
     pub id: String,
     pub console_socket: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
+    /// Another name than `config.json`.
+    pub config: Option<PathBuf>,
     pub no_pivot: bool,
     pub new_keyring: bool,
     pub preserve_fds: u32,
@@ -37,9 +39,15 @@ pub struct Options {
 pub fn create(options: Options) -> Result<Container, Failure> {
     let bundle =
         std::fs::canonicalize(&options.bundle).context(|| format!("bundle {}", options.bundle.display()))?;
-    let file = bundle.join("config.json");
+    let file = bundle.join(options.config.as_deref().unwrap_or(Path::new("config.json")));
     let text = std::fs::read(&file).context(|| format!("open {}", file.display()))?;
-    let config = state::parse_config(&text)?;
+    let mut config = state::parse_config(&text)?;
+    let sockets = sockets_passed();
+    if sockets > 0
+        && let Some(process) = &mut config.process
+    {
+        process.env.extend([format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()]);
+    }
     let process = check(&config)?;
     let terminal = process.terminal;
     let console = match (&options.console_socket, options.own_console) {
@@ -127,7 +135,7 @@ pub fn create(options: Options) -> Result<Container, Failure> {
                 sync: far,
                 no_pivot: options.no_pivot,
                 new_keyring: options.new_keyring,
-                preserve_fds: options.preserve_fds,
+                preserve_fds: options.preserve_fds + sockets,
             })
         }
         Ok(Forked::Parent(pid)) => pid,
@@ -175,6 +183,15 @@ pub fn create(options: Options) -> Result<Container, Failure> {
     drop(lock);
     making.keep();
     Ok(container)
+}
+
+/// How many sockets a service manager passed to this process for its container (sd_listen_fds(3)).
+fn sockets_passed() -> u32 {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    match number("LISTEN_PID") {
+        Some(pid) if pid == std::process::id() => number("LISTEN_FDS").unwrap_or(0).min(1024),
+        _ => 0,
+    }
 }
 
 /// A fork into new namespaces, in a user namespace that is there already if one is given: by way of a process

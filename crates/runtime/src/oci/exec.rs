@@ -19,8 +19,8 @@ pub struct Options {
     pub console: Option<OwnedFd>,
     pub pid_file: Option<PathBuf>,
     pub preserve_fds: u32,
-    /// A cgroup below the container's.
-    pub cgroup: Option<String>,
+    /// Cgroups below the container's, with the v1 controllers they are for.
+    pub cgroup: Vec<(Vec<String>, String)>,
 }
 
 /// Runs `process` in the container: its PID, once its program runs.
@@ -34,15 +34,19 @@ pub fn exec(
     let number = Pid::from_raw(init).ok_or_else(|| Failure::new("cannot exec in a stopped container"))?;
     let pidfd = rustix::process::pidfd_open(number, PidfdFlags::empty())
         .context(|| "cannot exec in a stopped container")?;
-    let mut cgroup = container.record.cgroup.cgroup()?;
-    if let Some(below) = &options.cgroup {
-        if below.split('/').any(|part| part == "..") {
-            return Err(Failure::new(format!("invalid cgroup {below:?}")));
+    let cgroup = container.record.cgroup.cgroup()?;
+    let cgroup_failed = || "unable to apply cgroup configuration";
+    let doors = cgroup.v1_doors_below(&options.cgroup).context(cgroup_failed)?;
+    let place = match options.cgroup.as_slice() {
+        [] => cgroup,
+        [(names, below)] if names.is_empty() => cgroup.child(below.trim_matches('/')),
+        // Controllers have no hierarchies of their own there.
+        _ if cgroup.is_v2() => {
+            return Err(Failure::new("--cgroup: with cgroup v2 only one path, without controllers"));
         }
-        cgroup = cgroup.child(below.trim_matches('/'));
-    }
-    let doors = cgroup.v1_doors().context(|| "unable to apply cgroup configuration")?;
-    let birthplace = cgroup.birthplace().context(|| "unable to apply cgroup configuration")?;
+        _ => cgroup,
+    };
+    let birthplace = place.birthplace().context(cgroup_failed)?;
     let listener = config.linux.seccomp.as_ref().map(|s| &s.listener_path).filter(|path| !path.is_empty());
     let listener = match listener {
         Some(path) => Some(program::connect(path.as_ref()).context(|| "connect to seccomp listener")?),

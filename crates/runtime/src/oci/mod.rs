@@ -8,18 +8,22 @@ mod commands;
 mod config;
 mod create;
 mod devices;
+mod events;
 mod exec;
 mod features;
 mod hooks;
 mod init;
+mod kill;
 mod mounts;
 mod namespaces;
 mod program;
 mod resources;
 mod seal;
+mod spec;
 mod state;
 mod sync;
 mod terminal;
+mod update;
 
 use crate::container::{Context, Failure};
 use args::{Given, Known};
@@ -78,14 +82,14 @@ const COMMANDS: [(&str, Known); 17] = [
     (
         "create",
         Known {
-            valued: &["bundle|b", "console-socket", "pid-file", "preserve-fds", "pidfd-socket"],
-            plain: &["no-pivot", "no-new-keyring"],
+            valued: &["bundle|b", "config|f", "console-socket", "pid-file", "preserve-fds"],
+            plain: &["no-pivot", "no-new-keyring", "no-subreaper"],
         },
     ),
     (
         "run",
         Known {
-            valued: &["bundle|b", "console-socket", "pid-file", "preserve-fds", "pidfd-socket"],
+            valued: &["bundle|b", "config|f", "console-socket", "pid-file", "preserve-fds"],
             plain: &["no-pivot", "no-new-keyring", "detach|d", "no-subreaper", "keep"],
         },
     ),
@@ -109,7 +113,6 @@ const COMMANDS: [(&str, Known); 17] = [
                 "cap|c",
                 "preserve-fds",
                 "cgroup",
-                "pidfd-socket",
             ],
             plain: &["tty|t", "detach|d", "no-new-privs", "no-subreaper", "ignore-paused"],
         },
@@ -147,7 +150,7 @@ const COMMANDS: [(&str, Known); 17] = [
     ),
     ("features", Known { valued: &[], plain: &[] }),
     ("events", Known { valued: &["interval"], plain: &["stats"] }),
-    ("spec", Known { valued: &["bundle|b"], plain: &["rootless"] }),
+    ("spec", Known { valued: &["bundle|b", "file|f"], plain: &["rootless"] }),
     ("checkpoint", Known { valued: &[], plain: &[] }),
     ("restore", Known { valued: &[], plain: &[] }),
 ];
@@ -204,7 +207,13 @@ fn dispatch(globals: &Globals, before: &Given) -> Result<i32, Failure> {
     let Some((name, known)) = COMMANDS.iter().find(|(name, _)| name == command) else {
         return Err(Failure::new(format!("no command {command:?}")));
     };
+    if matches!(*name, "checkpoint" | "restore") {
+        return Err(Failure::new(format!("{name} is not supported")));
+    }
     let given = args::parse(rest, known)?;
+    if given.is_set("help") {
+        return say(&format!("Usage: {PROGRAM} {name} [flags] [<container id>]\n\nFlags:\n{}", known.help()));
+    }
     let load = || Container::load(&globals.root, given.word(0, "container id")?);
     match *name {
         "create" => {
@@ -222,19 +231,18 @@ fn dispatch(globals: &Globals, before: &Given) -> Result<i32, Failure> {
         }
         "start" => commands::start(&load()?)?,
         "state" => return say(&format!("{:#}\n", commands::state(&load()?))),
-        "kill" => commands::kill(&load()?, &given)?,
+        "kill" => kill::kill(&load()?, &given)?,
         "delete" => commands::delete(globals, given.word(0, "container id")?, given.is_set("force"))?,
         "ps" => return say(&commands::ps(&load()?, &given)?),
         "list" => return say(&commands::list(globals, &given)?),
         "pause" => commands::pause(&load()?, true)?,
         "resume" => commands::pause(&load()?, false)?,
-        "update" => commands::update(&load()?, &given)?,
+        "update" => update::update(&load()?, &given)?,
         "features" => return say(&format!("{:#}\n", features::document())),
-        "events" if given.is_set("stats") => return say(&commands::events(&load()?)?),
+        "events" => events::events(&load()?, &given)?,
         "spec" => {
             let dir = PathBuf::from(given.value("bundle").unwrap_or("."));
-            let text = format!("{:#}\n", features::default_config());
-            std::fs::write(dir.join("config.json"), text).context(|| "write config.json")?;
+            spec::write(&dir.join(given.value("file").unwrap_or("config.json")), given.is_set("rootless"))?;
         }
         other => return Err(Failure::new(format!("{other} is not supported"))),
     }

@@ -18,12 +18,18 @@ macro_rules! cases {
     };
 }
 
-use crate::oci::{oci_configuration_holds, oci_life_of_a_container, oci_user_namespace_and_hooks};
+use crate::oci::{
+    oci_a_signal_waits_for_a_program_just_started, oci_configuration_holds, oci_events_and_limits,
+    oci_life_of_a_container, oci_sockets_and_cgroups_are_passed, oci_user_namespace_and_hooks,
+};
 
 cases![
     oci_life_of_a_container,
     oci_configuration_holds,
     oci_user_namespace_and_hooks,
+    oci_a_signal_waits_for_a_program_just_started,
+    oci_events_and_limits,
+    oci_sockets_and_cgroups_are_passed,
     a_container_runs_and_its_output_and_exit_code_are_kept,
     a_killed_daemon_loses_neither_containers_nor_log_lines,
     a_sandbox_has_namespaces_of_its_own,

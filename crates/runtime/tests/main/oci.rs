@@ -4,7 +4,7 @@ use crate::pod::Test;
 use serde_json::{Value, json};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A bundle of busybox and a state directory.
 struct Oci {
@@ -25,7 +25,8 @@ impl Oci {
         let root = test.path("oci");
         let mut oci = Self { root, bundle, config: Value::Null };
         let bundle = oci.bundle.to_str().unwrap().to_owned();
-        assert!(oci.run(&["spec", "--bundle", &bundle]).status.success());
+        oci.good(&["spec", "--bundle", &bundle]);
+        assert!(oci.bad(&["spec", "--bundle", &bundle]).contains("Remove it first"));
         let text = std::fs::read(oci.bundle.join("config.json")).unwrap();
         oci.config = serde_json::from_slice(&text).unwrap();
         oci.config["process"]["terminal"] = json!(false);
@@ -63,6 +64,15 @@ impl Oci {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Makes the container. It inherits the streams, so none may be a pipe that somebody waits at.
+    fn create(&self) {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("knarr-oci").arg("--root").arg(&self.root);
+        command.args(["create", "--bundle", self.bundle.to_str().unwrap(), "c1"]);
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.unwrap().success());
+    }
+
     /// The container in the foreground.
     fn foreground(&self) -> (i32, String) {
         let output = self.run(&["run", "--bundle", self.bundle.to_str().unwrap(), "c1"]);
@@ -80,18 +90,7 @@ impl Oci {
 pub async fn oci_life_of_a_container(test: &Test) {
     let mut oci = Oci::new(test);
     oci.script("exec sleep 60");
-    // The container inherits these, so none may be a pipe that somebody waits at.
-    let created = Command::new("/proc/self/exe")
-        .arg0("knarr-oci")
-        .arg("--root")
-        .arg(&oci.root)
-        .args(["create", "--bundle", oci.bundle.to_str().unwrap(), "c1"])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(created.success());
+    oci.create();
     assert_eq!(oci.status(), "created");
     // Until it is started it is Knarr's program, by way of a read-only mount; a copy of it would take longer to make
     // than everything else.
@@ -190,4 +189,79 @@ pub async fn oci_user_namespace_and_hooks(test: &Test) {
     let (code, text) = oci.foreground();
     assert!(code == 1 && text.contains("error running createRuntime hook #0"), "{text}");
     assert!(oci.bad(&["state", "c1"]).contains("does not exist"));
+}
+
+/// The first process of a PID namespace loses signals it has no handler for; one that comes right after `start`
+/// must not be lost because it came before the program's first lines.
+pub async fn oci_a_signal_waits_for_a_program_just_started(test: &Test) {
+    let mut oci = Oci::new(test);
+    oci.script("busybox usleep 20000; trap 'exit 9' TERM; sleep 60 & wait $!");
+    oci.create();
+    oci.good(&["start", "c1"]);
+    oci.good(&["kill", "c1", "TERM"]);
+    assert!((0..1000).any(|_| oci.status() == "stopped"), "the signal was lost");
+    oci.good(&["delete", "c1"]);
+}
+
+/// `events` tells readings and kills for want of memory until the container ends; `update` changes limits.
+pub async fn oci_events_and_limits(test: &Test) {
+    let mut oci = Oci::new(test);
+    // A hog that is asked for: the shell stays.
+    oci.script("trap : USR1; while :; do sleep 60 & wait $!; busybox tail /dev/zero; done");
+    oci.create();
+    oci.good(&["start", "c1"]);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("knarr-oci").arg("--root").arg(&oci.root).args(["events", "--interval", "20ms", "c1"]);
+    let mut events = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(events.stdout.take().unwrap()));
+    let mut next = || -> Option<Value> { Some(serde_json::from_str(&lines.next()?.unwrap()).unwrap()) };
+
+    let first = next().unwrap();
+    assert_eq!((&first["type"], &first["id"]), (&json!("stats"), &json!("c1")));
+    assert!(first["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{first}");
+    oci.good(&["update", "--memory", "24M", "--pids-limit", "50", "c1"]);
+    let limited = |event: &Value| {
+        event["data"]["memory"]["usage"]["limit"] == 24 << 20 && event["data"]["pids"]["limit"] == 50
+    };
+    assert!((0..500).any(|_| limited(&next().unwrap())), "the limits are not seen");
+    oci.good(&["kill", "c1", "USR1"]);
+    assert!((0..500).any(|_| next().unwrap()["type"] == "oom"), "no kill is told");
+    oci.good(&["kill", "c1", "KILL"]);
+    while next().is_some() {}
+    assert!(events.wait().unwrap().success());
+    assert!(oci.bad(&["events", "--stats", "c1"]).contains("is not running"));
+    oci.good(&["delete", "c1"]);
+}
+
+/// Sockets of a service manager reach the program; an exec goes to a cgroup below the container's.
+pub async fn oci_sockets_and_cgroups_are_passed(test: &Test) {
+    let mut oci = Oci::new(test);
+    let program = test.path("knarr-oci");
+    std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+    std::fs::write(test.path("passed"), "by the manager").unwrap();
+    oci.script("echo $LISTEN_FDS $LISTEN_PID; cat <&3");
+    let script = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --root \"$1\" run --bundle \"$2\" c1 3< \"$3\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(&program).arg(&oci.root).arg(&oci.bundle).arg(test.path("passed"));
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1 1\nby the manager", "{error}");
+
+    oci.script("exec sleep 60");
+    oci.create();
+    oci.good(&["start", "c1"]);
+    assert!(oci.bad(&["exec", "--cgroup", "absent", "c1", "cat", "/proc/self/cgroup"]).contains("absent"));
+    assert!(oci.bad(&["exec", "--cgroup", "../..", "c1", "id"]).contains("invalid --cgroup"));
+    let host = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let pids = host.lines().find(|line| line.ends_with("rw,pids") && line.contains(" - cgroup "));
+    if let Some(mount) = pids.and_then(|line| line.split(' ').nth(4)) {
+        let below = format!("{mount}/{}/oci/below", test.cgroup);
+        std::fs::create_dir(&below).unwrap();
+        let script = "cat /proc/self/cgroup";
+        let text = oci.good(&["exec", "--cgroup", "pids:below", "c1", "sh", "-c", script]);
+        assert!(text.contains(":pids:/below\n") && text.contains(":memory:/\n"), "{text}");
+    }
+    oci.good(&["kill", "c1", "KILL"]);
+    assert!((0..1000).any(|_| oci.status() == "stopped"), "it does not stop");
+    oci.good(&["delete", "c1"]);
 }
