@@ -205,8 +205,16 @@ pub fn map_ids(
 ) -> std::io::Result<()> {
     let namespace = user_namespace(uids, gids)?;
     let attr = MountAttr { set: IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
-    sys::mount_setattr(tree, recursive, attr)
+    sys::mount_setattr(tree, recursive, attr).map_err(|error| match error.raw_os_error() {
+        // Which file systems can grows with the kernels: tmpfs can since 6.3, proc cannot.
+        Some(libc::EINVAL) => std::io::Error::new(error.kind(), UNMAPPABLE),
+        _ => error,
+    })
 }
+
+/// What the kernel means by "invalid argument" here.
+const UNMAPPABLE: &str =
+    "the kernel cannot show other owners of files on this file system (ID-mapped mounts)";
 
 /// A user namespace with these mappings that nobody lives in.
 pub fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> std::io::Result<OwnedFd> {

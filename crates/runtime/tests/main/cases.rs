@@ -438,7 +438,10 @@ async fn mounts_propagate_as_asked(test: &Test) {
         let mut spec = test.container("true");
         spec.mounts = vec![Mount { propagation: Propagation::Bidirectional, ..bind(&volume, "/v") }];
         let error = pod.start(spec).await.unwrap_err().to_string();
-        assert!(error.contains("is mounted on \"/\" but it is not a shared mount"), "{error}");
+        assert!(
+            error.contains("volume\" is mounted on \"/") && error.contains("\" but it is not a shared mount"),
+            "{error}"
+        );
     }
     let place = test.path("shared");
     let shared = Shared::new(&place);

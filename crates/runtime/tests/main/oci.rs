@@ -184,6 +184,14 @@ pub async fn oci_user_namespace_and_hooks(test: &Test) {
     let made = std::fs::metadata(volume.join("g")).unwrap();
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0, "an ID-mapped file is root's on the host");
 
+    let mounts = oci.config["mounts"].as_array_mut().unwrap();
+    let mount = mounts.last_mut().unwrap();
+    let good = std::mem::replace(&mut mount["source"], json!("/proc"));
+    oci.save();
+    let (code, text) = oci.foreground();
+    assert!(code == 1 && text.contains("cannot show other owners of files on this file system"), "{text}");
+
+    oci.config["mounts"].as_array_mut().unwrap().last_mut().unwrap()["source"] = good;
     oci.config["hooks"] = json!({ "createRuntime": [{ "path": "/bin/false" }] });
     oci.save();
     let (code, text) = oci.foreground();
