@@ -11,8 +11,7 @@ use knarr_base::Ctx;
 use knarr_client::https::Https;
 use knarr_client::{Client, kubeconfig};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use knarr_tls::{Identity, Trust};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -177,16 +176,8 @@ impl Own {
     }
 
     fn anonymous(&self) -> Option<Client> {
-        let mut roots = rustls::RootCertStore::empty();
-        let pem = std::fs::read(self.data.join("pki/ca.crt")).ok()?;
-        roots.add(CertificateDer::from_pem_slice(&pem).ok()?).ok()?;
-        let tls =
-            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let tls = tls
-            .with_safe_default_protocol_versions()
-            .ok()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let roots = knarr_tls::bundle_file(&self.data.join("pki/ca.crt")).ok()?;
+        let tls = knarr_tls::client(Trust::Roots(roots), Identity::None, &[]).ok()?;
         let transport = Https::new("127.0.0.1", self.ports[0], tls, None).ok()?;
         Some(Client::new(Arc::new(transport), "knarr-bench", self.ctx.clone()))
     }

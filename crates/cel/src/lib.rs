@@ -39,7 +39,7 @@ pub use check::types::Type;
 pub use composition::Composition;
 pub use cost::estimate::CostEstimate;
 pub use decl::DeclType;
-pub use decl::escape::{escape, unescape};
+pub use decl::escape::{escape, is_reserved, unescape};
 pub use env::Env;
 pub use error::EvalError;
 pub use lib_fns::authz::{

@@ -4,12 +4,9 @@ use crate::Error;
 use crate::https::Https;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use knarr_tls::{Identity, Trust};
 use serde_json::Value;
 use std::path::Path;
-use std::sync::Arc;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
 /// The transport that the current context of the kubeconfig at `path` describes.
 pub fn load(path: &Path) -> Result<Https, Error> {
@@ -31,29 +28,18 @@ pub fn load(path: &Path) -> Result<Https, Error> {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(443);
 
-    let mut roots = RootCertStore::empty();
     let ca = material(cluster, "certificate-authority", path)?
         .ok_or_else(|| bad("no certificate-authority".into()))?;
-    for certificate in CertificateDer::pem_slice_iter(&ca) {
-        let certificate = certificate.map_err(|e| bad(format!("certificate-authority: {e}")))?;
-        roots.add(certificate).map_err(|e| bad(format!("certificate-authority: {e}")))?;
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(e.to_string()))?
-        .with_root_certificates(roots);
+    let unusable = |e: knarr_tls::Error| bad(e.to_string());
+    let roots = knarr_tls::roots("certificate-authority", &ca).map_err(unusable)?;
     let certificate = material(user, "client-certificate", path)?;
-    let key = material(user, "client-key", path)?;
-    let tls = match (certificate, key) {
+    let identity = match (certificate, material(user, "client-key", path)?) {
         (Some(certificate), Some(key)) => {
-            let chain = CertificateDer::pem_slice_iter(&certificate)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| bad(format!("client-certificate: {e}")))?;
-            let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| bad(format!("client-key: {e}")))?;
-            builder.with_client_auth_cert(chain, key).map_err(|e| bad(e.to_string()))?
+            Identity::pem("client-certificate", &certificate, &key).map_err(unusable)?
         }
-        _ => builder.with_no_client_auth(),
+        _ => Identity::None,
     };
+    let tls = knarr_tls::client(Trust::Roots(roots), identity, &[]).map_err(unusable)?;
     Https::new(&host, port, tls, user["token"].as_str())
 }
 

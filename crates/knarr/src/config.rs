@@ -139,25 +139,8 @@ pub struct Settings {
 /// Reads a duration as Go writes it: `1h30m`, `5m0s`, `250ms`, `0`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 5m0s");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let (mut rest, mut total) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
-        let unit = match &rest[digits..unit_end] {
-            "h" => Duration::from_secs(3600),
-            "m" => Duration::from_secs(60),
-            "s" => Duration::from_secs(1),
-            "ms" => Duration::from_millis(1),
-            _ => return Err(wrong()),
-        };
-        total += unit * number;
-        rest = &rest[unit_end..];
-    }
-    if total.is_zero() && !text.starts_with('0') { Err(wrong()) } else { Ok(total) }
+    let nanos = knarr_meta::duration::parse(text).map_err(|_| wrong())?;
+    Ok(Duration::from_nanos(u64::try_from(nanos).map_err(|_| wrong())?))
 }
 
 /// Reads a range strictly: bits beyond the prefix are more likely a slip than meant.

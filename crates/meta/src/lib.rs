@@ -5,6 +5,7 @@
 //! must know of one (list types, merge keys) arrives as a [`schema::Schema`].
 
 pub mod cron;
+pub mod duration;
 pub mod field;
 #[cfg(test)]
 mod fuzz;

@@ -219,7 +219,7 @@ fn value(d: &Descriptors, wire: Wire, payload: Payload<'_>, depth: usize) -> Res
             };
             text.ok_or(ProtoError::Malformed("time"))?.into()
         }
-        Wire::Duration => scalar::duration_text(two_ints(payload.bytes()?)?[0]).into(),
+        Wire::Duration => knarr_meta::duration::print(two_ints(payload.bytes()?)?[0]).into(),
         Wire::RawExtension => match first_bytes(payload)? {
             b"" => Value::Null,
             raw if raw.starts_with(&MAGIC) => envelope(d, raw, ("", ""), depth + 1)?,

@@ -118,7 +118,7 @@ fn put_value(
             Ok(())
         })?,
         Wire::Duration => {
-            let nanos = scalar::parse_duration(text(value)?).ok_or_else(|| mismatch("a duration"))?;
+            let nanos = knarr_meta::duration::parse(text(value)?).map_err(|_| mismatch("a duration"))?;
             let mut inner = Vec::new();
             put_int(&mut inner, 1, nanos);
             put_bytes(out, number, &inner);

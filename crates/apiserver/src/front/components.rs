@@ -4,7 +4,8 @@
 
 use crate::def::{Computed, ResourceDef, Strategy};
 use crate::request::RequestCx;
-use crate::webhook::connect::{self, Trust};
+use crate::webhook::connect;
+use knarr_tls::{Identity, Trust};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use http::{Request, header};
@@ -75,7 +76,7 @@ impl Components {
     }
 
     async fn probe(&self, port: u16) -> Result<(bool, String), String> {
-        let config = connect::client_config(Trust { insecure: true, ..Trust::default() });
+        let config = knarr_tls::client(Trust::Anyone, Identity::None, &[]).map(Arc::new);
         let tls =
             connect::connect("127.0.0.1", port, "127.0.0.1", config.map_err(|e| e.to_string())?).await?;
         let said = |e: hyper::Error| e.to_string();

@@ -147,48 +147,8 @@ pub fn exact_fields(selector: &str) -> Vec<(String, String)> {
 
 /// Reads a duration as Go writes them: `1h30m`, `1.5s`, `300ms`; less than nothing is nothing. The error is Go's.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let quoted = knarr_meta::go::quote(text);
-    let invalid = || format!("time: invalid duration {quoted}");
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
-        let after = &rest[digits..];
-        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        seconds += number
-            * match &after[..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" | "μs" => 1e-6,
-                "ns" => 1e-9,
-                "" => return Err(format!("time: missing unit in duration {quoted}")),
-                other => {
-                    let unit = knarr_meta::go::quote(other);
-                    return Err(format!("time: unknown unit {unit} in duration {quoted}"));
-                }
-            };
-        rest = &after[unit..];
-    }
-    // Go counts in 64 bits of nanoseconds.
-    if seconds >= i64::MAX as f64 / 1e9 {
-        return Err(invalid());
-    }
-    if negative {
-        return Ok(Duration::ZERO);
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|_| invalid())
+    let nanos = knarr_meta::duration::parse(text)?;
+    Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or_default()))
 }
 
 /// Whether a request may stay open as long as it likes: watches, proxies, and streams of containers.

@@ -4,9 +4,9 @@
 
 use super::pki::{Pem, PkiError};
 use arc_swap::ArcSwap;
+use knarr_tls::{certificates, private_key, provider};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -19,47 +19,12 @@ pub enum TlsError {
     /// The certificate files.
     #[error(transparent)]
     Pki(#[from] PkiError),
-    /// PEM or key that rustls does not take.
-    #[error("the certificate {name} is not usable: {detail}")]
-    Certificate {
-        /// Which one.
-        name: String,
-        /// What is wrong.
-        detail: String,
-    },
+    /// PEM or key that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] knarr_tls::Error),
     /// rustls refuses the configuration.
     #[error("TLS configuration")]
     Config(#[from] rustls::Error),
-}
-
-/// The crypto provider, in one place.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// The certificates of a PEM text.
-pub fn certificates(name: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match list {
-        Ok(list) if !list.is_empty() => Ok(list),
-        Ok(_) => Err(TlsError::Certificate { name: name.into(), detail: "it holds no certificate".into() }),
-        Err(e) => Err(TlsError::Certificate { name: name.into(), detail: e.to_string() }),
-    }
-}
-
-/// The private key of a PEM text.
-pub fn private_key(name: &str, pem: &str) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem.as_bytes())
-        .map_err(|e| TlsError::Certificate { name: name.into(), detail: e.to_string() })
-}
-
-/// Roots out of a PEM text.
-pub fn roots(name: &str, pem: &str) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(name, pem)? {
-        store.add(certificate)?;
-    }
-    Ok(store)
 }
 
 /// The serving certificate; handshakes use whatever was put here last.
@@ -108,7 +73,7 @@ impl ClientCertificates {
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
                 .allow_unauthenticated()
                 .build()
-                .map_err(|e| TlsError::Certificate { name: name.into(), detail: e.to_string() })
+                .map_err(|e| knarr_tls::Error::Certificate { name: name.into(), detail: e.to_string() })
         };
         let strict = verifier("ca", roots)?;
         let front_proxy = verifier("front-proxy-ca", front_proxy)?;

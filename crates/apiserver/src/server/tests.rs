@@ -13,6 +13,7 @@ use knarr_api::rbac::v1::{ClusterRole, ClusterRoleBinding, RoleBinding};
 use knarr_client::Body;
 use knarr_client::https::Https;
 use knarr_store::memory::MemoryStore;
+use knarr_tls::{Identity, Trust};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use std::marker::PhantomData;
@@ -78,17 +79,9 @@ impl World {
     }
 
     fn tls(&self, pem: Option<&crate::pki::Pem>) -> rustls::ClientConfig {
-        let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(tls::roots("ca", &self.server.pki().ca().unwrap()).unwrap());
-        match pem {
-            None => builder.with_no_client_auth(),
-            Some(pem) => {
-                let chain = tls::certificates("client", &pem.certificate).unwrap();
-                builder.with_client_auth_cert(chain, tls::private_key("client", &pem.key).unwrap()).unwrap()
-            }
-        }
+        let roots = knarr_tls::roots("ca", self.server.pki().ca().unwrap()).unwrap();
+        let identity = pem.map_or(Ok(Identity::None), |pem| Identity::pem("client", &pem.certificate, &pem.key));
+        knarr_tls::client(Trust::Roots(roots), identity.unwrap(), &[]).unwrap()
     }
 
     fn client(&self, pem: Option<&crate::pki::Pem>, token: Option<&str>) -> Https {

@@ -3,7 +3,8 @@
 //! API server's own identity is sent. Upstream's `ClientManager`.
 
 use super::config::ClientConfig;
-use super::connect::{self, Trust};
+use super::connect;
+use knarr_tls::Identity;
 use super::resolve::ServiceResolver;
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -112,8 +113,10 @@ impl ClientManager {
             return Ok(client.clone());
         }
         let target = Target::of(config)?;
-        let trust = Trust { ca_bundle: &config.ca_bundle, alpn: &[b"http/1.1"], ..Trust::default() };
-        let tls = connect::client_config(trust).map_err(|e| CallError::Config(e.to_string()))?;
+        let tls = connect::trust(&config.ca_bundle)
+            .and_then(|trust| knarr_tls::client(trust, Identity::None, &["http/1.1"]))
+            .map_err(|e| CallError::Config(e.to_string()))?;
+        let tls = Arc::new(tls);
         if clients.len() >= CLIENTS {
             let used = |client: &Client| *client.used.lock().expect("no holder of the time panics");
             let oldest = clients.iter().min_by_key(|(_, client)| used(client)).map(|(key, _)| key.clone());

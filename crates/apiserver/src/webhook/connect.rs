@@ -1,74 +1,20 @@
 //! TCP and TLS to servers outside, with errors in the words of Go's net and crypto packages, which clients of
 //! upstream look for in messages.
 
-use crate::front::stream::Anybody;
-use crate::front::tls::{self, TlsError};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use knarr_tls::{Error, Trust};
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Where distributions keep the roots they trust.
-const ROOT_FILES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-/// Whom to trust and who to be.
-#[derive(Default)]
-pub struct Trust<'a> {
-    /// PEM of the certificates that may sign the server's; empty for the machine's roots.
-    pub ca_bundle: &'a [u8],
-    /// Take any certificate (`insecureSkipTLSVerify`).
-    pub insecure: bool,
-    /// The certificate to show when asked for one, and its key. None unless somebody configured one.
-    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    /// Protocols to offer, the preferred first.
-    pub alpn: &'a [&'a [u8]],
-}
-
-/// The TLS configuration of a client.
-pub fn client_config(trust: Trust<'_>) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder =
-        ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions()?;
-    let builder = if trust.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody))
-    } else {
-        builder.with_root_certificates(roots(trust.ca_bundle)?)
-    };
-    let mut config = match trust.identity {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = trust.alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
-}
-
-/// The certificates of a bundle, or the machine's.
-fn roots(bundle: &[u8]) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
-    if bundle.is_empty() {
-        if let Some(file) = ROOT_FILES.iter().map(Path::new).find(|file| file.exists()) {
-            let unreadable =
-                |e| TlsError::Certificate { name: file.display().to_string(), detail: format!("{e}") };
-            let found = CertificateDer::pem_file_iter(file).map_err(unreadable)?;
-            store.add_parsable_certificates(found.flatten());
-        }
-        return Ok(store);
-    }
-    let (added, _) = store.add_parsable_certificates(CertificateDer::pem_slice_iter(bundle).flatten());
-    if added == 0 {
-        let detail = "unable to load root certificates: unable to parse bytes as PEM block".to_owned();
-        return Err(TlsError::Certificate { name: "caBundle".to_owned(), detail });
-    }
-    Ok(store)
+/// Whom to trust: `bundle` is the PEM of those who may sign the server's certificate, empty for the machine's
+/// roots.
+pub fn trust(bundle: &[u8]) -> Result<Trust, Error> {
+    let roots = if bundle.is_empty() { knarr_tls::system_roots() } else { knarr_tls::bundle("caBundle", bundle) };
+    roots.map(Trust::Roots)
 }
 
 /// Connects to a host (an address or a name), and speaks TLS with the server called `server_name`.

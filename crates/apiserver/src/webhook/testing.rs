@@ -1,7 +1,6 @@
 //! A webhook for tests: a TLS server on loopback with a certificate of its own making, whose answers a function
 //! decides.
 
-use crate::front::tls;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -103,7 +102,7 @@ fn certificates(names: &[&str]) -> (String, TlsAcceptor) {
     let key = KeyPair::generate().expect(valid);
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let leaf = CertificateParams::new(names).expect(valid).signed_by(&key, &issuer).expect(valid);
-    let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+    let config = rustls::ServerConfig::builder_with_provider(knarr_tls::provider())
         .with_safe_default_protocol_versions()
         .expect(valid)
         .with_no_client_auth()

@@ -10,7 +10,7 @@ use crate::syntax::issues::Issues;
 /// Reports every problem; they come validator by validator, as the reference orders them.
 pub(super) fn validate(checked: &Checked, issues: &mut Issues) {
     literal_arguments(checked, issues, "duration", |literal| match literal {
-        Literal::String(text) => time::parse_duration(text).is_ok(),
+        Literal::String(text) => knarr_meta::duration::parse(text).is_ok(),
         _ => false,
     });
     literal_arguments(checked, issues, "timestamp", |literal| match literal {

@@ -26,7 +26,8 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
-pub(crate) fn is_reserved(name: &str) -> bool {
+/// Whether CEL keeps a word for itself, so that no variable can have its name.
+pub fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name)
 }
 

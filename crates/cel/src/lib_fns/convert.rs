@@ -57,7 +57,7 @@ pub(super) fn to_double<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
 pub(super) fn to_duration<'a>(args: Args<'_, 'a>) -> Outcome<'a> {
     match &args[0] {
         Value::Duration(nanos) => Ok(Value::Duration(*nanos)),
-        Value::String(text) => time::parse_duration(text.as_str())
+        Value::String(text) => knarr_meta::duration::parse(text.as_str())
             .map(Value::Duration)
             .map_err(|_| impossible(&args[0], "google.protobuf.Duration")),
         Value::Int(_) => Err(impossible(&args[0], "google.protobuf.Duration")),

@@ -20,59 +20,9 @@ pub(crate) fn timestamp_overflow() -> EvalError {
     EvalError::new("timestamp overflow")
 }
 
-/// A duration as Go's `time.ParseDuration` reads it, in nanoseconds.
-pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {}", quote(text));
-    let (negative, mut rest) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut total: i128 = 0;
-    while !rest.is_empty() {
-        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (digits, after) = rest.split_at(number);
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || whole.len() > 19 {
-            return Err(invalid());
-        }
-        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let (unit, after) = after.split_at(end);
-        let nanos: i128 = match unit {
-            "" => return Err(format!("time: missing unit in duration {}", quote(text))),
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            other => return Err(format!("time: unknown unit {} in duration {}", quote(other), quote(text))),
-        };
-        total += whole.bytes().fold(0i128, |n, digit| n * 10 + i128::from(digit - b'0')) * nanos;
-        // 18 digits are finer than a nanosecond of the largest unit.
-        let (mut scale, mut part) = (1i128, 0i128);
-        for digit in fraction.bytes().take(18) {
-            part = part * 10 + i128::from(digit - b'0');
-            scale *= 10;
-        }
-        total += part * nanos / scale;
-        if total > i128::from(i64::MAX) + i128::from(negative) {
-            return Err(invalid());
-        }
-        rest = after;
-    }
-    i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
-}
-
 /// A text of the OpenAPI format `duration`: Go's, or numbers with the units of words (`1 day`).
 pub(crate) fn parse_format_duration(text: &str) -> Result<i64, String> {
-    if let Ok(nanos) = parse_duration(text) {
+    if let Ok(nanos) = knarr_meta::duration::parse(text) {
         return Ok(nanos);
     }
     const UNITS: [(&[&str], i64); 8] = [

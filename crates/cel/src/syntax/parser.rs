@@ -7,6 +7,7 @@ use super::ast::*;
 use super::issues::Issues;
 use super::lexer::{Lexeme, Token, tokenize};
 use super::{literal, macros};
+use crate::decl::escape::is_reserved;
 use std::sync::Arc;
 
 /// Longer expressions are refused, counted in characters.
@@ -15,28 +16,6 @@ const MAX_CHARS: usize = 100_000;
 const MAX_DEPTH: u32 = 250;
 /// Expressions of more nodes are refused: macros that repeat their target could otherwise grow without end.
 const MAX_NODES: usize = 200_000;
-
-/// Words that cannot name a variable.
-const RESERVED: [&str; 18] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-    "in",
-];
 
 /// The tokens an expression can begin with.
 const START: [Token; 15] = [
@@ -586,7 +565,7 @@ impl Parser<'_> {
         let call = self.current() == Token::LParen;
         let name: Arc<str> = if leading { format!(".{word}").into() } else { word.as_str().into() };
         if !call {
-            if RESERVED.contains(&word.as_str()) {
+            if is_reserved(&word) {
                 return Ok(self.problem(start, format!("reserved identifier: {word}")));
             }
             return Ok(self.node(offset, Kind::Ident(name)));
@@ -594,7 +573,7 @@ impl Parser<'_> {
         let open = self.offset();
         self.advance();
         let args = self.arguments()?;
-        if RESERVED.contains(&word.as_str()) {
+        if is_reserved(&word) {
             return Ok(self.problem(start, format!("reserved identifier: {word}")));
         }
         Ok(match macros::expand_global(self, open, &name, args) {

@@ -230,12 +230,12 @@ impl Http<'_> {
     fn tls(&self, host: &str) -> Result<Arc<rustls::ClientConfig>, Failure> {
         let roots = self.options.roots.as_deref();
         if let Some(said) = self.registries.tls(host) {
-            return Ok(tls::client(roots, Some(said))?);
+            return Ok(tls::client(roots, Some(said)).map_err(|e| e.to_string())?);
         }
         if let Some(config) = self.tls.get() {
             return Ok(config.clone());
         }
-        let config = tls::client(roots, None)?;
+        let config = tls::client(roots, None).map_err(|e| e.to_string())?;
         Ok(self.tls.get_or_init(|| config).clone())
     }
 }

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::host::data::Layout;
 use crate::output::Progress;
 use anyhow::{Context, Result};
-use knarr_apiserver::front::tls;
+use knarr_tls as tls;
 use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};

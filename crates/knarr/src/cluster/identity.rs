@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use knarr_api::Kind;
 use knarr_api::certificates::v1::CertificateSigningRequest;
 use knarr_apiserver::front::pki::write_atomic;
-use knarr_apiserver::front::tls;
+use knarr_tls::{self as tls, Trust};
 use knarr_base::clock::timeout;
 use knarr_base::{Backoff, Ctx};
 use knarr_client::https::Https;
@@ -16,7 +16,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P2
 use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use rustls::{ServerConfig, SignatureScheme};
 use serde_json::json;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -132,10 +132,9 @@ impl Identity {
 
     /// A transport to the server under the node's identity, whatever certificate that has at the time.
     pub fn transport(&self, server: &Server) -> Result<Arc<Https>> {
-        let tls = ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(tls::roots("ca", &self.ca)?)
-            .with_client_cert_resolver(self.client.clone());
+        let (trust, identity) =
+            (Trust::Roots(tls::roots("ca", &self.ca)?), tls::Identity::Resolved(self.client.clone()));
+        let tls = tls::client(trust, identity, &[])?;
         Ok(Arc::new(Https::new(&server.host, server.port, tls, None)?))
     }
 

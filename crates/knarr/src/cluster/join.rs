@@ -10,15 +10,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use knarr_api::core::v1::ConfigMap;
-use knarr_apiserver::front::tls;
 use knarr_base::{Backoff, Ctx};
 use knarr_client::https::Https;
 use knarr_client::{Client, Error, Transport};
 use knarr_network::Range;
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use knarr_tls::{Identity, Trust};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -229,11 +225,8 @@ impl Server {
 
 /// Fetches the CA of the cluster at `server` (`cluster-info`, for everybody to read) and checks it by the hash: PEM.
 pub async fn discover(ctx: &Ctx, server: &Server, token: &JoinToken) -> Result<String> {
-    let tls = ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_no_client_auth();
+    // Whoever answers: what it says is checked by the hash, and nothing is told to it.
+    let tls = knarr_tls::client(Trust::Anyone, Identity::None, &[])?;
     let transport = Https::new(&server.host, server.port, tls, None)?;
     let client = Client::new(Arc::new(transport), "knarr-agent", ctx.clone());
     let map = client.get::<ConfigMap>("kube-public", "cluster-info").await;
@@ -243,7 +236,7 @@ pub async fn discover(ctx: &Ctx, server: &Server, token: &JoinToken) -> Result<S
     let data = info["clusters"][0]["cluster"]["certificate-authority-data"].as_str().unwrap_or_default();
     let pem = STANDARD.decode(data).ok().and_then(|pem| String::from_utf8(pem).ok());
     let pem = pem.context("the server's cluster-info has no CA")?;
-    let certificates = tls::certificates("ca", &pem)?;
+    let certificates = knarr_tls::certificates("ca", &pem)?;
     for certificate in &certificates {
         if ca_hash(certificate)? == token.ca_hash {
             return Ok(pem);
@@ -259,47 +252,6 @@ pub async fn discover(ctx: &Ctx, server: &Server, token: &JoinToken) -> Result<S
 
 /// A transport to `server` that trusts `ca`, with a token.
 pub fn with_token(server: &Server, ca: &str, token: &JoinToken) -> Result<Arc<dyn Transport>> {
-    let tls = ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(tls::roots("ca", ca)?)
-        .with_no_client_auth();
+    let tls = knarr_tls::client(Trust::Roots(knarr_tls::roots("ca", ca)?), Identity::None, &[])?;
     Ok(Arc::new(Https::new(&server.host, server.port, tls, Some(&token.bearer()))?))
-}
-
-/// Trusts whoever answers: what it says is checked by the hash, and nothing is told to it.
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = tls::provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = tls::provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -84,7 +84,7 @@ async fn create(config: &Config, ttl: &str, whole_command: bool, description: &s
     let client = admin(&ctx, config)?;
     let ca = crate::host::data::Layout(config.data_dir.clone()).pki().join("ca.crt");
     let ca = std::fs::read_to_string(&ca).with_context(|| format!("cannot read {}", ca.display()))?;
-    let certificates = knarr_apiserver::front::tls::certificates("ca", &ca)?;
+    let certificates = knarr_tls::certificates("ca", &ca)?;
     let token = JoinToken::new(&*ctx.rng, ca_hash(certificates.first().context("the CA file is empty")?)?);
     let mut data = json!({
         "token-id": token.id, "token-secret": token.secret, "description": description,

@@ -24,6 +24,7 @@ use knarr_client::Body;
 use percent_encoding::percent_decode_str;
 use stats::Rates;
 use std::convert::Infallible;
+use session::{Kind, Place};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -165,23 +166,14 @@ async fn route(server: &Server, request: Request<Incoming>) -> Response<Body> {
         ["containerLogs", namespace, pod, container] if read => {
             logs::serve(kubelet, namespace, pod, container, &query).await
         }
-        ["exec", namespace, pod, container] => {
-            session::exec(kubelet, request, namespace, pod, None, container, &query).await
+        ["exec", ref rest @ ..] if let Some(of) = Place::read(rest) => {
+            session::open(Kind::Exec, kubelet, request, of, &query).await
         }
-        ["exec", namespace, pod, uid, container] => {
-            session::exec(kubelet, request, namespace, pod, Some(uid), container, &query).await
+        ["attach", ref rest @ ..] if let Some(of) = Place::read(rest) => {
+            session::open(Kind::Attach, kubelet, request, of, &query).await
         }
-        ["run", namespace, pod, container] if post => {
-            session::run_once(kubelet, namespace, pod, None, container, &query).await
-        }
-        ["run", namespace, pod, uid, container] if post => {
-            session::run_once(kubelet, namespace, pod, Some(uid), container, &query).await
-        }
-        ["attach", namespace, pod, container] => {
-            session::attach(kubelet, request, namespace, pod, None, container, &query).await
-        }
-        ["attach", namespace, pod, uid, container] => {
-            session::attach(kubelet, request, namespace, pod, Some(uid), container, &query).await
+        ["run", ref rest @ ..] if post && let Some(of) = Place::read(rest) => {
+            session::run_once(kubelet, of, &query).await
         }
         ["localPath", volume] => local_path::serve(kubelet, request.method(), volume).await,
         ["portForward", namespace, pod] => forward::serve(kubelet, request, namespace, pod, None),

@@ -6,7 +6,7 @@ use crate::kubelet::{Entry, Shared};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use knarr_api::Kind;
+use knarr_api::Kind as _;
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use knarr_client::Body;
@@ -24,19 +24,34 @@ const PIECE: usize = 32 << 10;
 /// Output of a command that `/run` passes on, of each stream.
 const RUN_LIMIT_BYTES: u64 = 16 << 20;
 
+/// The container that a path names.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    uid: Option<&'a str>,
+    container: &'a str,
+}
+
+impl<'a> Place<'a> {
+    /// Reads `NAMESPACE/POD[/UID]/CONTAINER`.
+    pub(super) fn read(segments: &[&'a str]) -> Option<Self> {
+        match *segments {
+            [namespace, pod, container] => Some(Self { namespace, pod, uid: None, container }),
+            [namespace, pod, uid, container] => Some(Self { namespace, pod, uid: Some(uid), container }),
+            _ => None,
+        }
+    }
+}
+
 struct Target {
     uid: String,
     id: String,
 }
 
 /// The running container of a name.
-fn target(
-    kubelet: &Shared,
-    namespace: &str,
-    pod: &str,
-    uid: Option<&str>,
-    container: &str,
-) -> Result<Target, Box<Response<Body>>> {
+fn target(kubelet: &Shared, of: Place<'_>) -> Result<Target, Box<Response<Body>>> {
+    let Place { namespace, pod, uid, container } = of;
     let refuse = |status, message: String| Box::new(text(status, message));
     let entry: Option<Arc<Entry>> = match uid {
         Some(uid) => kubelet.entry(uid),
@@ -64,17 +79,24 @@ fn wants(query: &Query) -> Wants {
     }
 }
 
-/// `/exec`.
-pub(super) async fn exec(
+/// Which session a client asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `/exec`: with a command of its own.
+    Exec,
+    /// `/attach`: with the container's process.
+    Attach,
+}
+
+/// `/exec` and `/attach`.
+pub(super) async fn open(
+    kind: Kind,
     kubelet: &Arc<Shared>,
     request: Request<Incoming>,
-    namespace: &str,
-    pod: &str,
-    uid: Option<&str>,
-    container: &str,
+    of: Place<'_>,
     query: &Query,
 ) -> Response<Body> {
-    let target = match target(kubelet, namespace, pod, uid, container) {
+    let target = match target(kubelet, of) {
         Ok(target) => target,
         Err(refusal) => return *refusal,
     };
@@ -86,12 +108,15 @@ pub(super) async fn exec(
     };
     let kubelet = kubelet.clone();
     let tasks = kubelet.ctx.tasks.clone();
-    tasks.spawn_until_stopped("exec", async move {
+    tasks.spawn_until_stopped("session", async move {
         let Ok(remote) = remote::connect(&kubelet.ctx, upgrade, wanted, wants).await else { return };
-        let spec =
-            ExecSpec { args, tty: wants.tty, stdin: wants.stdin, stdout: wants.stdout, stderr: wants.stderr };
-        let session = kubelet.config.runtime.exec(&target.uid, &target.id, spec).await;
-        run(&kubelet.ctx, remote, session, true).await;
+        let Wants { stdin, stdout, stderr, tty } = wants;
+        let (runtime, Target { uid, id }) = (&kubelet.config.runtime, &target);
+        let session = match kind {
+            Kind::Exec => runtime.exec(uid, id, ExecSpec { args, tty, stdin, stdout, stderr }).await,
+            Kind::Attach => runtime.attach(uid, id, stdin, stdout, stderr).await,
+        };
+        run(&kubelet.ctx, remote, session, kind == Kind::Exec).await;
     });
     response
 }
@@ -100,13 +125,10 @@ pub(super) async fn exec(
 /// with that.
 pub(super) async fn run_once(
     kubelet: &Arc<Shared>,
-    namespace: &str,
-    pod: &str,
-    uid: Option<&str>,
-    container: &str,
+    of: Place<'_>,
     query: &Query,
 ) -> Response<Body> {
-    let target = match target(kubelet, namespace, pod, uid, container) {
+    let target = match target(kubelet, of) {
         Ok(target) => target,
         Err(refusal) => return *refusal,
     };
@@ -133,39 +155,6 @@ pub(super) async fn run_once(
         Ok(code) => failed(format!("{}\ncommand exited with {code}", String::from_utf8_lossy(&out))),
         Err(error) => failed(error.to_string()),
     }
-}
-
-/// `/attach`.
-pub(super) async fn attach(
-    kubelet: &Arc<Shared>,
-    request: Request<Incoming>,
-    namespace: &str,
-    pod: &str,
-    uid: Option<&str>,
-    container: &str,
-    query: &Query,
-) -> Response<Body> {
-    let target = match target(kubelet, namespace, pod, uid, container) {
-        Ok(target) => target,
-        Err(refusal) => return *refusal,
-    };
-    let wants = wants(query);
-    let (response, upgrade, wanted) = match upgrade::accept(request, &remote::SPDY, &remote::WEBSOCKET) {
-        Ok(accepted) => accepted,
-        Err(refusal) => return *refusal,
-    };
-    let kubelet = kubelet.clone();
-    let tasks = kubelet.ctx.tasks.clone();
-    tasks.spawn_until_stopped("attach", async move {
-        let Ok(remote) = remote::connect(&kubelet.ctx, upgrade, wanted, wants).await else { return };
-        let session = kubelet
-            .config
-            .runtime
-            .attach(&target.uid, &target.id, wants.stdin, wants.stdout, wants.stderr)
-            .await;
-        run(&kubelet.ctx, remote, session, false).await;
-    });
-    response
 }
 
 /// Moves bytes until the session ends, then says how.

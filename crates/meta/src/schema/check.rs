@@ -194,7 +194,7 @@ impl<'s> Checker<'s> {
                     self.refuse(|_| text);
                 }
             },
-            (Type::Duration, Value::String(text)) => match super::duration::canonical(text) {
+            (Type::Duration, Value::String(text)) => match crate::duration::canonical(text) {
                 Ok(canonical) => *text = canonical,
                 Err(error) => self.refuse(|_| error),
             },

@@ -5,7 +5,6 @@
 //! strategic merge patch (`patchStrategy`, `patchMergeKey`).
 
 mod check;
-mod duration;
 #[cfg(test)]
 pub(crate) mod testing;
 

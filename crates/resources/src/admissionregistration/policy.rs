@@ -13,29 +13,6 @@ use serde_json::Value;
 
 const MAX_CONDITIONS: usize = 64;
 const PARAMETER_ACTIONS: &[&str] = &["Deny", "Allow"];
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 /// Fills in what a policy lacks.
 pub fn default(obj: &mut Value) {
@@ -200,7 +177,7 @@ impl Variables {
 }
 
 fn is_identifier(name: &str) -> bool {
-    !RESERVED.contains(&name)
+    !knarr_cel::is_reserved(name)
         && name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic())
         && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
 }

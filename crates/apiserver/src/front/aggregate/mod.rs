@@ -26,7 +26,7 @@ pub use service::{Ranked, Service, arrange};
 pub use trust::required as trust_of;
 
 use super::pki::Pki;
-use super::tls::{self, TlsError};
+use super::tls::TlsError;
 use crate::registry::Registry;
 use crate::request::RequestInfo;
 use crate::webhook::ServiceResolver;
@@ -268,8 +268,8 @@ fn front_proxy(pki: &Pki) -> Result<FrontProxy, TlsError> {
     let name = "front-proxy-client";
     let pem = pki.pem(name)?;
     Ok(FrontProxy {
-        chain: tls::certificates(name, &pem.certificate)?,
-        key: tls::private_key(name, &pem.key)?,
+        chain: knarr_tls::certificates(name, &pem.certificate)?,
+        key: knarr_tls::private_key(name, &pem.key)?,
     })
 }
 

@@ -4,7 +4,7 @@
 use super::service::Place;
 use crate::front::stream::forward::{HOP_BY_HOP, plain_response};
 use crate::webhook::ServiceResolver;
-use crate::webhook::connect::{self, Trust};
+use crate::webhook::connect;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Uri};
@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use knarr_client::Body;
+use knarr_tls::{Identity, Trust};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::{Arc, Mutex};
@@ -80,21 +81,18 @@ impl Backend {
         identity: &FrontProxy,
         resolver: Arc<dyn ServiceResolver>,
     ) -> Result<Arc<Self>, String> {
-        let config = |alpn: &[&[u8]]| {
-            connect::client_config(Trust {
-                ca_bundle: &place.ca_bundle,
-                insecure: place.insecure,
-                identity: Some((identity.chain.clone(), identity.key.clone_key())),
-                alpn,
-            })
-            .map_err(|e| e.to_string())
+        let config = |alpn: &[&str]| {
+            let trust = if place.insecure { Ok(Trust::Anyone) } else { connect::trust(&place.ca_bundle) };
+            let identity = Identity::Certificate(identity.chain.clone(), identity.key.clone_key());
+            let config = trust.and_then(|trust| knarr_tls::client(trust, identity, alpn));
+            config.map(Arc::new).map_err(|e| e.to_string())
         };
         Ok(Arc::new(Self {
             ctx: ctx.clone(),
             place: place.clone(),
             resolver,
-            tls: config(&[b"h2", b"http/1.1"])?,
-            tls_http1: config(&[b"http/1.1"])?,
+            tls: config(&["h2", "http/1.1"])?,
+            tls_http1: config(&["http/1.1"])?,
             shared: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
         }))

@@ -1,7 +1,7 @@
 //! Connections to kubelets over HTTPS with the API server's client certificate, and to pods and services.
 
 use super::super::pki::Pki;
-use super::super::tls::{self, TlsError};
+use super::super::tls::TlsError;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Request, header};
@@ -10,9 +10,9 @@ use hyper_util::rt::TokioIo;
 use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use knarr_meta::status::Status;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use knarr_tls::{Identity, Trust};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -62,11 +62,8 @@ pub struct Kubelets {
 impl Kubelets {
     /// With the certificates of `pki`.
     pub fn new(ctx: Ctx, pki: &Pki) -> Result<Arc<Self>, TlsError> {
-        let unverified = ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody))
-            .with_no_client_auth();
+        // Workloads behind the proxies have certificates of their own making.
+        let unverified = knarr_tls::client(Trust::Anyone, Identity::None, &[])?;
         Ok(Arc::new(Self { ctx, tls: ArcSwap::new(client_config(pki)?), unverified: Arc::new(unverified) }))
     }
 
@@ -162,60 +159,7 @@ pub(super) fn node_address(node: &Value) -> Option<IpAddr> {
 
 fn client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsError> {
     let pem = pki.pem("apiserver-kubelet-client")?;
-    let config = ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(tls::roots("ca", &pki.ca()?)?)
-        .with_client_auth_cert(
-            tls::certificates("apiserver-kubelet-client", &pem.certificate)?,
-            tls::private_key("apiserver-kubelet-client", &pem.key)?,
-        )?;
-    Ok(Arc::new(config))
-}
-
-/// Accepts any certificate: workloads behind the proxies have certificates of their own making.
-#[derive(Debug)]
-pub struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let provider = tls::provider();
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &provider.signature_verification_algorithms,
-        )
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let provider = tls::provider();
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &provider.signature_verification_algorithms,
-        )
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
-    }
+    let identity = Identity::pem("apiserver-kubelet-client", &pem.certificate, &pem.key)?;
+    let roots = knarr_tls::roots("ca", &pki.ca()?)?;
+    Ok(Arc::new(knarr_tls::client(Trust::Roots(roots), identity, &[])?))
 }

@@ -11,7 +11,7 @@ use super::chain::RequestBody;
 use crate::def::{Handler, SubKind, Subresource};
 use crate::request::RequestInfo;
 pub(in crate::front) use kubelets::Target;
-pub use kubelets::{Anybody, Kubelets};
+pub use kubelets::Kubelets;
 use std::sync::{Arc, Mutex};
 
 /// The body of a streamed request, left unread; in the extensions of the request's parts.

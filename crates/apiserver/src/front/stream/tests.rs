@@ -5,7 +5,7 @@ use super::*;
 use crate::def::{Reply, SubRequest};
 use crate::front::authz::tests::Objects;
 use crate::front::pki::{Pki, PkiConfig};
-use crate::front::{info, tls};
+use crate::front::info;
 use crate::request::{RequestCx, UserInfo};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -80,20 +80,20 @@ impl World {
         let ctx = Ctx::system();
         let (pki, _) = Pki::ensure(config, ctx.clock.now()).unwrap();
         let pem = pki.pem("kubelet").unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+        let config = rustls::ServerConfig::builder_with_provider(knarr_tls::provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_client_cert_verifier(
                 rustls::server::WebPkiClientVerifier::builder_with_provider(
-                    tls::roots("ca", &pki.ca().unwrap()).unwrap().into(),
-                    tls::provider(),
+                    knarr_tls::roots("ca", &pki.ca().unwrap()).unwrap().into(),
+                    knarr_tls::provider(),
                 )
                 .build()
                 .unwrap(),
             )
             .with_single_cert(
-                tls::certificates("kubelet", &pem.certificate).unwrap(),
-                tls::private_key("kubelet", &pem.key).unwrap(),
+                knarr_tls::certificates("kubelet", &pem.certificate).unwrap(),
+                knarr_tls::private_key("kubelet", &pem.key).unwrap(),
             )
             .unwrap();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));

@@ -6,7 +6,7 @@ use super::{Measured, cpu_seconds, machine, measure, metrics_text, millis, secon
 use crate::kubelet::Shared;
 use http::Response;
 use knarr_client::Body;
-use knarr_runtime::spec::Usage;
+use knarr_runtime::spec::{Pressure, Usage};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -107,37 +107,37 @@ const SIMPLE: &[Simple] = &[
         COUNTS,
         "container_pressure_cpu_stalled_seconds_total",
         "Total time duration no tasks in the container could make progress due to CPU congestion.",
-        |r| r.usage.cpu_pressure.map(|p| micros(p.full.total_us)),
+        |r| stalled(r.usage.cpu_pressure),
     ),
     (
         COUNTS,
         "container_pressure_cpu_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to CPU congestion.",
-        |r| r.usage.cpu_pressure.map(|p| micros(p.some.total_us)),
+        |r| waiting(r.usage.cpu_pressure),
     ),
     (
         COUNTS,
         "container_pressure_io_stalled_seconds_total",
         "Total time duration no tasks in the container could make progress due to IO congestion.",
-        |r| r.usage.io_pressure.map(|p| micros(p.full.total_us)),
+        |r| stalled(r.usage.io_pressure),
     ),
     (
         COUNTS,
         "container_pressure_io_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to IO congestion.",
-        |r| r.usage.io_pressure.map(|p| micros(p.some.total_us)),
+        |r| waiting(r.usage.io_pressure),
     ),
     (
         COUNTS,
         "container_pressure_memory_stalled_seconds_total",
         "Total time duration no tasks in the container could make progress due to memory congestion.",
-        |r| r.usage.memory_pressure.map(|p| micros(p.full.total_us)),
+        |r| stalled(r.usage.memory_pressure),
     ),
     (
         COUNTS,
         "container_pressure_memory_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to memory congestion.",
-        |r| r.usage.memory_pressure.map(|p| micros(p.some.total_us)),
+        |r| waiting(r.usage.memory_pressure),
     ),
     (SHOWS, "container_processes", "Number of processes running inside the container.", |r| {
         Some(r.usage.pids as f64)
@@ -205,8 +205,14 @@ fn limited(row: &Row<'_>, value: f64) -> Option<f64> {
     (row.usage.cpu_periods > 0).then_some(value)
 }
 
-fn micros(us: u64) -> f64 {
-    us as f64 / 1e6
+/// Seconds in which nothing went on for want of a resource.
+fn stalled(pressure: Option<Pressure>) -> Option<f64> {
+    pressure.map(|p| p.full.total_us as f64 / 1e6)
+}
+
+/// Seconds in which something waited for a resource.
+fn waiting(pressure: Option<Pressure>) -> Option<f64> {
+    pressure.map(|p| p.some.total_us as f64 / 1e6)
 }
 
 /// The document.

@@ -1,7 +1,6 @@
 //! An extension API server for tests: TLS on loopback, HTTP/2 and HTTP/1.1, clients only with the front proxy's
 //! certificate. It serves `things` of `ext.example.com/v1` and remembers what it was asked.
 
-use crate::front::tls;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -103,10 +102,10 @@ fn certificates(name: &str, clients: &str) -> (String, TlsAcceptor) {
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    let roots = Arc::new(tls::roots("clients", clients).unwrap());
+    let roots = Arc::new(knarr_tls::roots("clients", clients).unwrap());
     let verifier =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(roots, tls::provider()).build().unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots, knarr_tls::provider()).build().unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(knarr_tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(verifier)

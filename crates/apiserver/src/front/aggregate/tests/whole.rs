@@ -3,7 +3,6 @@
 use super::extension::Extension;
 use crate::authorize::{Authorizer, Decision};
 use crate::def::{ResourceDef, Strategy};
-use crate::front::tls;
 use crate::pki::{Pem, PkiConfig};
 use crate::request::UserInfo;
 use crate::{ApiServer, ServerConfig};
@@ -22,6 +21,7 @@ use knarr_api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use knarr_base::Ctx;
 use knarr_client::{Client, Patch};
 use knarr_store::memory::MemoryStore;
+use knarr_tls::{Identity, Trust};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use std::marker::PhantomData;
@@ -173,15 +173,9 @@ impl World {
     async fn connect(&self, user: &str) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
         let now = self.admin.ctx().clock.now();
         let pem: Pem = self.server.pki().issue_client(user, Some("dev"), now).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(tls::roots("ca", &self.server.pki().ca().unwrap()).unwrap())
-            .with_client_auth_cert(
-                tls::certificates("client", &pem.certificate).unwrap(),
-                tls::private_key("client", &pem.key).unwrap(),
-            )
-            .unwrap();
+        let roots = Trust::Roots(knarr_tls::roots("ca", self.server.pki().ca().unwrap()).unwrap());
+        let identity = Identity::pem("client", &pem.certificate, &pem.key).unwrap();
+        let config = knarr_tls::client(roots, identity, &[]).unwrap();
         let tcp = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()

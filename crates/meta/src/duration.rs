@@ -1,12 +1,12 @@
-//! Go's durations, such as `1h0m0s`: what `metav1.Duration` reads and writes.
+//! Go's durations, such as `1h0m0s`: what `time.ParseDuration` reads, and what `metav1.Duration` writes.
 
 /// The canonical form of a duration's text, or Go's error.
-pub(super) fn canonical(text: &str) -> Result<String, String> {
+pub(crate) fn canonical(text: &str) -> Result<String, String> {
     parse(text).map(print)
 }
 
-/// Nanoseconds of a text: signed decimal numbers, each with a unit.
-fn parse(text: &str) -> Result<i64, String> {
+/// Nanoseconds of a text: signed decimal numbers, each with a unit. The error is Go's.
+pub fn parse(text: &str) -> Result<i64, String> {
     let quoted = crate::go::quote(text);
     let invalid = || format!("time: invalid duration {quoted}");
     let (negative, mut rest) = match text.as_bytes().first() {
@@ -50,7 +50,7 @@ fn parse(text: &str) -> Result<i64, String> {
             scale *= 10;
         }
         total += part * nanos / scale;
-        if total > i128::from(i64::MAX) {
+        if total > i128::from(i64::MAX) + i128::from(negative) {
             return Err(invalid());
         }
         rest = after;
@@ -58,7 +58,8 @@ fn parse(text: &str) -> Result<i64, String> {
     i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
 }
 
-fn print(nanos: i64) -> String {
+/// The text of a number of nanoseconds.
+pub fn print(nanos: i64) -> String {
     let sign = if nanos < 0 { "-" } else { "" };
     let nanos = nanos.unsigned_abs();
     let decimal = |value: u64, unit: u64, name: &str| {
@@ -104,6 +105,7 @@ mod tests {
             ("1500ms", "1.5s"),
             ("5us", "5µs"),
             ("100ns", "100ns"),
+            ("-9223372036854775808ns", "-2562047h47m16.854775808s"),
             ("1h1m1.001s", "1h1m1.001s"),
         ] {
             assert_eq!(canonical(text).as_deref(), Ok(want), "{text}");
@@ -113,6 +115,9 @@ mod tests {
             ("5", "time: missing unit in duration \"5\""),
             ("5d", "time: unknown unit \"d\" in duration \"5d\""),
             ("s", "time: invalid duration \"s\""),
+            ("-", "time: invalid duration \"-\""),
+            ("1.s.", "time: invalid duration \"1.s.\""),
+            ("9223372036854775808ns", "time: invalid duration \"9223372036854775808ns\""),
             ("99999999999h", "time: invalid duration \"99999999999h\""),
         ] {
             assert_eq!(canonical(text).unwrap_err(), want, "{text}");
