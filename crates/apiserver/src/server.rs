@@ -191,8 +191,9 @@ impl ApiServer {
 
         let serving = ServingCertificate::new(&pki.pem("apiserver")?)?;
         let kubelet_serving = ServingCertificate::new(&pki.pem("kubelet")?)?;
-        let front_proxy = knarr_tls::roots("front-proxy-ca", &pki.front_proxy_ca()?).map_err(TlsError::from)?;
-        let roots = knarr_tls::roots("ca", &pki.ca()?).map_err(TlsError::from)?;
+        let front_proxy =
+            knarr_tls::roots("front-proxy-ca", pki.front_proxy_ca()?).map_err(TlsError::from)?;
+        let roots = knarr_tls::roots("ca", pki.ca()?).map_err(TlsError::from)?;
         let clients = ClientCertificates::new(roots, front_proxy)?;
         let tls = Arc::new(tls::server_config(serving.clone(), clients.clone())?);
         let front = Front { chain: chain.clone(), tls, clients };

@@ -121,8 +121,7 @@ pub fn roots(name: &str, pem: impl AsRef<[u8]>) -> Result<RootCertStore, Error> 
 /// something.
 pub fn bundle(name: &str, pem: impl AsRef<[u8]>) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
-    let (added, _) =
-        store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_ref()).flatten());
+    let (added, _) = store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_ref()).flatten());
     match added {
         0 => Err(unusable(name, "unable to load root certificates: unable to parse bytes as PEM block")),
         _ => Ok(store),

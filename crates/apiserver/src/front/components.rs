@@ -5,7 +5,6 @@
 use crate::def::{Computed, ResourceDef, Strategy};
 use crate::request::RequestCx;
 use crate::webhook::connect;
-use knarr_tls::{Identity, Trust};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use http::{Request, header};
@@ -15,6 +14,7 @@ use knarr_api::core::v1::ComponentStatus;
 use knarr_base::clock::timeout;
 use knarr_base::{Ctx, Tasks};
 use knarr_store::{Range, Store};
+use knarr_tls::{Identity, Trust};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -80,7 +80,8 @@ impl World {
 
     fn tls(&self, pem: Option<&crate::pki::Pem>) -> rustls::ClientConfig {
         let roots = knarr_tls::roots("ca", self.server.pki().ca().unwrap()).unwrap();
-        let identity = pem.map_or(Ok(Identity::None), |pem| Identity::pem("client", &pem.certificate, &pem.key));
+        let identity =
+            pem.map_or(Ok(Identity::None), |pem| Identity::pem("client", &pem.certificate, &pem.key));
         knarr_tls::client(Trust::Roots(roots), identity.unwrap(), &[]).unwrap()
     }
 

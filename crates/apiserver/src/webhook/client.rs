@@ -4,7 +4,6 @@
 
 use super::config::ClientConfig;
 use super::connect;
-use knarr_tls::Identity;
 use super::resolve::ServiceResolver;
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -15,6 +14,7 @@ use knarr_base::Ctx;
 use knarr_base::clock::timeout;
 use knarr_meta::gvk::GroupResource;
 use knarr_meta::status::Status;
+use knarr_tls::Identity;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -13,7 +13,8 @@ use tokio_rustls::client::TlsStream;
 /// Whom to trust: `bundle` is the PEM of those who may sign the server's certificate, empty for the machine's
 /// roots.
 pub fn trust(bundle: &[u8]) -> Result<Trust, Error> {
-    let roots = if bundle.is_empty() { knarr_tls::system_roots() } else { knarr_tls::bundle("caBundle", bundle) };
+    let roots =
+        if bundle.is_empty() { knarr_tls::system_roots() } else { knarr_tls::bundle("caBundle", bundle) };
     roots.map(Trust::Roots)
 }
 

@@ -7,7 +7,6 @@ use crate::config::Config;
 use crate::host::data::Layout;
 use crate::output::Progress;
 use anyhow::{Context, Result};
-use knarr_tls as tls;
 use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
@@ -19,6 +18,7 @@ use knarr_scheduler::{Scheduler, SchedulerConfig};
 use knarr_store::Store;
 use knarr_store::embedded::{Engine, EngineOptions};
 use knarr_store::etcd::EtcdStore;
+use knarr_tls as tls;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,7 +157,7 @@ impl ControlPlane {
     /// (they show tokens).
     pub fn kubelet_tls(&self) -> Result<Arc<rustls::ServerConfig>> {
         let pki = self.server.pki();
-        let roots = Arc::new(tls::roots("ca", &pki.ca()?)?);
+        let roots = Arc::new(tls::roots("ca", pki.ca()?)?);
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, tls::provider())
             .allow_unauthenticated()
             .build()?;

@@ -123,11 +123,7 @@ pub(super) async fn open(
 
 /// `/run`: a command, split at spaces, to its end; the answer is what it wrote. One that fails is an error that begins
 /// with that.
-pub(super) async fn run_once(
-    kubelet: &Arc<Shared>,
-    of: Place<'_>,
-    query: &Query,
-) -> Response<Body> {
+pub(super) async fn run_once(kubelet: &Arc<Shared>, of: Place<'_>, query: &Query) -> Response<Body> {
     let target = match target(kubelet, of) {
         Ok(target) => target,
         Err(refusal) => return *refusal,

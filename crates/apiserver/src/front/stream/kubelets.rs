@@ -160,6 +160,6 @@ pub(super) fn node_address(node: &Value) -> Option<IpAddr> {
 fn client_config(pki: &Pki) -> Result<Arc<ClientConfig>, TlsError> {
     let pem = pki.pem("apiserver-kubelet-client")?;
     let identity = Identity::pem("apiserver-kubelet-client", &pem.certificate, &pem.key)?;
-    let roots = knarr_tls::roots("ca", &pki.ca()?)?;
+    let roots = knarr_tls::roots("ca", pki.ca()?)?;
     Ok(Arc::new(knarr_tls::client(Trust::Roots(roots), identity, &[])?))
 }

@@ -10,8 +10,8 @@ mod proxies;
 use super::chain::RequestBody;
 use crate::def::{Handler, SubKind, Subresource};
 use crate::request::RequestInfo;
-pub(in crate::front) use kubelets::Target;
 pub use kubelets::Kubelets;
+pub(in crate::front) use kubelets::Target;
 use std::sync::{Arc, Mutex};
 
 /// The body of a streamed request, left unread; in the extensions of the request's parts.

@@ -4,8 +4,8 @@
 use super::*;
 use crate::def::{Reply, SubRequest};
 use crate::front::authz::tests::Objects;
-use crate::front::pki::{Pki, PkiConfig};
 use crate::front::info;
+use crate::front::pki::{Pki, PkiConfig};
 use crate::request::{RequestCx, UserInfo};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -85,7 +85,7 @@ impl World {
             .unwrap()
             .with_client_cert_verifier(
                 rustls::server::WebPkiClientVerifier::builder_with_provider(
-                    knarr_tls::roots("ca", &pki.ca().unwrap()).unwrap().into(),
+                    knarr_tls::roots("ca", pki.ca().unwrap()).unwrap().into(),
                     knarr_tls::provider(),
                 )
                 .build()

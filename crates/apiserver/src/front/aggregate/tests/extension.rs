@@ -103,8 +103,9 @@ fn certificates(name: &str, clients: &str) -> (String, TlsAcceptor) {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
     let roots = Arc::new(knarr_tls::roots("clients", clients).unwrap());
-    let verifier =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(roots, knarr_tls::provider()).build().unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, knarr_tls::provider())
+        .build()
+        .unwrap();
     let mut config = rustls::ServerConfig::builder_with_provider(knarr_tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
