@@ -11,9 +11,10 @@ use std::time::Duration;
 ///
 /// The first process of a PID namespace never gets a signal that it has no handler for (pid_namespaces(7)): one
 /// sent between the `execve` and the program's first lines would be lost without a word, and a caller who stops
-/// what was just started would wait for its whole grace period. Runtimes that need tens of milliseconds for a
-/// command hardly ever meet that gap; this one does. A shell on a busy machine has its handlers within 100 ms.
-const READY_PATIENCE: Duration = Duration::from_millis(200);
+/// what was just started would wait for its whole grace period. So is one, to the same end, that a shell takes
+/// between its `trap` and the `wait` that the signal was to end. Runtimes that need tens of milliseconds for a
+/// command meet that gap more seldom. A shell on a busy machine is past it within 200 ms.
+const READY_PATIENCE: Duration = Duration::from_millis(300);
 
 /// `kill`.
 pub fn kill(container: &Container, given: &Given) -> Result<(), Failure> {
@@ -47,14 +48,15 @@ pub fn kill(container: &Container, given: &Given) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for a program that has only just been started to have a handler for the signal.
+/// Waits for a program that has only just been started to have a handler for the signal, and to be at rest: past
+/// its beginning.
 fn wait_until_ready(container: &Container, signal: i32) {
     if !(1..=64).contains(&signal) || matches!(signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGCONT) {
         return;
     }
     let step = Duration::from_millis(1);
     let mut left = READY_PATIENCE.saturating_sub(since_start(container));
-    while !left.is_zero() && container.is_alive() && would_be_lost(container.record.pid, signal) {
+    while !left.is_zero() && container.is_alive() && may_be_lost(container.record.pid, signal) {
         cgroup::pause(step);
         left = left.saturating_sub(step);
     }
@@ -71,12 +73,13 @@ fn since_start(container: &Container) -> Duration {
     u64::try_from(age).map_or(Duration::MAX, Duration::from_millis)
 }
 
-/// Whether the kernel would drop the signal: the process is the first of its PID namespace and has no handler.
-fn would_be_lost(pid: i32, signal: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_lost(&status, signal))
+/// Whether the kernel would drop the signal, or the program may get it too early.
+fn may_be_lost(pid: i32, signal: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_early(&status, signal))
 }
 
-fn is_lost(status: &str, signal: i32) -> bool {
+/// Of `/proc/PID/status`: the process is the first of its PID namespace, and has no handler or is still busy.
+fn is_early(status: &str, signal: i32) -> bool {
     let field = |name: &str| {
         status
             .lines()
@@ -86,7 +89,8 @@ fn is_lost(status: &str, signal: i32) -> bool {
     // One number a level, the last is the innermost; a single one is the host's own init.
     let numbers = field("NSpid").split_ascii_whitespace().skip(1);
     let set = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(u64::MAX) & 1 << (signal - 1) != 0;
-    numbers.last() == Some("1") && !set("SigCgt") && !set("SigIgn") && !set("SigBlk")
+    let at_rest = field("State").starts_with('S');
+    numbers.last() == Some("1") && !set("SigIgn") && !set("SigBlk") && !(set("SigCgt") && at_rest)
 }
 
 #[cfg(test)]
@@ -94,10 +98,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_process_of_a_namespace_loses_signals_it_has_no_handler_for() {
+    fn only_the_first_process_of_a_namespace_can_get_a_signal_too_early() {
         let status = |numbers: &str, blocked: u64, ignored: u64, caught: u64| {
+            let state = if caught == 0 { "R (running)" } else { "S (sleeping)" };
             format!(
-                "Name:\tsh\nNSpid:\t{numbers}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
+                "Name:\tsh\nState:\t{state}\nNSpid:\t{numbers}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n"
             )
         };
         let term = 1 << (libc::SIGTERM - 1);
@@ -110,9 +115,10 @@ mod tests {
             (status("700\t1", 0, term, 0), false),
             (status("700\t6", 0, 0, 0), false),
             (status("1", 0, 0, 0), false),
+            (status("700\t1", 0, 0, term).replace("S (sleeping)", "R (running)"), true),
             (String::new(), false),
         ] {
-            assert_eq!(is_lost(&text, libc::SIGTERM), lost, "{text}");
+            assert_eq!(is_early(&text, libc::SIGTERM), lost, "{text}");
         }
     }
 }

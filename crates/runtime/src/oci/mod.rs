@@ -188,7 +188,8 @@ fn complain(globals: Option<&Globals>, failure: &Failure) -> i32 {
     if let Some(globals) = globals {
         globals.log("error", &text);
     }
-    let _ = writeln!(std::io::stderr(), "{PROGRAM}: {text}");
+    let name = if text.starts_with(PROGRAM) { String::new() } else { format!("{PROGRAM}: ") };
+    let _ = writeln!(std::io::stderr(), "{name}{text}");
     1
 }
 
