@@ -90,7 +90,9 @@ fn is_early(status: &str, signal: i32) -> bool {
     let numbers = field("NSpid").split_ascii_whitespace().skip(1);
     let set = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(u64::MAX) & 1 << (signal - 1) != 0;
     let at_rest = field("State").starts_with('S');
-    numbers.last() == Some("1") && !set("SigIgn") && !set("SigBlk") && !(set("SigCgt") && at_rest)
+    let unwanted = set("SigIgn") || set("SigBlk");
+    let ready = set("SigCgt") && at_rest;
+    numbers.last() == Some("1") && !unwanted && !ready
 }
 
 #[cfg(test)]
