@@ -34,6 +34,8 @@ mod pods;
 mod streams;
 #[path = "cases/tour.rs"]
 mod tour;
+#[path = "cases/users.rs"]
+mod users;
 #[path = "cases/volumes.rs"]
 mod volumes;
 #[path = "cases/workloads.rs"]
@@ -47,6 +49,7 @@ const GROUPS: &[Group] = &[
     Group { name: "demo", mode: Mode::Demo, cases: demo::CASES },
     Group { name: "workloads", mode: Mode::Up, cases: workloads::CASES },
     Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
+    Group { name: "users", mode: Mode::Up, cases: users::CASES },
     Group { name: "eviction", mode: Mode::Up, cases: eviction::CASES },
     Group { name: "metrics", mode: Mode::Up, cases: metrics::CASES },
     Group { name: "nodes", mode: Mode::Bare, cases: nodes::CASES },

@@ -7,6 +7,7 @@ use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::book::Book;
 use crate::pod::static_pods::Mirrors;
+use crate::pod::users::Ranges;
 use crate::pod::worker::Msg;
 use crate::volume::claim::Claims;
 use crate::volume::token::Tokens;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) node_uid: Mutex<String>,
     /// Who was given how much of the node.
     pub(crate) book: Book,
+    /// Which pod has which ids of the host.
+    pub(crate) users: Ranges,
     /// Pressures of the node.
     pub(crate) eviction: Eviction,
     pub(crate) metrics: KubeletMetrics,
@@ -172,6 +175,7 @@ impl Kubelet {
             mirrors: Mirrors::default(),
             node_uid: Mutex::default(),
             book: Book::default(),
+            users: Ranges::read(&config.root_dir, config.runtime.sandboxes().iter().map(|s| &s.spec)),
             eviction: Eviction::default(),
             metrics: KubeletMetrics::new(&ctx.metrics),
             hostname,

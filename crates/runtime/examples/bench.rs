@@ -127,6 +127,7 @@ fn sandbox(uid: &str) -> SandboxSpec {
         resources: Resources::default(),
         sysctls: Default::default(),
         labels: Default::default(),
+        user_namespace: None,
     }
 }
 

@@ -72,6 +72,7 @@ async fn start(
             resources: Resources::default(),
             sysctls: Default::default(),
             labels: Default::default(),
+            user_namespace: None,
         })
         .await?;
     let made = clock.instant();

@@ -35,6 +35,32 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Directory where the shim keeps its socket and state (made by the runtime when empty).
     pub labels: BTreeMap<String, String>,
+    /// The pod's own users (KEP-127); `None` for the host's.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
+}
+
+/// The users and groups of a pod, and what they are on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// Users.
+    pub uids: Vec<IdMapping>,
+    /// Groups.
+    pub gids: Vec<IdMapping>,
+}
+
+/// A range of identities, named as the OCI runtime specification names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IdMapping {
+    /// The first of them inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// The first of them on the host.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// cgroup limits; `None` leaves the kernel's default.

@@ -11,6 +11,8 @@ mod host;
 mod oci;
 #[path = "main/pod.rs"]
 mod pod;
+#[path = "main/users.rs"]
+mod users;
 
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;

@@ -64,7 +64,7 @@ pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
         "daemonEndpoints": { "kubeletEndpoint": { "Port": config.listen.port() } },
         "nodeInfo": node_info(config),
         "images": images(kubelet),
-        "runtimeHandlers": [{ "name": "", "features": { "recursiveReadOnlyMounts": true, "userNamespaces": false } }],
+        "runtimeHandlers": [{ "name": "", "features": { "recursiveReadOnlyMounts": true, "userNamespaces": crate::pod::users::are_there() } }],
         "features": { "supplementalGroupsPolicy": true },
         "declaredFeatures": DECLARED_FEATURES,
     })

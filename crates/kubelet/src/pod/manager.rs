@@ -176,10 +176,12 @@ async fn clear_orphans(kubelet: &Arc<Shared>, known: &HashSet<String>) {
     let owned = |uid: &str| known.contains(uid) || kubelet.entry(uid).is_some();
     for entry in std::fs::read_dir(config.root_dir.join("pods")).into_iter().flatten().flatten() {
         let uid = entry.file_name().to_string_lossy().into_owned();
-        if !owned(&uid)
-            && let Err(error) = crate::volume::remove(&config.root_dir, &uid)
-        {
-            tracing::warn!(pod = uid, %error, "cannot remove an orphaned pod's volumes");
+        if owned(&uid) {
+            continue;
+        }
+        match crate::volume::remove(&config.root_dir, &uid) {
+            Ok(()) => kubelet.users.release(&uid),
+            Err(error) => tracing::warn!(pod = uid, %error, "cannot remove an orphaned pod's volumes"),
         }
     }
     // In this order, a container that is being started meanwhile is in one of the two sets.

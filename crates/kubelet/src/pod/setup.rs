@@ -1,5 +1,6 @@
 //! Before containers: sandbox, network and volumes, made side by side; and taking them down again.
 
+use super::users;
 use super::worker::Msg;
 use crate::container::image_volume;
 use crate::container::spec::sandbox;
@@ -9,6 +10,7 @@ use crate::util::{about, defs, host_network};
 use crate::volume::{self, Prepared};
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
+use knarr_runtime::spec::SandboxSpec;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -87,19 +89,20 @@ async fn make_sandbox(kubelet: &Arc<Shared>, pod: &Pod, attempt: u32) -> Result<
     let runtime = &kubelet.config.runtime;
     crate::container::files::check_hostname(pod, &kubelet.config)?;
     check_handler(kubelet, pod).await?;
-    if pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) {
+    let users = match users::is_wanted(pod) {
+        false => None,
+        true if users::are_there() => Some(kubelet.users.of(pod.uid())?),
         // Running it with the host's users would be less than was asked for.
-        return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".to_owned());
-    }
+        true => return Err(users::UNSUPPORTED.to_owned()),
+    };
+    let sandbox = || SandboxSpec { user_namespace: users, ..sandbox(kubelet, pod, attempt) };
     let (status, new) = match runtime.sandbox(pod.uid()) {
         Some(status) if status.ready => (status, false),
         Some(_) => {
             let _ = runtime.remove_sandbox(pod.uid()).await;
-            (runtime.create_sandbox(sandbox(kubelet, pod, attempt)).await.map_err(|e| e.to_string())?, true)
+            (runtime.create_sandbox(sandbox()).await.map_err(|e| e.to_string())?, true)
         }
-        None => {
-            (runtime.create_sandbox(sandbox(kubelet, pod, attempt)).await.map_err(|e| e.to_string())?, true)
-        }
+        None => (runtime.create_sandbox(sandbox()).await.map_err(|e| e.to_string())?, true),
     };
     if host_network(pod) {
         return Ok((Vec::new(), new));
@@ -176,6 +179,7 @@ pub(crate) async fn remove_all(kubelet: &Arc<Shared>, uid: &str, last: bool) -> 
             .await
             .expect("removal does not panic")
             .map_err(|e| e.to_string())?;
+        kubelet.users.release(uid);
         if images {
             image_volume::release(kubelet, uid);
         }

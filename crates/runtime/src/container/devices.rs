@@ -5,7 +5,7 @@ use super::target::{self, Shape};
 use super::{Context, Failure};
 use crate::cgroup::devices::{Rule, default_rules};
 use crate::spec::ContainerSpec;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, makedev};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub struct Node {
     pub owner: (u32, u32),
     /// What the cgroup allows, of `rwm`.
     pub access: String,
+    /// Where it is on the host.
+    pub host: PathBuf,
 }
 
 /// The nodes that every container has.
@@ -40,6 +42,7 @@ pub fn default_nodes() -> Vec<Node> {
             mode: 0o666,
             owner: (0, 0),
             access: "rwm".to_owned(),
+            host: Path::new("/dev").join(name),
         })
         .collect()
 }
@@ -96,6 +99,7 @@ fn scan(host: &Path, inside: &Path, access: &str) -> Vec<Node> {
         mode: meta.mode() & 0o7777,
         owner: (meta.uid(), meta.gid()),
         access: access.to_owned(),
+        host: host.to_owned(),
     }]
 }
 
@@ -115,17 +119,21 @@ pub fn rules_for(spec: &ContainerSpec, nodes: &[Node]) -> Vec<Rule> {
     rules
 }
 
-/// Makes the nodes and the usual links.
-pub fn make(root: BorrowedFd<'_>, nodes: &[Node]) -> Result<(), Failure> {
-    make_or_bind(root, nodes, false)
+/// Takes the host's nodes, to be mounted where none can be made.
+pub fn take(nodes: &[Node]) -> Result<Vec<OwnedFd>, Failure> {
+    let take = |node: &Node| {
+        clone_tree(CWD, &node.host, false)
+            .context(|| format!("error creating device nodes: bind {}", node.host.display()))
+    };
+    nodes.iter().map(take).collect()
 }
 
-/// As [`make`]; `bind`: the host's nodes of the same path are mounted instead, where none can be made.
-pub fn make_or_bind(root: BorrowedFd<'_>, nodes: &[Node], bind: bool) -> Result<(), Failure> {
+/// Makes the nodes and the usual links. `taken`: the host's nodes are mounted instead, since in a user namespace
+/// none can be made.
+pub fn make(root: BorrowedFd<'_>, nodes: &[Node], taken: Option<Vec<OwnedFd>>) -> Result<(), Failure> {
+    let mut taken = taken.map(Vec::into_iter);
     for node in nodes {
-        if bind {
-            let tree = clone_tree(CWD, &node.path, false)
-                .context(|| format!("error creating device nodes: bind {}", node.path.display()))?;
+        if let Some(tree) = taken.as_mut().and_then(Iterator::next) {
             put(root, &node.path, Shape::File, tree.as_fd())?;
             continue;
         }

@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use super::process::{self, Program};
-use super::{Context, Failure, Stdio, report};
+use super::{Context, Failure, Stdio, report, users};
 use crate::cgroup::Cgroup;
 use crate::spec::{ContainerSpec, ExecSpec};
 use crate::sys;
@@ -20,6 +20,8 @@ pub struct ExecLaunch<'a> {
     pub cgroup: &'a Cgroup,
     /// The container's first process, whose namespaces are entered.
     pub process: BorrowedFd<'a>,
+    /// Root of the pod's users as the host numbers it, unless they are the host's.
+    pub users_root: Option<(u32, u32)>,
     /// Host name, for the environment.
     pub hostname: &'a str,
     /// Standard streams; with a terminal none.
@@ -47,10 +49,18 @@ fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {
     let spec = launch.spec;
     process::begin(spec.oom_score_adj)?;
     launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
-    let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
-    sys::setns(launch.process, kinds).context(|| "unable to enter the container's namespaces")?;
-    let terminal = if launch.exec.tty { Some(process::open_terminal(false)?) } else { None };
+    // Raising them takes a right of the host's.
     process::set_rlimits(&spec.rlimits)?;
+    let mut kinds = libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP;
+    if let Some(root) = launch.users_root {
+        users::give_streams(&launch.stdio, root);
+        kinds |= libc::CLONE_NEWUSER;
+    }
+    sys::setns(launch.process, kinds).context(|| "unable to enter the container's namespaces")?;
+    if launch.users_root.is_some() {
+        users::become_root()?;
+    }
+    let terminal = if launch.exec.tty { Some(process::open_terminal(false)?) } else { None };
     let program = Program {
         spec,
         args: &launch.exec.args,

@@ -10,8 +10,10 @@ pub mod mounts;
 pub mod path;
 pub mod process;
 pub mod rootfs;
+pub mod sync;
 pub mod target;
 mod user;
+pub mod users;
 
 pub use devices::{Node, nodes_for, rules_for};
 pub use exec::{ExecLaunch, run_exec};
@@ -38,6 +40,8 @@ pub struct Launch<'a> {
     pub profile: &'a [u8],
     /// The pod's mount namespace: a small root with `/root` to mount on and the pod's `/shm`.
     pub pod_mounts: BorrowedFd<'a>,
+    /// The pod's users, unless they are the host's.
+    pub users: Option<users::Users<'a>>,
     /// Share the host's `/dev/shm`.
     pub host_ipc: bool,
     /// Host name, for the environment.
@@ -138,14 +142,20 @@ fn start(launch: Launch<'_>) -> Result<std::convert::Infallible, Failure> {
     let spec = launch.spec;
     process::begin(spec.oom_score_adj)?;
     launch.cgroup.join_v1().context(|| "unable to apply cgroup configuration")?;
-    let root = rootfs::enter(&launch)?;
+    let taken = rootfs::take(&launch)?;
+    if let Some(users) = &launch.users {
+        users::cross(users, spec, &launch.stdio, launch.sync.as_fd())?;
+    }
+    let root = rootfs::enter(&launch, taken)?;
     path::make_dir(root.as_fd(), spec.cwd.as_ref())?;
     rootfs::pivot(root.as_fd())?;
     let terminal = if spec.tty { Some(process::open_terminal(true)?) } else { None };
     if spec.read_only_rootfs {
         rootfs::make_read_only()?;
     }
-    process::set_rlimits(&spec.rlimits)?;
+    if launch.users.is_none() {
+        process::set_rlimits(&spec.rlimits)?;
+    }
     let program = process::Program {
         spec,
         args: &spec.args,

@@ -14,7 +14,8 @@ use rustix::mount::{
 };
 use std::path::{Path, PathBuf};
 
-const NO_SUID_EXEC_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+/// What file systems of the kernel are mounted with.
+pub const NO_SUID_EXEC_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC)
     .union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
@@ -90,15 +91,18 @@ pub struct Taken<'a> {
 }
 
 /// Takes the sources of the bind mounts. Runs in the host's mount namespace, so that propagation from and to
-/// the host stays possible.
-pub fn take_sources(mounts: &[Mount]) -> Result<Vec<Option<Taken<'_>>>, Failure> {
+/// the host stays possible. `users`: files are shown as this user namespace has them.
+pub fn take_sources<'a>(
+    mounts: &'a [Mount],
+    users: Option<BorrowedFd<'_>>,
+) -> Result<Vec<Option<Taken<'a>>>, Failure> {
     mounts
         .iter()
-        .map(|mount| if mount.kind == MountKind::Bind { take(mount).map(Some) } else { Ok(None) })
+        .map(|mount| if mount.kind == MountKind::Bind { take(mount, users).map(Some) } else { Ok(None) })
         .collect()
 }
 
-fn take(mount: &Mount) -> Result<Taken<'_>, Failure> {
+fn take<'a>(mount: &'a Mount, users: Option<BorrowedFd<'_>>) -> Result<Taken<'a>, Failure> {
     let what = || format!("error mounting {:?} to rootfs at {:?}", mount.source, mount.target);
     let stat =
         rustix::fs::stat(&mount.source).context(|| format!("{}: stat {}", what(), mount.source.display()))?;
@@ -117,6 +121,9 @@ fn take(mount: &Mount) -> Result<Taken<'_>, Failure> {
     };
     sys::mount_setattr(tree.as_fd(), true, MountAttr { propagation, ..MountAttr::default() })
         .context(what)?;
+    if let Some(users) = users {
+        super::users::map_path(tree.as_fd(), users, &mount.source)?;
+    }
     if mount.read_only || mount.recursive_read_only {
         let attr = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
         sys::mount_setattr(tree.as_fd(), mount.recursive_read_only, attr).context(what)?;
@@ -267,14 +274,12 @@ pub fn protect_paths(
 pub fn mount_all(
     root: BorrowedFd<'_>,
     launch: &Launch<'_>,
-    taken: Vec<Option<Taken<'_>>>,
-    shm: Option<OwnedFd>,
-    views: Vec<(String, OwnedFd)>,
+    taken: super::rootfs::Taken<'_>,
 ) -> Result<(), Failure> {
-    mount_defaults(root, launch, shm)?;
-    cgroupfs::mount(root, launch, views)?;
-    super::devices::make(root, launch.nodes)?;
-    mount_asked(root, &launch.spec.mounts, taken)?;
+    mount_defaults(root, launch, taken.shm)?;
+    cgroupfs::mount(root, launch, taken.views)?;
+    super::devices::make(root, launch.nodes, taken.nodes)?;
+    mount_asked(root, &launch.spec.mounts, taken.sources)?;
     if !launch.spec.privileged && !launch.spec.unmasked_proc {
         protect(root)?;
     }

@@ -2,6 +2,7 @@
 //! config-linux.md). Unknown members are passed over, as the specification asks.
 
 use crate::seccomp;
+use crate::spec::IdMapping;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -135,17 +136,6 @@ pub struct Mount {
     pub uid_mappings: Vec<IdMapping>,
     #[serde(deserialize_with = "nullable")]
     pub gid_mappings: Vec<IdMapping>,
-}
-
-/// A range of identities.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", default)]
-pub struct IdMapping {
-    #[serde(rename = "containerID")]
-    pub container_id: u32,
-    #[serde(rename = "hostID")]
-    pub host_id: u32,
-    pub size: u32,
 }
 
 /// Programs to run at points of a container's life.

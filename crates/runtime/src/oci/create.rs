@@ -6,10 +6,10 @@ use super::mounts;
 use super::namespaces;
 use super::program;
 use super::state::{self, Container, FAILURE, FIFO, Place, Record};
-use super::sync::{Sync, Word};
 use super::{hooks, resources};
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::container::{Context, Failure, process};
+use crate::container::sync::{Sync, Word};
+use crate::container::{Context, Failure, process, users};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -111,7 +111,7 @@ pub fn create(options: Options) -> Result<Container, Failure> {
 
     let (flags, joined, back) = namespaces::enter(&config)?;
     let into = birthplace.as_ref().map(AsFd::as_fd);
-    let forked = fork(flags, joined.user.as_ref(), into);
+    let forked = users::fork_in(flags, joined.user.as_ref().map(AsFd::as_fd), into);
     let pid = match forked {
         Ok(Forked::Child) => {
             // The lock would be held for as long as the child has a copy.
@@ -148,7 +148,7 @@ pub fn create(options: Options) -> Result<Container, Failure> {
     drop((far, root, taken, views, doors, console, listener, fifo, failure));
     back.go()?;
     if config.makes("user") {
-        mounts::write_mappings(pid, &config.linux.uid_mappings, &config.linux.gid_mappings)
+        users::write_mappings(pid, &config.linux.uid_mappings, &config.linux.gid_mappings)
             .context(|| "write user namespace mappings")?;
     }
     if config.namespace("user").is_some() {
@@ -191,38 +191,6 @@ fn sockets_passed() -> u32 {
     match number("LISTEN_PID") {
         Some(pid) if pid == std::process::id() => number("LISTEN_FDS").unwrap_or(0).min(1024),
         _ => 0,
-    }
-}
-
-/// A fork into new namespaces, in a user namespace that is there already if one is given: by way of a process
-/// that enters it, since nothing leads out of one again.
-fn fork(
-    flags: u64,
-    user: Option<&OwnedFd>,
-    cgroup: Option<rustix::fd::BorrowedFd<'_>>,
-) -> Result<Forked, Failure> {
-    let Some(user) = user else {
-        return sys::fork_into(flags, cgroup).context(|| "clone3");
-    };
-    let (near, far) = Sync::pair()?;
-    match sys::fork_into(0, cgroup).context(|| "clone3")? {
-        Forked::Parent(between) => {
-            drop(far);
-            let pid = near.wait();
-            let _ = sys::oci::wait_for(between);
-            Ok(Forked::Parent(pid.map_err(|_| Failure::new("failed to join user namespace"))?))
-        }
-        Forked::Child => {
-            let entered = sys::setns(user, libc::CLONE_NEWUSER).and_then(|()| sys::oci::fork_sibling(flags));
-            match entered {
-                Ok(Forked::Child) => Ok(Forked::Child),
-                Ok(Forked::Parent(pid)) => {
-                    far.go(pid);
-                    sys::exit_now(0)
-                }
-                Err(_) => sys::exit_now(1),
-            }
-        }
     }
 }
 

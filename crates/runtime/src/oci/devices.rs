@@ -34,6 +34,7 @@ pub fn make(root: BorrowedFd<'_>, config: &Config, bind: bool) -> Result<(), Fai
             mode: device.file_mode.unwrap_or(0o666) & 0o7777,
             owner: (device.uid.unwrap_or(0), device.gid.unwrap_or(0)),
             access: "rwm".to_owned(),
+            host: PathBuf::from(&device.path),
         });
     }
     for node in devices::default_nodes() {
@@ -41,7 +42,8 @@ pub fn make(root: BorrowedFd<'_>, config: &Config, bind: bool) -> Result<(), Fai
             nodes.push(node);
         }
     }
-    devices::make_or_bind(root, &nodes, bind)
+    let taken = if bind { Some(devices::take(&nodes)?) } else { None };
+    devices::make(root, &nodes, taken)
 }
 
 fn make_fifo(root: BorrowedFd<'_>, device: &Device) -> Result<(), Failure> {

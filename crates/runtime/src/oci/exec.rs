@@ -5,7 +5,7 @@ use super::create::{set_limits, set_oom_score, write_pid_file};
 use super::namespaces::KINDS;
 use super::program::{self, Program};
 use super::state::Container;
-use super::sync::{Sync, Word};
+use crate::container::sync::{Sync, Word};
 use crate::container::{Context, Failure};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, OwnedFd};

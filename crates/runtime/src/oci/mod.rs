@@ -21,7 +21,6 @@ mod resources;
 mod seal;
 mod spec;
 mod state;
-mod sync;
 mod terminal;
 mod update;
 

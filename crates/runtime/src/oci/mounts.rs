@@ -2,12 +2,13 @@
 //! before the fork, where the host's rights are: that is also what makes bind mounts into user namespaces and
 //! ID-mapped mounts simple. The child attaches it, and mounts the kernel's own file systems itself.
 
-use super::config::{Config, IdMapping, Mount};
+use super::config::{Config, Mount};
 use crate::cgroup::Cgroup;
 use crate::container::mounts::{attach, clone_tree, new_filesystem_of};
 use crate::container::target::{self, Shape};
+use crate::container::users::map_ids;
 use crate::container::{Context, Failure};
-use crate::sys::{self, Forked, MountAttr};
+use crate::sys::{self, MountAttr};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
@@ -21,7 +22,6 @@ const ATIME: u64 = 0x70;
 const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
-const IDMAP: u64 = 0x0010_0000;
 const NOSYMFOLLOW: u64 = 0x0020_0000;
 
 /// The options of one mount, understood.
@@ -194,54 +194,6 @@ fn take_one(
     }
     set_attributes(tree.as_fd(), options).context(what)?;
     Ok(Taken { tree, shape })
-}
-
-/// Makes a detached mount show the owners of files as `uids` and `gids` say.
-pub fn map_ids(
-    tree: BorrowedFd<'_>,
-    uids: &[IdMapping],
-    gids: &[IdMapping],
-    recursive: bool,
-) -> std::io::Result<()> {
-    let namespace = user_namespace(uids, gids)?;
-    let attr = MountAttr { set: IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
-    sys::mount_setattr(tree, recursive, attr).map_err(|error| match error.raw_os_error() {
-        // Which file systems can grows with the kernels: tmpfs can since 6.3, proc cannot.
-        Some(libc::EINVAL) => std::io::Error::new(error.kind(), UNMAPPABLE),
-        _ => error,
-    })
-}
-
-/// What the kernel means by "invalid argument" here.
-const UNMAPPABLE: &str =
-    "the kernel cannot show other owners of files on this file system (ID-mapped mounts)";
-
-/// A user namespace with these mappings that nobody lives in.
-pub fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> std::io::Result<OwnedFd> {
-    match sys::fork_into(libc::CLONE_NEWUSER as u64, None)? {
-        Forked::Child => loop {
-            rustix::event::pause();
-        },
-        Forked::Parent(pid) => {
-            let made = write_mappings(pid, uids, gids).and_then(|()| {
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                Ok(rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty())?)
-            });
-            let _ = sys::kill(pid, libc::SIGKILL);
-            sys::reap_child(pid);
-            made
-        }
-    }
-}
-
-/// Gives the user namespace of a process its mappings.
-pub fn write_mappings(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> std::io::Result<()> {
-    let text = |mappings: &[IdMapping]| {
-        let lines = mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size));
-        lines.collect::<String>()
-    };
-    std::fs::write(format!("/proc/{pid}/uid_map"), text(uids))?;
-    std::fs::write(format!("/proc/{pid}/gid_map"), text(gids))
 }
 
 /// Sets and clears attributes and propagation on a detached or attached mount.

@@ -7,6 +7,7 @@ mod poll;
 mod requests;
 mod sandbox;
 mod start;
+mod users;
 
 pub use log::rfc3339;
 pub use sandbox::set_sysctls;
@@ -315,14 +316,23 @@ impl Shim {
         let mut buffer = [0; 1024];
         while rustix::io::read(&self.signals, &mut buffer).is_ok_and(|count| count > 0) {}
         while let Some((pid, code)) = sys::reap() {
-            let ended =
-                self.containers.values().find(|c| c.status.pid == Some(pid)).map(|c| c.spec.id.clone());
+            // A container in a user namespace may have gone on in a process that was not heard of yet.
+            let mut ended = self.container_of(pid);
+            if ended.is_none() && !self.execs.contains_key(&pid) {
+                self.hear_all();
+                ended = self.container_of(pid);
+            }
             if let Some(id) = ended {
-                self.container_ended(&id, code);
+                self.container_ended(&id, pid, code);
             } else if self.execs.contains_key(&pid) {
                 self.exec_ended(pid, code);
             }
         }
+    }
+
+    /// The container of which this is the first process.
+    fn container_of(&self, pid: i32) -> Option<String> {
+        self.containers.values().find(|c| c.status.pid == Some(pid)).map(|c| c.spec.id.clone())
     }
 
     /// All the shim knows.

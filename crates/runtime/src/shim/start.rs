@@ -5,9 +5,10 @@ use super::log::Stream;
 use super::poll::Interest;
 use super::requests::{Streams, pipe, state_name};
 use super::{Exec, Shim, Source, now, now_ns};
+use crate::container::users::{Pids, Users, moved_to, root_of};
 use crate::container::{ExecLaunch, Launch, Stdio, nodes_for, rules_for, run, run_exec};
 use crate::protocol::{Answer, Message, Refusal};
-use crate::spec::{ExecSpec, State};
+use crate::spec::{ContainerStatus, ExecSpec, State};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -31,6 +32,8 @@ enum Word {
     Terminal(OwnedFd),
     /// It did not work.
     Failed(Refusal),
+    /// It goes on as this process.
+    Moved(i32),
     /// It runs.
     Running,
 }
@@ -59,6 +62,7 @@ fn listen(socket: &OwnedFd) -> Word {
     match (fd, got) {
         (Some(fd), _) => Word::Terminal(fd),
         (None, 0) => Word::Running,
+        (None, count) if let Some(pid) = moved_to(&bytes[..count]) => Word::Moved(pid),
         (None, count) => Word::Failed(
             serde_json::from_slice(&bytes[..count])
                 .unwrap_or_else(|_| Refusal::Start("unknown failure".to_owned())),
@@ -114,11 +118,22 @@ impl Shim {
         }
         let (near, far) = sync_pair().map_err(failed("failed to create socket pair"))?;
 
+        let users = match (&self.namespaces.users, &self.setup.spec.user_namespace) {
+            (Some(namespace), Some(ids)) => Some((namespace, root_of(ids).map_err(|failure| failure.0)?)),
+            _ => None,
+        };
         let mut flags = 0;
         let joined = self.namespaces.shared_pids.as_ref().map(|(namespace, _)| namespace).or(target.as_ref());
+        let pids = match joined {
+            Some(namespace) => Pids::Of(namespace.as_fd()),
+            None if self.setup.spec.host_pid => Pids::Inherited,
+            None => Pids::New,
+        };
+        // A PID namespace that belongs to the pod's users is entered on the way to them.
+        let joined = joined.filter(|_| users.is_none());
         if let Some(namespace) = joined {
             sys::setns(namespace, libc::CLONE_NEWPID).map_err(failed("enter the PID namespace"))?;
-        } else if !self.setup.spec.host_pid {
+        } else if users.is_none() && matches!(pids, Pids::New) {
             flags = libc::CLONE_NEWPID as u64;
         }
         let forked = sys::fork_into(flags, birthplace.as_ref().map(AsFd::as_fd));
@@ -134,6 +149,7 @@ impl Shim {
                 nodes: &nodes,
                 profile: &container.profile,
                 pod_mounts: self.namespaces.pod_mounts.as_fd(),
+                users: users.map(|(namespace, root)| Users { namespace: namespace.as_fd(), root, pids }),
                 host_ipc: self.setup.spec.host_ipc,
                 hostname: &hostname,
                 stdio,
@@ -186,6 +202,12 @@ impl Shim {
                 Word::Terminal(master) => {
                     if let Err(error) = self.take_terminal(id, master) {
                         eprintln!("cannot watch terminal: {error}");
+                    }
+                    continue;
+                }
+                Word::Moved(pid) => {
+                    if let Some(container) = self.containers.get_mut(id) {
+                        container.status.pid = Some(pid);
                     }
                     continue;
                 }
@@ -246,11 +268,20 @@ impl Shim {
         self.write_record();
     }
 
+    /// Hears what containers being started have said.
+    pub(super) fn hear_all(&mut self) {
+        let starting = self.containers.values().filter(|c| c.starting.is_some());
+        for id in starting.map(|c| c.spec.id.clone()).collect::<Vec<_>>() {
+            self.start_progress(&id);
+        }
+    }
+
     /// A container's first process was reaped.
-    pub(super) fn container_ended(&mut self, id: &str, code: i32) {
+    pub(super) fn container_ended(&mut self, id: &str, pid: i32, code: i32) {
         // A program that ends at once may have ended before its start was heard of.
         self.start_progress(id);
-        if self.containers.get(id).is_none_or(|c| c.status.state == State::Exited) {
+        let same = |status: &ContainerStatus| status.state != State::Exited && status.pid == Some(pid);
+        if !self.containers.get(id).is_some_and(|c| same(&c.status)) {
             return;
         }
         let private_pids = self.namespaces.shared_pids.is_none() && !self.setup.spec.host_pid;
@@ -279,6 +310,8 @@ impl Shim {
     pub(super) fn exec(&mut self, id: &str, exec: ExecSpec, pending: Pending) -> Result<(), Refusal> {
         let failed = |what: &'static str| move |error: io::Error| Refusal::Start(format!("{what}: {error}"));
         let hostname = self.hostname();
+        let users = self.setup.spec.user_namespace.as_ref();
+        let users_root = users.map(root_of).transpose().map_err(|failure| failure.0)?;
         let container = self.containers.get_mut(id).ok_or(Refusal::NotFound)?;
         let (State::Running, Some(init)) = (container.status.state, container.status.pid) else {
             return Err(Refusal::State(state_name(container.status.state).to_owned()));
@@ -325,6 +358,7 @@ impl Shim {
                 profile: &profile,
                 cgroup: &cgroup,
                 process: process.as_fd(),
+                users_root,
                 hostname: &hostname,
                 stdio,
                 sync: far,
@@ -354,6 +388,7 @@ impl Shim {
                     continue;
                 }
                 Word::Failed(refusal) => Err(refusal),
+                Word::Moved(_) => continue,
                 Word::Running => Ok(std::mem::take(&mut exec.streams)),
             };
             if let Some(sync) = exec.starting.take() {

@@ -22,6 +22,10 @@ use crate::oci::{
     oci_a_signal_waits_for_a_program_just_started, oci_configuration_holds, oci_events_and_limits,
     oci_life_of_a_container, oci_sockets_and_cgroups_are_passed, oci_user_namespace_and_hooks,
 };
+use crate::users::{
+    a_pod_has_users_of_its_own, root_of_such_a_pod_is_nobody_on_the_host,
+    such_a_pods_containers_can_share_processes, what_such_a_pod_cannot_have_says_why,
+};
 
 cases![
     oci_life_of_a_container,
@@ -54,6 +58,10 @@ cases![
     long_lines_and_full_logs,
     removal_is_idempotent_and_ids_are_unique,
     many_pods_at_once,
+    a_pod_has_users_of_its_own,
+    root_of_such_a_pod_is_nobody_on_the_host,
+    such_a_pods_containers_can_share_processes,
+    what_such_a_pod_cannot_have_says_why,
 ];
 
 async fn a_container_runs_and_its_output_and_exit_code_are_kept(test: &Test) {

@@ -118,6 +118,7 @@ impl Test {
             resources: Resources::default(),
             sysctls: Default::default(),
             labels: Default::default(),
+            user_namespace: None,
         }
     }
 

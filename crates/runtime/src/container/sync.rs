@@ -1,6 +1,6 @@
 //! What a new process and its creator tell each other: packets over a socket pair that `execve` closes.
 
-use crate::container::{Context, Failure};
+use super::{Context, Failure};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
