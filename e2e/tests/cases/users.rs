@@ -56,8 +56,14 @@ fn a_pod_with_users_of_its_own_sees_its_volumes_right(cluster: &Cluster) {
     let first = first_id(&namespace, "own");
     let sh = |script: &str| namespace.exec("own", &["sh", "-c", script]).ok();
     assert_eq!(sh("id -u; id -G"), "0\n0 2000\n");
-    assert_eq!(sh("cat /config/colour /secret/word /var/run/secrets/kubernetes.io/serviceaccount/namespace"), format!("greenopen{}", namespace.name));
-    assert_eq!(sh("stat -Lc %u:%g /config/colour /secret/word /etc/hosts /dev/termination-log"), "0:2000\n0:2000\n0:0\n0:0\n");
+    assert_eq!(
+        sh("cat /config/colour /secret/word /var/run/secrets/kubernetes.io/serviceaccount/namespace"),
+        format!("greenopen{}", namespace.name)
+    );
+    assert_eq!(
+        sh("stat -Lc %u:%g /config/colour /secret/word /etc/hosts /dev/termination-log"),
+        "0:2000\n0:2000\n0:0\n0:0\n"
+    );
     for dir in ["empty", "part", "memory", "host"] {
         let script = format!("echo x > /{dir}/file && chown 33 /{dir}/file && stat -c %u /{dir}/file");
         assert_eq!(sh(&script), "33\n", "{dir}");
@@ -67,10 +73,17 @@ fn a_pod_with_users_of_its_own_sees_its_volumes_right(cluster: &Cluster) {
     assert_eq!(on_host.uid(), 33);
     assert_eq!(sh("hostname; wget -q -O - http://127.0.0.1:1 2>&1 | grep -c refused"), "own\n1\n");
     // Root inside is not root outside.
-    let seen = cluster.host.run(&["sh", "-c", "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '^sleep 3600' && stat -c %u $p; done"]);
+    let seen = cluster.host.run(&[
+        "sh",
+        "-c",
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '^sleep 3600' && stat -c %u $p; done",
+    ]);
     assert_eq!(seen.stdout.trim(), first.to_string(), "{seen}");
     // A pod that shares the host's users still can.
-    namespace.apply(&pod("shared", "cat /proc/self/uid_map; sleep 3600", "", "").replace("hostUsers: false", "hostUsers: true"));
+    namespace.apply(
+        &pod("shared", "cat /proc/self/uid_map; sleep 3600", "", "")
+            .replace("hostUsers: false", "hostUsers: true"),
+    );
     namespace.wait_until_ready("shared");
     let map = namespace.kubectl(&["logs", "shared"]).ok();
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"]);

@@ -82,9 +82,7 @@ pub fn map_ids_as(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>, recursive: bo
 pub fn map_path(tree: BorrowedFd<'_>, namespace: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
     map_ids_as(tree, namespace, false).map_err(|error| {
         let hint = match error.raw_os_error() {
-            Some(libc::EINVAL) => {
-                " (maybe the filesystem used doesn't support idmap mounts on this kernel?)"
-            }
+            Some(libc::EINVAL) => " (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
             _ => "",
         };
         let why = super::reason(&error);
@@ -228,9 +226,14 @@ mod tests {
             IdMapping { container_id: 0, host_id: 65_536, size: 1000 },
             IdMapping { container_id: 2000, host_id: 500, size: 1 },
         ];
-        for (inside, expected) in
-            [(0, Some(65_536)), (999, Some(66_535)), (1000, None), (1999, None), (2000, Some(500)), (2001, None)]
-        {
+        for (inside, expected) in [
+            (0, Some(65_536)),
+            (999, Some(66_535)),
+            (1000, None),
+            (1999, None),
+            (2000, Some(500)),
+            (2001, None),
+        ] {
             assert_eq!(on_host(&maps, inside), expected, "{inside}");
         }
         assert!(root_of(&UserNamespace { uids: maps.to_vec(), gids: vec![maps[1]] }).is_err());

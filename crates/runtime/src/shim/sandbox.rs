@@ -124,10 +124,7 @@ pub fn make_root(place: &Path, shm: bool, trees: Vec<(&str, OwnedFd)>) -> Result
 /// without any capability, so that looking into it from a container leads nowhere.
 ///
 /// `owner`: the user namespace that is to own it.
-pub fn make_pid_namespace(
-    pod_mounts: &OwnedFd,
-    owner: Option<&OwnedFd>,
-) -> Result<(OwnedFd, i32), Failure> {
+pub fn make_pid_namespace(pod_mounts: &OwnedFd, owner: Option<&OwnedFd>) -> Result<(OwnedFd, i32), Failure> {
     let what = || "make the pod's PID namespace";
     match users::fork_in(libc::CLONE_NEWPID as u64, owner.map(AsFd::as_fd), None)? {
         Forked::Child => {

@@ -52,7 +52,10 @@ pub async fn a_pod_has_users_of_its_own(test: &Test) {
     .into();
     let pod = test.pod(wanted).await;
     let map = format!("{:>10} {FIRST:>10} {:>10}\n", 0, 1 << 16);
-    assert_eq!(pod.output("cat /proc/self/uid_map; cat /proc/self/gid_map; id -u").await, format!("{map}{map}0\n"));
+    assert_eq!(
+        pod.output("cat /proc/self/uid_map; cat /proc/self/gid_map; id -u").await,
+        format!("{map}{map}0\n")
+    );
     assert_eq!(pod.output("hostname; echo $$; ls -1 /proc | grep -c '^[0-9]*$'").await, "users\n1\n3\n");
     let sysctls = "cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start kernel/shm_rmid_forced";
     assert_eq!(pod.output(sysctls).await, "77\n1\n");
@@ -61,10 +64,14 @@ pub async fn a_pod_has_users_of_its_own(test: &Test) {
     assert_eq!(pod.output("cat /dev/shm/x; stat -c %u:%g /dev/shm/x").await, "shared\n0:0\n");
     // The image's files and the container's own have the right owners.
     assert_eq!(pod.output("touch /mine && stat -c %u:%g / /bin/sh /mine").await, "0:0\n0:0\n0:0\n");
-    pod.output("echo x > /dev/null && head -c 1 /dev/zero >/dev/null && test -c /dev/full && test -d /sys/class/net").await;
+    pod.output(
+        "echo x > /dev/null && head -c 1 /dev/zero >/dev/null && test -c /dev/full && test -d /sys/class/net",
+    )
+    .await;
     // Streams can be opened anew, as images do whose logs are links to them.
     assert_eq!(pod.output("echo again > /dev/stdout").await, "again\n");
-    let mut other = test.container("id -u; id -G; echo again > /dev/stdout; touch /dev/shm/y && stat -c %u /dev/shm/y");
+    let mut other =
+        test.container("id -u; id -G; echo again > /dev/stdout; touch /dev/shm/y && stat -c %u /dev/shm/y");
     other.user = "1000:1000".to_owned();
     other.supplemental_groups = vec![3000];
     let ended = pod.run(other).await;
@@ -102,9 +109,13 @@ pub async fn root_of_such_a_pod_is_nobody_on_the_host(test: &Test) {
     assert_eq!((owner(&dir.join("root")), owner(&dir.join("web"))), ((0, 0), (33, 34)));
     assert_eq!(owner(&upper.join("own")), (FIRST, FIRST));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(status.lines().any(|line| line == format!("Uid:\t{FIRST}\t{FIRST}\t{FIRST}\t{FIRST}")), "{status}");
+    assert!(
+        status.lines().any(|line| line == format!("Uid:\t{FIRST}\t{FIRST}\t{FIRST}\t{FIRST}")),
+        "{status}"
+    );
 
-    let script = "id -u; cat /proc/self/uid_map | wc -l; echo again > /dev/stdout; touch /data/exec; echo $PPID";
+    let script =
+        "id -u; cat /proc/self/uid_map | wc -l; echo again > /dev/stdout; touch /data/exec; echo $PPID";
     assert_eq!(pod.exec(&id, &["sh", "-c", script]).await, (0, "0\n1\nagain\n0\n".to_owned(), String::new()));
     assert_eq!(owner(&dir.join("exec")), (0, 0));
     let mut terminal = exec_spec(&["sh", "-c", "tty; stat -c %u $(tty)"]);
