@@ -175,7 +175,7 @@ impl TestHost {
 
     /// Runs a command to its end, with something to read and a limit of its own.
     pub fn run_with(&self, program: &[&str], input: &[u8], limit: Duration) -> Output {
-        let limit = limit.as_secs().max(1).to_string();
+        let limit = crate::wait::stretched(limit).as_secs().max(1).to_string();
         let mut limited = vec!["timeout", "--foreground", "--kill-after=5", &limit];
         limited.extend(program);
         let mut child = self
