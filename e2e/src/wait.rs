@@ -9,10 +9,11 @@ const POLL: Duration = Duration::from_millis(50);
 /// A limit on this machine: as many times as long as `KNARR_E2E_PATIENCE` says, for machines that are emulated.
 pub fn stretched(limit: Duration) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
-    limit * *FACTOR.get_or_init(|| {
-        let said = std::env::var("KNARR_E2E_PATIENCE").ok();
-        said.map_or(1, |said| said.parse().expect("KNARR_E2E_PATIENCE is a whole number"))
-    })
+    limit
+        * *FACTOR.get_or_init(|| {
+            let said = std::env::var("KNARR_E2E_PATIENCE").ok();
+            said.map_or(1, |said| said.parse().expect("KNARR_E2E_PATIENCE is a whole number"))
+        })
 }
 
 /// Asks `look` until it is content, at most for `limit`; panics with the last state it saw.
