@@ -21,6 +21,9 @@ fn main() {
     knarr_runtime::zygote_main_if_asked();
     knarr_runtime::oci_main_if_asked();
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args == [oci::SAYS_READY] {
+        oci::say_ready();
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     if let [word, dir, cgroup] = &args[..]
         && word == pod::DAEMON

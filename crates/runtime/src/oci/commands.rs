@@ -3,7 +3,7 @@
 use super::args::Given;
 use super::config::{Config, Process};
 use super::state::{Container, FAILURE, FIFO};
-use super::{Globals, create, exec, hooks, program, terminal};
+use super::{Globals, create, exec, hooks, notify, program, terminal};
 use crate::container::{Context, Failure};
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,7 +18,7 @@ use std::time::Duration;
 const KILL_PATIENCE_SECONDS: i64 = 10;
 
 /// `create` and `run`: what both are told.
-pub fn creation(globals: &Globals, given: &Given) -> Result<create::Options, Failure> {
+pub fn creation(globals: &Globals, given: &Given, runs: bool) -> Result<create::Options, Failure> {
     let number = |name| given.value(name).map_or(Ok(0), str::parse::<u32>);
     Ok(create::Options {
         root: globals.root.clone(),
@@ -31,13 +31,15 @@ pub fn creation(globals: &Globals, given: &Given) -> Result<create::Options, Fai
         new_keyring: !given.is_set("no-new-keyring"),
         preserve_fds: number("preserve-fds").map_err(|_| Failure::new("invalid --preserve-fds"))?,
         systemd_cgroup: globals.systemd_cgroup,
+        // In the foreground nobody would attend to the terminal meanwhile.
+        notify: given.is_set("detach") || !runs,
         own_console: None,
     })
 }
 
 /// `run`: create, start, and unless detached wait and delete.
 pub fn run(globals: &Globals, given: &Given) -> Result<i32, Failure> {
-    let mut options = creation(globals, given)?;
+    let mut options = creation(globals, given, true)?;
     if given.is_set("detach") {
         let container = create::create(options)?;
         start(&container).inspect_err(|_| drop(delete(globals, &container.record.id, true)))?;
@@ -70,13 +72,14 @@ pub fn run(globals: &Globals, given: &Given) -> Result<i32, Failure> {
 
 /// `start`.
 pub fn start(container: &Container) -> Result<(), Failure> {
-    let _lock = container.lock()?;
+    let lock = container.lock()?;
     match container.status() {
         "created" => {}
         "stopped" | "creating" => return Err(Failure::new("cannot start a container that has stopped")),
         _ => return Err(Failure::new("cannot start an already running container")),
     }
     let fifo = container.dir.join(FIFO);
+    let listener = notify::Listener::open(container)?;
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let door = rustix::fs::open(&fifo, flags, Mode::empty())
         .context(|| "cannot start a container that has stopped")?;
@@ -92,7 +95,10 @@ pub fn start(container: &Container) -> Result<(), Failure> {
     let config = container.config()?;
     hooks::run("poststart", &config.hooks.poststart, &container.state("running")).inspect_err(|_| {
         let _ = sys::kill(container.record.pid, libc::SIGKILL);
-    })
+    })?;
+    // Others may stop it meanwhile.
+    drop(lock);
+    listener.map_or(Ok(()), |listener| listener.pass_on(container.record.pid))
 }
 
 /// `state`.

@@ -4,6 +4,7 @@ use super::config::{Config, Process};
 use super::init::{self, Launch};
 use super::mounts;
 use super::namespaces;
+use super::notify;
 use super::program;
 use super::state::{self, Container, FAILURE, FIFO, Place, Record};
 use super::{hooks, resources};
@@ -31,6 +32,8 @@ pub struct Options {
     pub new_keyring: bool,
     pub preserve_fds: u32,
     pub systemd_cgroup: bool,
+    /// `start` waits for the program's readiness, where a manager wants to know of it.
+    pub notify: bool,
     /// The creator keeps the terminal's master, which goes to this socket.
     pub own_console: Option<OwnedFd>,
 }
@@ -47,6 +50,9 @@ pub fn create(options: Options) -> Result<Container, Failure> {
         && let Some(process) = &mut config.process
     {
         process.env.extend([format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()]);
+    }
+    if options.notify {
+        notify::announce(&mut config, &options.root.join(&options.id));
     }
     let process = check(&config)?;
     let terminal = process.terminal;
@@ -77,6 +83,9 @@ pub fn create(options: Options) -> Result<Container, Failure> {
     let mut container = Container::make(&options.root, record, &text)?;
     let mut making = Making { cgroup: None, pid: 0, dir: container.dir.clone() };
     let lock = container.lock()?;
+    if options.notify {
+        notify::make_dir(&container.dir)?;
+    }
 
     let cgroup = container.record.cgroup.cgroup()?;
     if cgroup.exists() && !cgroup.processes().is_empty() {

@@ -16,6 +16,7 @@ mod init;
 mod kill;
 mod mounts;
 mod namespaces;
+mod notify;
 mod program;
 mod resources;
 mod seal;
@@ -218,7 +219,7 @@ fn dispatch(globals: &Globals, before: &Given) -> Result<i32, Failure> {
     match *name {
         "create" => {
             seal::seal().context(|| "run from a sealed copy")?;
-            create::create(commands::creation(globals, &given)?)
+            create::create(commands::creation(globals, &given, false)?)
                 .map_err(|failure| prefixed("create", &failure))?;
         }
         "run" => {

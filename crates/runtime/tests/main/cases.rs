@@ -20,7 +20,8 @@ macro_rules! cases {
 
 use crate::oci::{
     oci_a_signal_waits_for_a_program_just_started, oci_configuration_holds, oci_events_and_limits,
-    oci_life_of_a_container, oci_sockets_and_cgroups_are_passed, oci_user_namespace_and_hooks,
+    oci_life_of_a_container, oci_sockets_and_cgroups_are_passed, oci_start_waits_for_readiness,
+    oci_user_namespace_and_hooks,
 };
 use crate::users::{
     a_pod_has_users_of_its_own, root_of_such_a_pod_is_nobody_on_the_host,
@@ -34,6 +35,7 @@ cases![
     oci_a_signal_waits_for_a_program_just_started,
     oci_events_and_limits,
     oci_sockets_and_cgroups_are_passed,
+    oci_start_waits_for_readiness,
     a_container_runs_and_its_output_and_exit_code_are_kept,
     a_killed_daemon_loses_neither_containers_nor_log_lines,
     a_sandbox_has_namespaces_of_its_own,

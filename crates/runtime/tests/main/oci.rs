@@ -241,6 +241,44 @@ pub async fn oci_events_and_limits(test: &Test) {
     oci.good(&["delete", "c1"]);
 }
 
+/// An argument of this program, by which it is one that says when it is ready.
+pub const SAYS_READY: &str = "says-ready";
+
+/// Says that it is ready, after something else; never returns.
+pub fn say_ready() -> ! {
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let path = std::env::var("NOTIFY_SOCKET").unwrap();
+    for text in ["STATUS=on its way", "READY=1\nSTATUS=here"] {
+        socket.send_to(text.as_bytes(), &path).unwrap();
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// `start` comes back when the program is ready, and tells the manager.
+pub async fn oci_start_waits_for_readiness(test: &Test) {
+    let mut oci = Oci::new(test);
+    let path = test.path("manager.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    oci.config["process"]["args"] = json!(["/ready", SAYS_READY]);
+    std::fs::copy(std::env::current_exe().unwrap(), oci.bundle.join("rootfs/ready")).unwrap();
+    oci.save();
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("knarr-oci").env("NOTIFY_SOCKET", &path).arg("--root").arg(&oci.root);
+    command.args(["run", "--detach", "--bundle", oci.bundle.to_str().unwrap(), "c1"]);
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(status.unwrap().success());
+    let mut bytes = [0; 256];
+    let count = manager.recv(&mut bytes).unwrap();
+    let state: Value = serde_json::from_str(&oci.good(&["state", "c1"])).unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes[..count]), format!("READY=1\nMAINPID={}\n", state["pid"]));
+    oci.good(&["kill", "c1", "KILL"]);
+    assert!((0..1000).any(|_| oci.status() == "stopped"), "it does not stop");
+    oci.good(&["delete", "c1"]);
+}
+
 /// Sockets of a service manager reach the program; an exec goes to a cgroup below the container's.
 pub async fn oci_sockets_and_cgroups_are_passed(test: &Test) {
     let mut oci = Oci::new(test);
