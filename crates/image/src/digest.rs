@@ -1,7 +1,7 @@
 //! SHA-256 digests in the OCI form `sha256:<64 hex digits>`, and readers that compute them on the way.
 
 use sha2::{Digest, Sha256};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 /// The digest of `bytes`.
 pub(crate) fn of(bytes: &[u8]) -> String {
@@ -56,6 +56,37 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
+/// A writer that hashes and counts what passes through it.
+pub(crate) struct Written<W> {
+    inner: W,
+    hash: Sha256,
+    count: u64,
+}
+
+impl<W: Write> Written<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, hash: Sha256::new(), count: 0 }
+    }
+
+    /// How many bytes were written, and their digest.
+    pub(crate) fn finish(self) -> (u64, String) {
+        (self.count, finish(self.hash))
+    }
+}
+
+impl<W: Write> Write for Written<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.hash.update(&buf[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Undoes gzip or zstd compression, told by the first bytes; anything else passes as it is.
 pub(crate) fn decompressed<'a, R: Read + 'a>(mut reader: R) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = [0; 4];
@@ -90,7 +121,6 @@ mod tests {
 
     #[test]
     fn compression_is_told_by_its_magic() {
-        use std::io::Write;
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(b"hello").unwrap();
         let zst = zstd::encode_all(&b"hello"[..], 1).unwrap();

@@ -31,6 +31,14 @@ pub enum StoreError {
     /// No such image.
     #[error("image {0:?}: not found")]
     NotFound(String),
+    /// An image cannot have such a name.
+    #[error("cannot name an image {name:?}: {detail}")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        detail: String,
+    },
     /// A layer cannot be unpacked.
     #[error("failed to extract layer {layer}: {detail}")]
     Layer {
@@ -57,6 +65,31 @@ pub enum StoreError {
         actual: String,
         /// As announced.
         expected: String,
+    },
+}
+
+/// Images cannot be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The store failed, or has no such image.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The archive cannot be written.
+    #[error("cannot write the archive: {0}")]
+    Write(io::Error),
+    /// How the layer came is not known.
+    #[error(
+        "layer {0} cannot be written as it came: it was unpacked by an older version, or has files twice. Remove the image \
+         and pull or import it again"
+    )]
+    NoNotes(String),
+    /// The layer's files are not what they were.
+    #[error("layer {layer} cannot be read: {source}")]
+    Layer {
+        /// Its digest.
+        layer: String,
+        /// Why.
+        source: io::Error,
     },
 }
 

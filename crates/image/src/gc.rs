@@ -111,7 +111,7 @@ impl ImageStore {
         i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
     }
 
-    fn layer_size(&self, diff_id: &str) -> u64 {
+    pub(crate) fn layer_size(&self, diff_id: &str) -> u64 {
         let size = self.layer_path(diff_id).and_then(|p| {
             let path = p.join("size");
             fs::read_to_string(&path).map_err(io_error("read", &path))

@@ -5,12 +5,15 @@
 use crate::digest::{Hashing, decompressed};
 use crate::error::{StoreError, io_error};
 use crate::store::{ImageStore, Pins};
+use crate::unpack::notes::{Noted, Notes};
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+/// The file beside a layer's files by which its tar stream can be had again.
+pub(crate) const NOTES: &str = "notes";
 /// Bytes handed from thread to thread at once.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks on the way at most: 2 MiB a layer.
@@ -32,7 +35,8 @@ impl ImageStore {
         let root = temp.join("fs");
         fs::create_dir_all(&root).map_err(io_error("create", &root))?;
         let result = (|| {
-            let unpacked = unpack(reader, &root, blob.is_some()).map_err(failed)?;
+            let notes = temp.join(NOTES);
+            let unpacked = unpack(reader, &root, &notes, blob.is_some()).map_err(failed)?;
             if let (Some(expected), Some(actual)) = (blob, unpacked.blob)
                 && expected != actual
             {
@@ -75,7 +79,7 @@ struct Unpacked {
     blob: Option<String>,
 }
 
-fn unpack(reader: impl Read + Send, root: &Path, hash: bool) -> io::Result<Unpacked> {
+fn unpack(reader: impl Read + Send, root: &Path, notes: &Path, hash: bool) -> io::Result<Unpacked> {
     let (full, blocks) = sync_channel(MOST_BLOCKS);
     let (spent, spare) = sync_channel(MOST_BLOCKS + 2);
     std::thread::scope(|scope| {
@@ -93,7 +97,14 @@ fn unpack(reader: impl Read + Send, root: &Path, hash: bool) -> io::Result<Unpac
         });
         let files = (|| {
             let mut stream = Hashing::new(Blocks { blocks, spent, held: Vec::new(), at: 0 });
-            let size = crate::unpack::unpack(&mut stream, root)?;
+            let noting = Notes::new(fs::File::create(notes)?)?;
+            let mut noted = Noted { inner: &mut stream, notes: &noting };
+            let size = crate::unpack::unpack(&mut noted, root, Some(&noting))?;
+            io::copy(&mut noted, &mut io::sink())?;
+            if !noting.finish()? {
+                // Without notes the layer cannot be saved, and saving it says so.
+                fs::remove_file(notes)?;
+            }
             Ok((size, stream.drain()?))
         })();
         let (fed, blob) = reading.join().expect("reading a layer does not panic")?;

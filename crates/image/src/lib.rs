@@ -1,4 +1,4 @@
-//! CONTRACT. Container images: a content-addressed store of unpacked layers shared by digest, import of
+//! CONTRACT. Container images: a content-addressed store of unpacked layers shared by digest, import and export of
 //! docker-archive and OCI layout files, and pulls from Docker and OCI registries (OCI image-spec and
 //! distribution-spec v1.1, Docker Image Manifest V2 schema 2). Knows neither containers nor Kubernetes: it
 //! hands out the directories that an overlay mount is made of.
@@ -12,17 +12,19 @@ mod layer;
 pub mod oci;
 pub mod reference;
 mod registry;
+mod save;
 mod snapshot;
 mod store;
 mod unpack;
 
-pub use error::{ImportError, PullError, StoreError};
+pub use error::{ImportError, PullError, SaveError, StoreError};
 pub use gc::{DiskUsage, ImageUse};
 pub use oci::ImageConfig;
 pub use reference::Reference;
 pub use registry::{Auth, Turn};
+pub use save::Format;
 pub use snapshot::RootFs;
-pub use store::{Image, ImageStore, Options};
+pub use store::{Details, Image, ImageStore, Options};
 
 /// How far an import or a pull has come.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,6 +34,17 @@ pub struct Image {
     pub diff_ids: Vec<String>,
 }
 
+/// An image in full.
+#[derive(Clone, Debug)]
+pub struct Details {
+    /// The image.
+    pub image: Image,
+    /// Its configuration file as it came.
+    pub config_file: serde_json::Value,
+    /// Size of the files of each layer, in the order of the image's diff IDs.
+    pub layer_bytes: Vec<u64>,
+}
+
 /// How the store works.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -205,6 +216,38 @@ impl ImageStore {
         })
     }
 
+    /// Everything about an image.
+    pub fn inspect(&self, reference: &str) -> Result<Details, StoreError> {
+        let image = self.resolve(reference).ok_or_else(|| StoreError::NotFound(reference.to_owned()))?;
+        let path = self.config_path(&image.id)?;
+        let text = fs::read(&path).map_err(io_error("read", &path))?;
+        let config_file = serde_json::from_slice(&text)
+            .map_err(|e| StoreError::Corrupt { path, detail: e.to_string() })?;
+        let layer_bytes = image.diff_ids.iter().map(|layer| self.layer_size(layer)).collect();
+        Ok(Details { image, config_file, layer_bytes })
+    }
+
+    /// Gives an image a further name; one that had it loses it. `localhost/unnamed` of an import without names goes.
+    pub fn tag(&self, reference: &str, name: &str) -> Result<Image, StoreError> {
+        let unusable = |detail: String| StoreError::Name { name: name.to_owned(), detail };
+        let target = Reference::parse(name).map_err(|e| unusable(e.to_string()))?;
+        if target.digest.is_some() {
+            return Err(unusable("refusing to create a tag with a digest reference".to_owned()));
+        }
+        let image = self.resolve(reference).ok_or_else(|| StoreError::NotFound(reference.to_owned()))?;
+        let mut state = self.lock();
+        let mut images = state.index.images.clone();
+        let tag = target.tagged().unwrap_or_default();
+        for other in &mut images {
+            other.tags.remove(&tag);
+        }
+        let gone = || StoreError::NotFound(reference.to_owned());
+        let record = images.iter_mut().find(|r| r.id == image.id).ok_or_else(gone)?;
+        record.tags.insert(tag);
+        record.digests.remove(&unnamed(&image.id));
+        self.record(&mut state, images, &image.id)
+    }
+
     /// Takes away a name; the image goes with its last name. An identifier takes away the whole image.
     pub fn remove(&self, reference: &str) -> Result<(), StoreError> {
         let image = self.resolve(reference).ok_or_else(|| StoreError::NotFound(reference.to_owned()))?;
@@ -232,7 +275,7 @@ impl ImageStore {
                 }
             }
             state.index.images.retain(|r| !r.tags.is_empty() || !r.digests.is_empty());
-            if let Err(error) = self.save(&state.index) {
+            if let Err(error) = self.write_index(&state.index) {
                 state.index.images = before;
                 return Err(error);
             }
@@ -278,13 +321,18 @@ impl ImageStore {
                 size_bytes,
             }),
         }
+        self.record(&mut state, images, &id)
+    }
+
+    /// Makes `images` the list, in which `id` has just been named.
+    fn record(&self, state: &mut State, mut images: Vec<Record>, id: &str) -> Result<Image, StoreError> {
         // An image that lost its only tag to this one stays reachable through its digest, else it goes.
         images.retain(|r| r.id == id || !r.tags.is_empty() || !r.digests.is_empty());
         let index = Index { images };
-        self.save(&index)?;
+        self.write_index(&index)?;
         state.index = index;
         let record = state.index.images.iter().find(|r| r.id == id).expect("it was put there").clone();
-        self.image(&mut state, &record)
+        self.image(state, &record)
     }
 
     /// Whether a layer is there, whole.
@@ -323,7 +371,7 @@ impl ImageStore {
         Ok(())
     }
 
-    fn save(&self, index: &Index) -> Result<(), StoreError> {
+    fn write_index(&self, index: &Index) -> Result<(), StoreError> {
         let text = serde_json::to_vec_pretty(index).expect("an index always encodes");
         self.write_durably(&self.dir.join("images.json"), &text)?;
         self.changes.send_modify(|count| *count += 1);
@@ -361,6 +409,11 @@ impl ImageStore {
     pub(crate) fn layer_path(&self, diff_id: &str) -> Result<PathBuf, StoreError> {
         Ok(self.dir.join("layers").join(checked_hex(diff_id)?))
     }
+}
+
+/// Under which an image without a name is kept.
+pub(crate) fn unnamed(id: &str) -> String {
+    format!("localhost/unnamed@{id}")
 }
 
 fn checked_hex(id: &str) -> Result<&str, StoreError> {

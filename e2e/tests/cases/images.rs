@@ -7,6 +7,7 @@ use knarr_e2e::{Case, Cluster, Spawned, cases, repository, wait_for};
 
 pub const CASES: &[Case] = cases![
     an_imported_image_is_listed_and_can_be_removed,
+    images_are_saved_and_come_back_the_same,
     what_is_no_image_is_refused,
     a_pod_runs_an_image_pulled_from_a_registry,
     a_registry_that_wants_a_password_gets_it_from_the_pull_secret,
@@ -47,6 +48,34 @@ fn an_imported_image_is_listed_and_can_be_removed(cluster: &Cluster) {
     let refused = cluster.knarr(&["image", "rm", "busybox:none"]).refused();
     assert!(refused.contains("busybox:none"), "{refused}");
     cluster.import_busybox();
+}
+
+fn images_are_saved_and_come_back_the_same(cluster: &Cluster) {
+    let ids = |name: &str| {
+        let seen = cluster.knarr(&["image", "inspect", name]).ok();
+        let seen: serde_json::Value = serde_json::from_str(&seen).expect("inspect prints JSON");
+        (seen[0]["Id"].clone(), seen[0]["RootFS"]["Layers"].clone())
+    };
+    let before = ids("busybox:1.35");
+    cluster.knarr(&["image", "tag", "busybox:1.35", "saved.test/one:v1"]).ok();
+    for format in ["docker-archive", "oci-archive"] {
+        let file = cluster.host.file(&format!("saved-{format}.tar"), "");
+        cluster.knarr(&["image", "save", "--format", format, "-o", &file, "saved.test/one:v1"]).ok();
+        cluster.knarr(&["image", "rm", "saved.test/one:v1"]).ok();
+        // Through a pipe: the running cluster reads what the command was given.
+        let script = "cat \"$0\" | gzip | \"$@\"";
+        let mut line = vec!["sh", "-c", script, &file];
+        line.extend(cluster.knarr_command(&["image", "import", "-"]));
+        cluster.host.run(&line).ok();
+        assert_eq!(ids("saved.test/one:v1"), before, "{format}");
+    }
+    let listed = cluster.knarr(&["image", "ls", "-o", "name"]).ok();
+    assert!(listed.lines().any(|line| line == "saved.test/one:v1"), "{listed}");
+    let refused = cluster.knarr(&["image", "save", "-o", "/nowhere/x.tar", "saved.test/one:v1"]).refused();
+    assert!(refused.contains("/nowhere/x.tar"), "{refused}");
+    let refused = cluster.knarr(&["image", "save", "-o", &format!("{INSIDE}/none.tar"), "saved.test/none"]);
+    assert!(refused.refused().contains("not found"));
+    cluster.knarr(&["image", "rm", "saved.test/one:v1"]).ok();
 }
 
 fn what_is_no_image_is_refused(cluster: &Cluster) {

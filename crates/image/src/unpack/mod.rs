@@ -4,9 +4,11 @@
 //! root's file descriptor, and symbolic links met on the way are followed within the root only.
 
 mod meta;
+pub(crate) mod notes;
 mod sparse;
 
 use meta::Meta;
+use notes::Notes;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps, XattrFlags};
 use rustix::io::Errno;
@@ -31,11 +33,12 @@ const HOLE_BYTES: usize = 4 << 10;
 
 type Parts = Vec<Vec<u8>>;
 
-/// Unpacks the tar stream into the directory `root`; the sum of file sizes.
-pub(crate) fn unpack(reader: impl Read, root: &Path) -> io::Result<u64> {
+/// Unpacks the tar stream into the directory `root`; the sum of file sizes. `notes` are told which bytes of the stream
+/// are the contents of files.
+pub(crate) fn unpack(reader: impl Read, root: &Path, notes: Option<&Notes>) -> io::Result<u64> {
     let root = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut unpacker =
-        Unpacker { root, parent: None, dir_times: Vec::new(), bytes: 0, buffer: vec![0; BUFFER_BYTES] };
+    let buffer = vec![0; BUFFER_BYTES];
+    let mut unpacker = Unpacker { root, notes, parent: None, dir_times: Vec::new(), bytes: 0, buffer };
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -46,15 +49,16 @@ pub(crate) fn unpack(reader: impl Read, root: &Path) -> io::Result<u64> {
     }
     // Directories last, and in reverse: filling a directory changes its time.
     for (parts, times) in std::mem::take(&mut unpacker.dir_times).into_iter().rev() {
-        if let Ok(dir) = unpacker.walk(&parts, false) {
+        if let Ok(dir) = walk(&unpacker.root, &parts, false) {
             let _ = rustix::fs::futimens(&dir, &times);
         }
     }
     Ok(unpacker.bytes)
 }
 
-struct Unpacker {
+struct Unpacker<'a> {
     root: OwnedFd,
+    notes: Option<&'a Notes>,
     /// The directory of the previous entry: entries of one directory usually follow each other.
     parent: Option<(Parts, OwnedFd)>,
     dir_times: Vec<(Parts, Timestamps)>,
@@ -62,7 +66,7 @@ struct Unpacker {
     buffer: Vec<u8>,
 }
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, path: &[u8]) -> io::Result<()> {
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
@@ -110,7 +114,18 @@ impl Unpacker {
                 let mut file = File::from(fd);
                 self.bytes += match meta.sparse.take() {
                     Some(sparse) => sparse.write(entry, &mut file, &mut self.buffer)?,
-                    None => write_out(entry, &mut file, &mut self.buffer, kind == EntryType::GNUSparse)?,
+                    // What is not in the file as it is in the stream is left to the notes.
+                    None if kind == EntryType::GNUSparse => {
+                        write_out(entry, &mut file, &mut self.buffer, true)?
+                    }
+                    None => {
+                        if let Some(notes) = self.notes {
+                            notes.content(&parts, name, entry.size())?;
+                        }
+                        let written = write_out(entry, &mut file, &mut self.buffer, false);
+                        self.notes.inspect(|notes| notes.content_ends());
+                        written?
+                    }
                 };
                 meta.apply_fd(&file)?;
                 rustix::fs::futimens(&file, &meta.times)?;
@@ -119,7 +134,7 @@ impl Unpacker {
                 let target = entry.link_name_bytes().ok_or_else(|| invalid("hard link without a target"))?;
                 let mut target = clean(&target)?;
                 let base = target.pop().ok_or_else(|| invalid("hard link to the root"))?;
-                let dir = self.walk(&target, false)?;
+                let dir = walk(&self.root, &target, false)?;
                 rustix::fs::linkat(&dir, OsStr::from_bytes(&base), &parent, name, AtFlags::empty())?;
             }
             EntryType::Symlink => {
@@ -171,6 +186,7 @@ impl Unpacker {
             Err(other) => return Err(other.into()),
         }
         self.parent = None;
+        self.notes.inspect(|notes| notes.replaced());
         Ok(())
     }
 
@@ -180,20 +196,21 @@ impl Unpacker {
         {
             return dir.try_clone();
         }
-        let dir = self.walk(parts, true)?;
+        let dir = walk(&self.root, parts, true)?;
         self.parent = Some((parts.to_vec(), dir.try_clone()?));
         Ok(dir)
     }
+}
 
     /// Opens the directory at `parts`, following symbolic links within the root; missing ones are made.
-    fn walk(&self, parts: &[Vec<u8>], create: bool) -> io::Result<OwnedFd> {
+    fn walk(root: &OwnedFd, parts: &[Vec<u8>], create: bool) -> io::Result<OwnedFd> {
         let mut ahead: Parts = parts.iter().rev().cloned().collect();
         let mut above: Vec<OwnedFd> = Vec::new();
-        let mut here = self.root.try_clone()?;
+        let mut here = root.try_clone()?;
         let mut links = 0;
         while let Some(part) = ahead.pop() {
             if part == b".." {
-                here = above.pop().map_or_else(|| self.root.try_clone(), Ok)?;
+                here = above.pop().map_or_else(|| root.try_clone(), Ok)?;
                 continue;
             }
             let name = OsStr::from_bytes(&part);
@@ -216,7 +233,7 @@ impl Unpacker {
                     })?;
                     if target.as_bytes().starts_with(b"/") {
                         above.clear();
-                        here = self.root.try_clone()?;
+                        here = root.try_clone()?;
                     }
                     let target = target.as_bytes().split(|b| *b == b'/');
                     ahead.extend(target.filter(|p| !matches!(*p, b"" | b".")).rev().map(<[u8]>::to_vec));
@@ -226,7 +243,6 @@ impl Unpacker {
         }
         Ok(here)
     }
-}
 
 /// The parts of a path, `.` and `..` worked out; a path that leads above the root is refused.
 fn clean(path: &[u8]) -> io::Result<Parts> {

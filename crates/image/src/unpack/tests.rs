@@ -42,7 +42,7 @@ fn a_layer_keeps_modes_owners_times_links_and_attributes() {
         .unwrap();
         add(b, EntryType::Regular, "marked", "", 0o644, b"");
     });
-    assert_eq!(unpack(&bytes[..], dir.path()).unwrap(), 6);
+    assert_eq!(unpack(&bytes[..], dir.path(), None).unwrap(), 6);
     let su = std::fs::metadata(dir.path().join("bin/su")).unwrap();
     assert_eq!((su.permissions().mode() & 0o7777, su.uid(), su.gid()), (0o4755, 7, 8));
     assert_eq!((su.mtime(), su.nlink()), (1_000_000_000, 2));
@@ -65,7 +65,7 @@ fn whiteouts_take_overlay_form() {
         add(b, EntryType::Regular, "var/kept", "", 0o644, b"1");
         add(b, EntryType::Regular, ".wh..wh.plnk", "", 0, b"");
     });
-    unpack(&bytes[..], dir.path()).unwrap();
+    unpack(&bytes[..], dir.path(), None).unwrap();
     let gone = std::fs::metadata(dir.path().join("etc/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
     let mut value = [0; 8];
@@ -81,7 +81,7 @@ fn nothing_reaches_outside_the_layer() {
     std::fs::create_dir(&root).unwrap();
     for bad in ["../evil", "a/../../evil"] {
         let bytes = tar(|b| add(b, EntryType::Regular, bad, "", 0o644, b"x"));
-        assert!(unpack(&bytes[..], &root).is_err(), "{bad}");
+        assert!(unpack(&bytes[..], &root, None).is_err(), "{bad}");
     }
     let target = outside.path().to_str().unwrap();
     let bytes = tar(|b| {
@@ -90,11 +90,11 @@ fn nothing_reaches_outside_the_layer() {
         add(b, EntryType::Symlink, "up", "../../..", 0o777, b"");
         add(b, EntryType::Regular, "up/evil2", "", 0o644, b"x");
     });
-    unpack(&bytes[..], &root).unwrap();
+    unpack(&bytes[..], &root, None).unwrap();
     assert!(root.join("evil2").exists());
     assert!(root.join(target.trim_start_matches('/')).join("evil").exists());
     let bytes = tar(|b| add(b, EntryType::Link, "hard", "../../etc/passwd", 0, b""));
-    assert!(unpack(&bytes[..], &root).is_err());
+    assert!(unpack(&bytes[..], &root, None).is_err());
     let names: Vec<_> = std::fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["root"]);
 }
@@ -108,7 +108,7 @@ fn a_later_entry_replaces_an_earlier_one() {
         add(b, EntryType::Regular, "c", "", 0o644, b"1");
         add(b, EntryType::Directory, "c", "", 0o755, b"");
     });
-    unpack(&bytes[..], dir.path()).unwrap();
+    unpack(&bytes[..], dir.path(), None).unwrap();
     assert!(dir.path().join("a").is_symlink());
     assert!(dir.path().join("c").is_dir());
 }
@@ -117,7 +117,7 @@ fn a_later_entry_replaces_an_earlier_one() {
 fn a_truncated_stream_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = tar(|b| add(b, EntryType::Regular, "a", "", 0o644, &[1; 2000]));
-    assert!(unpack(&bytes[..1000], dir.path()).is_err());
+    assert!(unpack(&bytes[..1000], dir.path(), None).is_err());
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn sparse_files_keep_their_holes() {
             let name = if named { "GNUSparseFile.0/f" } else { "dir/f" };
             add(b, EntryType::Regular, name, "", 0o644, content);
         });
-        assert_eq!(unpack(&bytes[..], dir.path()).unwrap(), 1024, "{version}");
+        assert_eq!(unpack(&bytes[..], dir.path(), None).unwrap(), 1024, "{version}");
         let file = std::fs::read(dir.path().join("dir/f")).unwrap();
         assert_eq!(file.len(), 3 << 20, "{version}");
         assert_eq!((file[1 << 20], file[(1 << 20) + 512], file[2 << 20]), (7, 0, 9), "{version}");
@@ -189,7 +189,7 @@ fn sparse_maps_that_lie_are_refused() {
             .unwrap();
             add(b, EntryType::Regular, "f", "", 0o644, &[1; 20]);
         });
-        assert!(unpack(&bytes[..], dir.path()).is_err(), "{size} {map}");
+        assert!(unpack(&bytes[..], dir.path(), None).is_err(), "{size} {map}");
     }
 }
 
@@ -216,7 +216,7 @@ fn names_attributes_and_owners_of_any_size_are_taken() {
         add(b, EntryType::Fifo, "pipe", "", 0o666, b"");
         add(b, EntryType::Char, "blank", "", 0, b"");
     });
-    unpack(&bytes[..], dir.path()).unwrap();
+    unpack(&bytes[..], dir.path(), None).unwrap();
     assert!(dir.path().join(&long).exists());
     let ping = dir.path().join("ping");
     let meta = std::fs::metadata(&ping).unwrap();
@@ -251,7 +251,7 @@ fn damaged_streams_end_and_stay_inside() {
             header.set_cksum();
             bytes[start..start + 512].copy_from_slice(header.as_bytes());
         }
-        let _ = unpack(&bytes[..], &root);
+        let _ = unpack(&bytes[..], &root, None);
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1, "at {at}");
         std::fs::remove_dir_all(&root).unwrap();
     }

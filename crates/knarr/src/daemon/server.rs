@@ -1,19 +1,21 @@
 //! The socket's serving side.
 
-use super::{Answer, ImageRequest, Request, Status, images};
+use super::{Answer, ImageRequest, Request, Status, descriptor, images};
 use anyhow::{Context, Result};
 use knarr_base::Ctx;
 use knarr_image::ImageStore;
 use knarr_store::embedded::{Engine, snapshot};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 /// A request is this long at most.
-const LONGEST_REQUEST: u64 = 64 * 1024;
+const LONGEST_REQUEST: usize = 64 * 1024;
 
 /// What the socket answers from.
 pub struct Served {
@@ -50,14 +52,12 @@ pub fn start(ctx: &Ctx, path: &Path, served: Served) -> Result<()> {
 }
 
 async fn serve(stream: UnixStream, served: &Served) -> Result<()> {
-    use tokio::io::AsyncReadExt;
-    let (read, mut write) = stream.into_split();
-    let mut text = String::new();
-    BufReader::new(read.take(LONGEST_REQUEST)).read_line(&mut text).await?;
+    let (text, file) = descriptor::receive(&stream, LONGEST_REQUEST).await?;
+    let mut stream = stream;
     let (send, mut receive) = mpsc::unbounded_channel();
     let work = async {
-        let last = match serde_json::from_str(&text) {
-            Ok(request) => match carry_out(request, served, &send).await {
+        let last = match serde_json::from_slice(&text) {
+            Ok(request) => match carry_out(request, file, served, &send).await {
                 Ok(()) => Answer::Done,
                 Err(error) => Answer::Failed(format!("{error:#}")),
             },
@@ -71,7 +71,7 @@ async fn serve(stream: UnixStream, served: &Served) -> Result<()> {
             let last = matches!(answer, Answer::Done | Answer::Failed(_));
             let mut line = serde_json::to_string(&answer)?;
             line.push('\n');
-            write.write_all(line.as_bytes()).await?;
+            stream.write_all(line.as_bytes()).await?;
             if last {
                 break;
             }
@@ -81,7 +81,12 @@ async fn serve(stream: UnixStream, served: &Served) -> Result<()> {
     tokio::join!(work, answer).1
 }
 
-async fn carry_out(request: Request, served: &Served, send: &mpsc::UnboundedSender<Answer>) -> Result<()> {
+async fn carry_out(
+    request: Request,
+    file: Option<OwnedFd>,
+    served: &Served,
+    send: &mpsc::UnboundedSender<Answer>,
+) -> Result<()> {
     match request {
         Request::Status => {
             let _ = send.send(Answer::Status((served.status)()));
@@ -93,7 +98,7 @@ async fn carry_out(request: Request, served: &Served, send: &mpsc::UnboundedSend
             let _ = stopped.wait_for(|done| *done).await;
             Ok(())
         }
-        Request::Image(request) => image(request, served, send).await,
+        Request::Image(request) => image(request, file, served, send).await,
         Request::SaveSnapshot { file } => {
             let engine = served.engine.clone();
             let engine =
@@ -107,9 +112,14 @@ async fn carry_out(request: Request, served: &Served, send: &mpsc::UnboundedSend
     }
 }
 
-async fn image(request: ImageRequest, served: &Served, send: &mpsc::UnboundedSender<Answer>) -> Result<()> {
+async fn image(
+    request: ImageRequest,
+    file: Option<OwnedFd>,
+    served: &Served,
+    send: &mpsc::UnboundedSender<Answer>,
+) -> Result<()> {
     let store =
         served.images.as_ref().context("this cluster has no node on this machine, and so no images")?;
     let send = send.clone();
-    images::serve(store, request, move |line| drop(send.send(Answer::Line(line)))).await
+    images::serve(store, request, file.map(File::from), move |answer| drop(send.send(answer))).await
 }
