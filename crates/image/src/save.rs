@@ -39,8 +39,7 @@ impl ImageStore {
     pub fn save(&self, references: &[String], format: Format, out: &mut dyn Write) -> Result<(), SaveError> {
         let mut images: Vec<Wanted> = Vec::new();
         for reference in references {
-            let image =
-                self.resolve(reference).ok_or_else(|| StoreError::NotFound(reference.to_owned()))?;
+            let image = self.resolve(reference).ok_or_else(|| StoreError::NotFound(reference.to_owned()))?;
             let name = Reference::parse(reference).ok().and_then(|r| r.tagged());
             let name = name.filter(|n| image.repo_tags.contains(n));
             let at = match images.iter().position(|w| w.image.id == image.id) {
@@ -54,7 +53,8 @@ impl ImageStore {
             };
             images[at].names.extend(name);
         }
-        let mut archive = Archive { store: self, out: tar::Builder::new(BufWriter::new(out)), there: BTreeSet::new() };
+        let mut archive =
+            Archive { store: self, out: tar::Builder::new(BufWriter::new(out)), there: BTreeSet::new() };
         match format {
             Format::DockerArchive => archive.docker(&images)?,
             Format::OciArchive => archive.oci(&images)?,

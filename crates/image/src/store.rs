@@ -221,8 +221,8 @@ impl ImageStore {
         let image = self.resolve(reference).ok_or_else(|| StoreError::NotFound(reference.to_owned()))?;
         let path = self.config_path(&image.id)?;
         let text = fs::read(&path).map_err(io_error("read", &path))?;
-        let config_file = serde_json::from_slice(&text)
-            .map_err(|e| StoreError::Corrupt { path, detail: e.to_string() })?;
+        let config_file =
+            serde_json::from_slice(&text).map_err(|e| StoreError::Corrupt { path, detail: e.to_string() })?;
         let layer_bytes = image.diff_ids.iter().map(|layer| self.layer_size(layer)).collect();
         Ok(Details { image, config_file, layer_bytes })
     }

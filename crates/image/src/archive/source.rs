@@ -49,7 +49,7 @@ impl Source {
     /// Looks into `file`, called `path`. What is compressed, or comes through a pipe, is copied into the store first.
     pub(super) fn tar(store: &ImageStore, path: &Path, mut file: File) -> Result<Self, ImportError> {
         let read_error = |source| ImportError::Read { path: path.to_owned(), source };
-        let in_place = file.seek(SeekFrom::Current(0)).is_ok_and(|at| at == 0);
+        let in_place = file.stream_position().is_ok_and(|at| at == 0);
         let mut magic = [0; 4];
         let got = if in_place { file.read_at(&mut magic, 0).map_err(read_error)? } else { 0 };
         let compressed = got >= 2 && (magic[..2] == [0x1f, 0x8b] || magic == [0x28, 0xb5, 0x2f, 0xfd]);
@@ -76,7 +76,7 @@ impl Source {
 
     /// Whether a tar file has all of its last member.
     fn whole(&self) -> Result<(), String> {
-        let Place::Tar { file, size, members } = &self.place else { return Ok(()) };
+        let Place::Tar { size, members, .. } = &self.place else { return Ok(()) };
         for (name, member) in members {
             if let Member::File { at, size: length } = member
                 && at.saturating_add(*length) > *size

@@ -28,15 +28,14 @@ async fn docker_archives_are_imported_whatever_the_order_and_compression() {
     let dir = tempfile::tempdir().unwrap();
     let tar = layer(&[("etc/hello", "hi")]);
     let config = config(&[digest::of(&tar)]);
-    let manifest = json!([{"Config": "c.json", "RepoTags": ["busybox:1", "localhost/b"], "Layers": ["l/layer.tar"]}]);
+    let manifest =
+        json!([{"Config": "c.json", "RepoTags": ["busybox:1", "localhost/b"], "Layers": ["l/layer.tar"]}]);
     let plain = archive(&[
         ("l/layer.tar", &tar),
         ("c.json", &config),
         ("./manifest.json", manifest.to_string().as_bytes()),
     ]);
-    for (name, bytes) in
-        [("p.tar", plain.clone()), ("z.tar.zst", zstd::encode_all(&plain[..], 1).unwrap())]
-    {
+    for (name, bytes) in [("p.tar", plain.clone()), ("z.tar.zst", zstd::encode_all(&plain[..], 1).unwrap())] {
         let images = store(&dir.path().join(name.replace('.', "-")));
         let file = dir.path().join(name);
         std::fs::write(&file, bytes).unwrap();
@@ -93,7 +92,9 @@ async fn oci_layouts_are_imported_from_files_directories_and_pipes() {
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut { write }, &bytes));
     let pipe = File::from(std::os::fd::OwnedFd::from(read));
     for (number, (path, file)) in
-        [(file.as_path(), None), (&open, None), (Path::new("standard input"), Some(pipe))].into_iter().enumerate()
+        [(file.as_path(), None), (&open, None), (Path::new("standard input"), Some(pipe))]
+            .into_iter()
+            .enumerate()
     {
         let images = store(&dir.path().join(number.to_string()));
         let image = images.import_from(path, file, silent()).await.unwrap().remove(0);

@@ -82,7 +82,8 @@ async fn an_archive_is_what_others_expect() {
     let dir = tempfile::tempdir().unwrap();
     let images = store(&dir.path().join("images"));
     let top = layer(&[("a", "1")]);
-    let image = build::add_image(&images, "app:1", &ImageConfig::default(), vec![Box::new(&top[..])]).unwrap();
+    let image =
+        build::add_image(&images, "app:1", &ImageConfig::default(), vec![Box::new(&top[..])]).unwrap();
     let member = |file: &Path, name: &str| -> Vec<u8> {
         let mut archive = tar::Archive::new(fs::File::open(file).unwrap());
         let mut entries = archive.entries().unwrap().map(Result::unwrap);
@@ -96,7 +97,10 @@ async fn an_archive_is_what_others_expect() {
     saved(&images, &["app:1"], Format::DockerArchive, &file);
     let manifest: serde_json::Value = serde_json::from_slice(&member(&file, "manifest.json")).unwrap();
     let (config, tar) = (format!("{}.json", hex(&image.id)), format!("{}.tar", hex(&image.diff_ids[0])));
-    assert_eq!(manifest, json!([{"Config": config, "RepoTags": ["docker.io/library/app:1"], "Layers": [tar]}]));
+    assert_eq!(
+        manifest,
+        json!([{"Config": config, "RepoTags": ["docker.io/library/app:1"], "Layers": [tar]}])
+    );
     assert_eq!(member(&file, &tar), top);
     // By its identifier an image has no name in the archive, as with docker.
     saved(&images, &[&image.id], Format::OciArchive, &file);
@@ -105,7 +109,10 @@ async fn an_archive_is_what_others_expect() {
     let manifest = member(&file, &blob(&index.manifests[0].digest));
     assert_eq!(digest::of(&manifest), index.manifests[0].digest);
     let manifest: Manifest = serde_json::from_slice(&manifest).unwrap();
-    assert_eq!((&*manifest.layers[0].digest, manifest.layers[0].size), (&*image.diff_ids[0], top.len() as u64));
+    assert_eq!(
+        (&*manifest.layers[0].digest, manifest.layers[0].size),
+        (&*image.diff_ids[0], top.len() as u64)
+    );
 }
 
 #[tokio::test]
@@ -121,7 +128,8 @@ async fn what_cannot_be_saved_says_why() {
     build::add_image(&images, "twice", &ImageConfig::default(), vec![Box::new(&twice[..])]).unwrap();
     assert!(refused("twice").contains("as it came"), "{}", refused("twice"));
     let plain = layer(&[("a", "123")]);
-    let image = build::add_image(&images, "plain", &ImageConfig::default(), vec![Box::new(&plain[..])]).unwrap();
+    let image =
+        build::add_image(&images, "plain", &ImageConfig::default(), vec![Box::new(&plain[..])]).unwrap();
     let file = images.layer_path(&image.diff_ids[0]).unwrap().join("fs/a");
     fs::write(&file, "456").unwrap();
     assert!(refused("plain").contains("unexpected digest"), "{}", refused("plain"));

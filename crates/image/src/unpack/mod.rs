@@ -202,47 +202,47 @@ impl Unpacker<'_> {
     }
 }
 
-    /// Opens the directory at `parts`, following symbolic links within the root; missing ones are made.
-    fn walk(root: &OwnedFd, parts: &[Vec<u8>], create: bool) -> io::Result<OwnedFd> {
-        let mut ahead: Parts = parts.iter().rev().cloned().collect();
-        let mut above: Vec<OwnedFd> = Vec::new();
-        let mut here = root.try_clone()?;
-        let mut links = 0;
-        while let Some(part) = ahead.pop() {
-            if part == b".." {
-                here = above.pop().map_or_else(|| root.try_clone(), Ok)?;
-                continue;
-            }
-            let name = OsStr::from_bytes(&part);
-            match open_dir(&here, name) {
-                Ok(next) => above.push(std::mem::replace(&mut here, next)),
-                Err(Errno::NOENT) if create => {
-                    rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755))?;
-                    let next = open_dir(&here, name)?;
-                    rustix::fs::fchmod(&next, Mode::from_raw_mode(0o755))?;
-                    above.push(std::mem::replace(&mut here, next));
-                }
-                Err(Errno::LOOP | Errno::NOTDIR) => {
-                    links += 1;
-                    if links > MOST_LINKS {
-                        return Err(Errno::LOOP.into());
-                    }
-                    let target = rustix::fs::readlinkat(&here, name, Vec::new()).map_err(|e| match e {
-                        Errno::INVAL => Errno::NOTDIR,
-                        other => other,
-                    })?;
-                    if target.as_bytes().starts_with(b"/") {
-                        above.clear();
-                        here = root.try_clone()?;
-                    }
-                    let target = target.as_bytes().split(|b| *b == b'/');
-                    ahead.extend(target.filter(|p| !matches!(*p, b"" | b".")).rev().map(<[u8]>::to_vec));
-                }
-                Err(other) => return Err(other.into()),
-            }
+/// Opens the directory at `parts`, following symbolic links within the root; missing ones are made.
+fn walk(root: &OwnedFd, parts: &[Vec<u8>], create: bool) -> io::Result<OwnedFd> {
+    let mut ahead: Parts = parts.iter().rev().cloned().collect();
+    let mut above: Vec<OwnedFd> = Vec::new();
+    let mut here = root.try_clone()?;
+    let mut links = 0;
+    while let Some(part) = ahead.pop() {
+        if part == b".." {
+            here = above.pop().map_or_else(|| root.try_clone(), Ok)?;
+            continue;
         }
-        Ok(here)
+        let name = OsStr::from_bytes(&part);
+        match open_dir(&here, name) {
+            Ok(next) => above.push(std::mem::replace(&mut here, next)),
+            Err(Errno::NOENT) if create => {
+                rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755))?;
+                let next = open_dir(&here, name)?;
+                rustix::fs::fchmod(&next, Mode::from_raw_mode(0o755))?;
+                above.push(std::mem::replace(&mut here, next));
+            }
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(Errno::LOOP.into());
+                }
+                let target = rustix::fs::readlinkat(&here, name, Vec::new()).map_err(|e| match e {
+                    Errno::INVAL => Errno::NOTDIR,
+                    other => other,
+                })?;
+                if target.as_bytes().starts_with(b"/") {
+                    above.clear();
+                    here = root.try_clone()?;
+                }
+                let target = target.as_bytes().split(|b| *b == b'/');
+                ahead.extend(target.filter(|p| !matches!(*p, b"" | b".")).rev().map(<[u8]>::to_vec));
+            }
+            Err(other) => return Err(other.into()),
+        }
     }
+    Ok(here)
+}
 
 /// The parts of a path, `.` and `..` worked out; a path that leads above the root is refused.
 fn clean(path: &[u8]) -> io::Result<Parts> {

@@ -62,8 +62,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let asked = Request::Image(request.clone());
     if ask_with(&layout.socket(), &asked, file.as_ref().map(AsFd::as_fd), &show)?.is_none() {
         let _lock = data::open(&config.data_dir)?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(async {
             let store = images::open(&Ctx::system(), &layout.images(), &config)?;
             images::serve(&store, request, file, show).await

@@ -24,10 +24,7 @@ pub fn send(mut stream: &UnixStream, text: &[u8], file: Option<BorrowedFd<'_>>) 
 }
 
 /// Receives a line of `most` bytes at most, and the file that came with it.
-pub async fn receive(
-    stream: &tokio::net::UnixStream,
-    most: usize,
-) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+pub async fn receive(stream: &tokio::net::UnixStream, most: usize) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let (mut text, mut file) = (Vec::new(), None);
     let mut buffer = [0; 4096];
     while text.len() < most && text.last() != Some(&b'\n') {
@@ -36,8 +33,7 @@ pub async fn receive(
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = RecvAncillaryBuffer::new(&mut space);
                 let mut parts = [IoSliceMut::new(&mut buffer)];
-                let got =
-                    rustix::net::recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+                let got = rustix::net::recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
                 for message in control.drain() {
                     if let RecvAncillaryMessage::ScmRights(files) = message {
                         file = files.last().or(file.take());

@@ -139,7 +139,8 @@ fn list(store: &ImageStore, form: List) -> Vec<String> {
             vec![format!("{:#}", json!({ "images": images }))]
         }
         List::Name => {
-            let name = |i: &Image| if i.repo_tags.is_empty() { vec![i.id.clone()] } else { i.repo_tags.clone() };
+            let name =
+                |i: &Image| if i.repo_tags.is_empty() { vec![i.id.clone()] } else { i.repo_tags.clone() };
             images.iter().flat_map(name).collect()
         }
         List::Id => images.into_iter().map(|i| i.id).collect(),
