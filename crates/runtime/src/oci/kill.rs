@@ -13,8 +13,9 @@ use std::time::Duration;
 /// sent between the `execve` and the program's first lines would be lost without a word, and a caller who stops
 /// what was just started would wait for its whole grace period. So is one, to the same end, that a shell takes
 /// between its `trap` and the `wait` that the signal was to end. Runtimes that need tens of milliseconds for a
-/// command meet that gap more seldom. A shell on a busy machine is past it within 200 ms.
-const READY_PATIENCE: Duration = Duration::from_millis(300);
+/// command meet that gap more seldom. A shell on a busy machine is past it within 200 ms, on an emulated
+/// one within half a second.
+const READY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// `kill`.
 pub fn kill(container: &Container, given: &Given) -> Result<(), Failure> {

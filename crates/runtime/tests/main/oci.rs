@@ -296,7 +296,7 @@ pub async fn oci_sockets_and_cgroups_are_passed(test: &Test) {
     oci.script("exec sleep 60");
     oci.create();
     oci.good(&["start", "c1"]);
-    assert!(oci.bad(&["exec", "--cgroup", "absent", "c1", "cat", "/proc/self/cgroup"]).contains("absent"));
+    assert!(oci.bad(&["exec", "--cgroup", "absent", "c1", "id"]).contains("unable to apply cgroup"));
     assert!(oci.bad(&["exec", "--cgroup", "../..", "c1", "id"]).contains("invalid --cgroup"));
     let host = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let pids = host.lines().find(|line| line.ends_with("rw,pids") && line.contains(" - cgroup "));
