@@ -91,7 +91,13 @@ impl Cluster {
         let command: &[&str] = match self.mode {
             Mode::Server => &["server", "--node-ip", "192.0.2.1"],
             Mode::Demo => &["up", "--demo"],
-            Mode::Up | Mode::Bare => &["up", "--insecure-registry", REGISTRY],
+            Mode::Up | Mode::Bare => &[
+                "up",
+                "--insecure-registry",
+                REGISTRY,
+                "--runtime-handler",
+                "other=/srv/host/files/knarr-oci",
+            ],
         };
         let command = [command, flags].concat();
         let mut spawned = self.host.spawn(&self.knarr_command(&command));

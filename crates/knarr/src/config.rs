@@ -8,6 +8,7 @@ use knarr_kubelet::Housekeeping;
 use knarr_network::Range;
 use knarr_store::etcd::{self, EtcdOptions};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,6 +65,9 @@ pub struct Settings {
     /// Processes and threads that a pod may have [default: as many as the machine]
     #[arg(long, global = true, value_name = "N")]
     pub pod_max_pids: Option<u32>,
+    /// Another OCI runtime for pods whose RuntimeClass names this handler, such as gvisor=/usr/local/bin/runsc
+    #[arg(long, global = true, value_name = "HANDLER=PROGRAM", value_delimiter = ',')]
+    pub runtime_handler: Vec<String>,
     /// Run no controllers: another controller manager works on this cluster
     #[arg(long, global = true)]
     pub disable_controller_manager: bool,
@@ -190,6 +194,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// Most processes and threads of a pod.
     pub pod_max_pids: Option<u32>,
+    /// Programs of other OCI runtimes by the handler that a RuntimeClass names.
+    pub runtime_handlers: BTreeMap<String, PathBuf>,
     /// Whether the controllers run in this process.
     pub controller_manager: bool,
     /// Whether the scheduler runs in this process.
@@ -257,6 +263,11 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         kubeconfig: flags.kubeconfig.or(file.kubeconfig),
         cgroup_root: flags.cgroup_root.or(file.cgroup_root),
         pod_max_pids: flags.pod_max_pids.or(file.pod_max_pids),
+        runtime_handler: if flags.runtime_handler.is_empty() {
+            file.runtime_handler
+        } else {
+            flags.runtime_handler
+        },
         disable_controller_manager: flags.disable_controller_manager || file.disable_controller_manager,
         disable_scheduler: flags.disable_scheduler || file.disable_scheduler,
         insecure_registry: if flags.insecure_registry.is_empty() {
@@ -383,6 +394,15 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     if settings.pod_max_pids == Some(0) {
         note("pod-max-pids", "a pod needs at least one process".to_owned());
     }
+    let mut runtime_handlers = BTreeMap::new();
+    for text in &settings.runtime_handler {
+        match text.split_once('=') {
+            Some((name, program)) if is_label(name) && program.starts_with('/') => {
+                runtime_handlers.insert(name.to_owned(), PathBuf::from(program));
+            }
+            _ => note("runtime-handler", format!("{text:?} is not HANDLER=/PATH/OF/PROGRAM")),
+        }
+    }
     if !wrong.is_empty() {
         return Err(wrong.join("\n"));
     }
@@ -405,6 +425,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         },
         cgroup_root,
         pod_max_pids: settings.pod_max_pids,
+        runtime_handlers,
         controller_manager: !settings.disable_controller_manager,
         scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,
@@ -416,6 +437,12 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     })
 }
 
+/// Whether a name is an RFC 1123 label, as the API wants of a RuntimeClass's handler.
+fn is_label(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('-') && !name.ends_with('-')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -424,6 +451,7 @@ mod tests {
     fn all_mistakes_are_reported_at_once() {
         let settings = Settings {
             node_ip: Some("here".into()),
+            runtime_handler: vec!["gvisor=runsc".into(), "kata=/bin/kata".into()],
             pod_cidr: Some("10.96.1.0/24".into()),
             https_port: Some(10250),
             ..Settings::default()
@@ -432,7 +460,8 @@ mod tests {
         assert_eq!(
             error,
             "pod-cidr: 10.96.1.0/24 overlaps the service range 10.96.0.0/16\n\
-             node-ip: \"here\" is not an IPv4 address\nkubelet-port: 10250 is also https-port"
+             node-ip: \"here\" is not an IPv4 address\nkubelet-port: 10250 is also https-port\n\
+             runtime-handler: \"gvisor=runsc\" is not HANDLER=/PATH/OF/PROGRAM"
         );
     }
 

@@ -46,6 +46,8 @@ pub struct KubeletConfig {
     pub version: String,
     /// Processes and threads that a pod may have; as many as the node when `None` (upstream's podPidsLimit).
     pub pod_max_pids: Option<u32>,
+    /// Programs of other OCI runtimes, by the handler that a RuntimeClass names.
+    pub runtime_handlers: BTreeMap<String, PathBuf>,
     /// Directory of static pods' manifests, if any are to be run.
     pub static_pods: Option<PathBuf>,
     /// The host's resolver configuration.

@@ -128,6 +128,7 @@ fn sandbox(uid: &str) -> SandboxSpec {
         sysctls: Default::default(),
         labels: Default::default(),
         user_namespace: None,
+        handler: None,
     }
 }
 

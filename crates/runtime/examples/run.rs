@@ -73,6 +73,7 @@ async fn start(
             sysctls: Default::default(),
             labels: Default::default(),
             user_namespace: None,
+            handler: None,
         })
         .await?;
     let made = clock.instant();

@@ -9,6 +9,7 @@ mod cgroup;
 mod container;
 mod daemon;
 mod error;
+mod handler;
 mod oci;
 mod protocol;
 mod seccomp;

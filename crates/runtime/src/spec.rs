@@ -35,6 +35,9 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Directory where the shim keeps its socket and state (made by the runtime when empty).
     pub labels: BTreeMap<String, String>,
+    /// The program of the OCI runtime that runs the containers, as a RuntimeClass names it; Knarr's own when `None`.
+    #[serde(default)]
+    pub handler: Option<PathBuf>,
     /// The pod's own users (KEP-127); `None` for the host's.
     #[serde(default)]
     pub user_namespace: Option<UserNamespace>,

@@ -5,6 +5,8 @@
 
 #[path = "main/cases.rs"]
 mod cases;
+#[path = "main/handler.rs"]
+mod handler;
 #[path = "main/host.rs"]
 mod host;
 #[path = "main/oci.rs"]

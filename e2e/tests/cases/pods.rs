@@ -20,6 +20,7 @@ pub const CASES: &[Case] = cases![
     a_process_that_ignores_the_term_signal_is_killed_after_its_grace,
     a_hung_probe_command_counts_as_a_failure,
     a_program_for_another_architecture_says_so,
+    another_runtime_runs_the_pods_of_its_class,
 ];
 
 fn pod(name: &str, command: &str, container: &str, spec: &str) -> String {
@@ -342,4 +343,51 @@ fn a_program_for_another_architecture_says_so(cluster: &Cluster) {
     assert_eq!((&ended["exitCode"], &ended["reason"]), (&255.into(), &"Error".into()), "{ended}");
     let said = namespace.kubectl(&["logs", "foreign"]).ok();
     assert!(said.contains("exec format error"), "{said}");
+}
+
+/// Knarr's own OCI command line stands for any other runtime.
+fn another_runtime_runs_the_pods_of_its_class(cluster: &Cluster) {
+    let program = cluster.host.dir.join("files/knarr-oci");
+    let _ = std::fs::remove_file(&program);
+    std::os::unix::fs::symlink("/srv/knarr", program).expect("writable");
+    let handlers =
+        cluster.kubectl(&["get", "nodes", "-o", "jsonpath={.items[0].status.runtimeHandlers[*].name}"]);
+    assert!(handlers.ok().split(' ').any(|name| name == "other"));
+    let namespace = cluster.namespace();
+    namespace
+        .apply("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: other}\nhandler: other\n");
+    let container = "    livenessProbe: {exec: {command: [test, -e, /tmp/live]}, periodSeconds: 1}\n    \
+                     resources: {limits: {memory: 32Mi, cpu: 50m}}\n    \
+                     volumeMounts: [{name: v, mountPath: /tmp}]";
+    let script = "touch /tmp/live; echo started; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let spec = "  runtimeClassName: other\n  volumes: [{name: v, emptyDir: {}}]\n  initContainers: \
+                [{name: init, image: busybox:1.35, command: [sh, -c, 'echo first > /tmp/from'], volumeMounts: \
+                [{name: v, mountPath: /tmp}]}]";
+    namespace.apply(&pod("by-other", script, container, spec));
+    namespace.wait_until_ready("by-other");
+    assert_eq!(namespace.kubectl(&["logs", "by-other"]).ok(), "started\n");
+    assert_eq!(namespace.exec("by-other", &["cat", "/tmp/from"]).ok(), "first\n");
+    // The other runtime has the container in its books.
+    let books = format!("{}/data/runtime/pods", knarr_e2e::host::INSIDE);
+    let list = format!("find {books} -path '*/oci/*' -type d | head -n 1");
+    assert!(!cluster.host.run(&["sh", "-c", &list]).ok().is_empty());
+    // It lives on through a restart of the daemon, and what the probe says still counts.
+    let before = namespace.get("pod/by-other")["status"]["containerStatuses"][0]["containerID"].clone();
+    cluster.signal("KILL");
+    cluster.start();
+    namespace.wait_until_ready("by-other");
+    assert_eq!(namespace.get("pod/by-other")["status"]["containerStatuses"][0]["containerID"], before);
+    namespace.exec("by-other", &["rm", "/tmp/live"]).ok();
+    namespace.wait_until("pod/by-other", seconds(30), |pod| {
+        pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    });
+    namespace.apply(
+        &pod("not-there", "true", "", "  runtimeClassName: other\n  restartPolicy: Never")
+            .replace("[sh, -c, \"true\"]", "[/no/such]"),
+    );
+    namespace.wait_until("pod/not-there", seconds(30), |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] == "StartError"
+    });
+    namespace.kubectl(&["delete", "pod", "by-other", "not-there"]).ok();
+    cluster.kubectl(&["delete", "runtimeclass", "other"]).ok();
 }

@@ -107,6 +107,7 @@ impl Node {
             capacity: None,
             version: KUBERNETES.to_owned(),
             pod_max_pids: config.pod_max_pids,
+            runtime_handlers: config.runtime_handlers.clone(),
             static_pods: Some(layout.manifests()),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             log_max_bytes: LOG_MAX_BYTES,

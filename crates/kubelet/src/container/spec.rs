@@ -69,6 +69,7 @@ pub(crate) fn sandbox(kubelet: &Shared, pod: &Pod, attempt: u32) -> SandboxSpec 
         sysctls: sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
         labels: BTreeMap::from([(label::SIZE.to_owned(), json(&Sizes::of(pod)))]),
         user_namespace: None,
+        handler: None,
     }
 }
 

@@ -64,10 +64,19 @@ pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
         "daemonEndpoints": { "kubeletEndpoint": { "Port": config.listen.port() } },
         "nodeInfo": node_info(config),
         "images": images(kubelet),
-        "runtimeHandlers": [{ "name": "", "features": { "recursiveReadOnlyMounts": true, "userNamespaces": crate::pod::users::are_there() } }],
+        "runtimeHandlers": runtime_handlers(config),
         "features": { "supplementalGroupsPolicy": true },
         "declaredFeatures": DECLARED_FEATURES,
     })
+}
+
+/// What the pods of each handler can have (KEP-3857, KEP-127).
+fn runtime_handlers(config: &KubeletConfig) -> Value {
+    let handler = |name: &str, users: bool| {
+        json!({ "name": name, "features": { "recursiveReadOnlyMounts": true, "userNamespaces": users } })
+    };
+    let others = config.runtime_handlers.keys().map(|name| handler(name, false));
+    std::iter::once(handler("", crate::pod::users::are_there())).chain(others).collect()
 }
 
 fn node_info(config: &KubeletConfig) -> Value {

@@ -12,6 +12,7 @@ use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use knarr_runtime::spec::SandboxSpec;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What preparing came to; each part can fail by itself.
@@ -67,42 +68,52 @@ fn needs_ips(pod: &Pod) -> bool {
 /// Handlers that are this runtime; `runc` is what every node has by that name.
 const OWN_HANDLERS: [&str; 3] = ["", "knarr", "runc"];
 
-/// Whether the pod's RuntimeClass is served here.
-async fn check_handler(kubelet: &Shared, pod: &Pod) -> Result<(), String> {
+/// The program of the runtime that the pod's RuntimeClass names; `None` is Knarr's own.
+async fn handler(kubelet: &Shared, pod: &Pod) -> Result<Option<PathBuf>, String> {
     let name = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
     if name.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     kubelet.runtime_classes.synced().await;
     let class = kubelet.runtime_classes.list("").into_iter().find(|c| c.name() == name);
-    match class {
-        None => Err(format!("runtimeclass.node.k8s.io \"{name}\" not found")),
-        Some(class) if OWN_HANDLERS.contains(&class.handler.as_str()) => Ok(()),
-        Some(class) => Err(format!(
-            "rpc error: code = Unknown desc = failed to get sandbox runtime: no runtime for \"{}\" is configured",
-            class.handler
-        )),
+    let Some(class) = class else { return Err(format!("runtimeclass.node.k8s.io \"{name}\" not found")) };
+    if let Some(program) = kubelet.config.runtime_handlers.get(&class.handler) {
+        if pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) {
+            return Err(format!(
+                "can't set `spec.hostUsers: false`, RuntimeClass handler \"{}\" does not support user namespaces",
+                class.handler
+            ));
+        }
+        return Ok(Some(program.clone()));
     }
+    if OWN_HANDLERS.contains(&class.handler.as_str()) {
+        return Ok(None);
+    }
+    Err(format!(
+        "rpc error: code = Unknown desc = failed to get sandbox runtime: no runtime for \"{}\" is configured",
+        class.handler
+    ))
 }
 
 async fn make_sandbox(kubelet: &Arc<Shared>, pod: &Pod, attempt: u32) -> Result<(Vec<IpAddr>, bool), String> {
     let runtime = &kubelet.config.runtime;
     crate::container::files::check_hostname(pod, &kubelet.config)?;
-    check_handler(kubelet, pod).await?;
+    let handler = handler(kubelet, pod).await?;
     let users = match users::is_wanted(pod) {
         false => None,
         true if users::are_there() => Some(kubelet.users.of(pod.uid())?),
         // Running it with the host's users would be less than was asked for.
         true => return Err(users::UNSUPPORTED.to_owned()),
     };
-    let sandbox = || SandboxSpec { user_namespace: users, ..sandbox(kubelet, pod, attempt) };
     let (status, new) = match runtime.sandbox(pod.uid()) {
         Some(status) if status.ready => (status, false),
-        Some(_) => {
-            let _ = runtime.remove_sandbox(pod.uid()).await;
-            (runtime.create_sandbox(sandbox()).await.map_err(|e| e.to_string())?, true)
+        known => {
+            if known.is_some() {
+                let _ = runtime.remove_sandbox(pod.uid()).await;
+            }
+            let spec = SandboxSpec { user_namespace: users, handler, ..sandbox(kubelet, pod, attempt) };
+            (runtime.create_sandbox(spec).await.map_err(|e| e.to_string())?, true)
         }
-        None => (runtime.create_sandbox(sandbox()).await.map_err(|e| e.to_string())?, true),
     };
     if host_network(pod) {
         return Ok((Vec::new(), new));

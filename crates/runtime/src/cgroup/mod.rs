@@ -162,6 +162,11 @@ impl Cgroup {
         self.v1_dirs().filter_map(|(h, dir)| Some((h.mount.file_name()?.to_str()?.to_owned(), dir))).collect()
     }
 
+    /// Its path relative to the mounts.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Whether controllers are on v2.
     pub fn is_v2(&self) -> bool {
         self.hierarchies.is_v2()

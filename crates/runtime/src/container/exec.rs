@@ -1,11 +1,11 @@
 //! A further process in a running container.
 
 use super::process::{self, Program};
-use super::{Context, Failure, Stdio, report, users};
+use super::{Context, Failure, Stdio, or_report, users};
 use crate::cgroup::Cgroup;
 use crate::spec::{ContainerSpec, ExecSpec};
 use crate::sys;
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{BorrowedFd, OwnedFd};
 use std::convert::Infallible;
 
 /// Everything the child needs, put together by the shim before the fork.
@@ -32,17 +32,7 @@ pub struct ExecLaunch<'a> {
 
 /// Becomes the process. Never returns.
 pub fn run_exec(launch: ExecLaunch<'_>) -> ! {
-    let sync = launch.sync.try_clone();
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || start(launch)));
-    let failure = match outcome {
-        Ok(Ok(never)) => match never {},
-        Ok(Err(failure)) => failure,
-        Err(_) => Failure::new("panic in exec"),
-    };
-    if let Ok(sync) = sync {
-        report(sync.as_fd(), &failure.0, None);
-    }
-    sys::exit_now(1)
+    or_report(&launch.sync.try_clone(), move || start(launch))
 }
 
 fn start(launch: ExecLaunch<'_>) -> Result<Infallible, Failure> {

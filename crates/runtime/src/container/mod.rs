@@ -12,7 +12,7 @@ pub mod process;
 pub mod rootfs;
 pub mod sync;
 pub mod target;
-mod user;
+pub mod user;
 pub mod users;
 
 pub use devices::{Node, nodes_for, rules_for};
@@ -107,9 +107,16 @@ pub fn reason(error: &io::Error) -> String {
 
 /// Becomes the container. Never returns.
 pub fn run(launch: Launch<'_>) -> ! {
-    let sync = launch.sync.try_clone();
+    or_report(&launch.sync.try_clone(), move || start(launch))
+}
+
+/// Does what ends in another program; what goes wrong before is told over `sync`. Never returns.
+pub fn or_report(
+    sync: &io::Result<OwnedFd>,
+    become_it: impl FnOnce() -> Result<std::convert::Infallible, Failure>,
+) -> ! {
     // A panic must end the child here and not unwind into the shim's loop, of which it holds a copy.
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || start(launch)));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(become_it));
     let failure = match outcome {
         Ok(Ok(never)) => match never {},
         Ok(Err(failure)) => failure,

@@ -78,7 +78,7 @@ pub fn make_read_only() -> Result<(), Failure> {
 }
 
 /// The overlay as a detached mount.
-fn overlay(rootfs: &RootFs) -> Result<OwnedFd, Failure> {
+pub fn overlay(rootfs: &RootFs) -> Result<OwnedFd, Failure> {
     for dir in [&rootfs.upper, &rootfs.work] {
         std::fs::create_dir_all(dir).context(|| format!("mkdir {}", dir.display()))?;
     }

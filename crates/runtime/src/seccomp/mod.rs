@@ -4,6 +4,7 @@
 mod compile;
 mod default;
 mod file;
+mod write;
 
 pub use file::{File, kernel_version};
 
@@ -141,17 +142,27 @@ pub fn filter_of(file: &File, capabilities: u64) -> Result<(Vec<SockFilter>, u32
     Ok((compile::compile(&profile)?, file::flags(file)?, listens))
 }
 
-/// The filter of a container, whose profile's file has this text; empty for none.
-pub fn filter(spec: &ContainerSpec, profile: &[u8]) -> Result<Vec<SockFilter>, String> {
+/// The profile of a container, whose profile's file has this text; `None` for no filter.
+fn profile(spec: &ContainerSpec, text: &[u8]) -> Result<Option<Profile>, String> {
     if spec.privileged || spec.seccomp == Seccomp::Unconfined {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let mask = capabilities::mask(spec).map_err(|name| format!("unknown capability \"CAP_{name}\""))?;
     let profile = match spec.seccomp {
         Seccomp::Localhost(_) => {
-            file::parse(profile, mask).map_err(|error| format!("decoding seccomp profile failed: {error}"))?
+            file::parse(text, mask).map_err(|error| format!("decoding seccomp profile failed: {error}"))?
         }
         _ => default::profile(mask),
     };
-    compile::compile(&profile)
+    Ok(Some(profile))
+}
+
+/// The filter of a container, whose profile's file has this text; empty for none.
+pub fn filter(spec: &ContainerSpec, text: &[u8]) -> Result<Vec<SockFilter>, String> {
+    profile(spec, text)?.map_or(Ok(Vec::new()), |profile| compile::compile(&profile))
+}
+
+/// The same for a runtime that makes the filter itself: the `linux.seccomp` object.
+pub fn in_oci_form(spec: &ContainerSpec, text: &[u8]) -> Result<Option<serde_json::Value>, String> {
+    Ok(profile(spec, text)?.map(|profile| write::in_oci_form(&profile)))
 }

@@ -1,5 +1,6 @@
 //! One container as the shim keeps it: spec, status, streams and log.
 
+use super::handler::UnderWay;
 use super::log::{Log, Stream, Time};
 use super::poll::{Interest, Poller};
 use super::{ConnId, Source};
@@ -65,6 +66,8 @@ pub struct Container {
     pub profile: Rc<[u8]>,
     /// Its start, while under way.
     pub starting: Option<Sync>,
+    /// Its start by another runtime, while under way.
+    pub under_way: Option<UnderWay>,
     /// The terminal's master.
     pub terminal: Option<Rc<OwnedFd>>,
     log: Option<Log>,
@@ -97,6 +100,7 @@ impl Container {
             cgroup,
             profile: Rc::new([]),
             starting: None,
+            under_way: None,
             terminal: None,
             log: None,
             outputs: [None, None],
@@ -105,6 +109,11 @@ impl Container {
             stdin_pending: Vec::new(),
             attachments: Vec::new(),
         }
+    }
+
+    /// Whether its start is under way.
+    pub fn is_starting(&self) -> bool {
+        self.starting.is_some() || self.under_way.is_some()
     }
 
     /// The key of its sources.

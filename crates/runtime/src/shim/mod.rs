@@ -2,6 +2,7 @@
 //! and exit statuses. It outlives the daemon and serves whoever connects to its socket as root.
 
 mod container;
+mod handler;
 mod log;
 mod poll;
 mod requests;
@@ -85,6 +86,10 @@ struct Shim {
     conns: BTreeMap<ConnId, Conn>,
     containers: BTreeMap<String, Container>,
     execs: HashMap<i32, Exec>,
+    /// Commands of another OCI runtime that run.
+    helpers: HashMap<i32, handler::Helper>,
+    /// Exit codes of children that are nobody's yet, while there are helpers.
+    strays: HashMap<i32, i32>,
     next: u64,
     ending: Option<Pending>,
 }
@@ -162,6 +167,8 @@ impl Shim {
             conns: BTreeMap::new(),
             containers: BTreeMap::new(),
             execs: HashMap::new(),
+            helpers: HashMap::new(),
+            strays: HashMap::new(),
             next: 1,
             ending: None,
         })
@@ -326,6 +333,8 @@ impl Shim {
                 self.container_ended(&id, pid, code);
             } else if self.execs.contains_key(&pid) {
                 self.exec_ended(pid, code);
+            } else {
+                self.helper_ended(pid, code);
             }
         }
     }
@@ -365,6 +374,11 @@ impl Shim {
         if self.containers.values().any(|c| c.status.pid.is_some() && c.status.state != State::Exited) {
             return false;
         }
+        if !self.helpers.is_empty() {
+            return false;
+        }
+        // What another runtime had made of a container when it was told to end.
+        self.cgroup.kill();
         if let Some((_, pid)) = self.namespaces.shared_pids {
             let _ = sys::kill(pid, libc::SIGKILL);
         }

@@ -121,6 +121,10 @@ impl Shim {
         if all && signal == libc::SIGKILL {
             container.cgroup.kill();
         }
+        if self.setup.spec.handler.is_some() {
+            let sent = self.signal_by_handler(id, signal);
+            return sent.map(|()| Answer::Done).map_err(|e| Refusal::Other(format!("signal: {e}")));
+        }
         // The process is not reaped yet, so the number is still its own.
         sys::kill(pid, signal).map_err(|e| Refusal::Other(format!("signal: {e}")))?;
         Ok(Answer::Done)
@@ -129,12 +133,13 @@ impl Shim {
     fn remove(&mut self, id: &str) -> Result<Answer, Refusal> {
         let poller = &mut self.poller;
         let container = self.containers.get_mut(id).ok_or(Refusal::NotFound)?;
-        if container.status.pid.is_some() {
+        if container.status.pid.is_some() || container.under_way.is_some() {
             return Err(Refusal::State(state_name(container.status.state).to_owned()));
         }
         container.close(poller);
         let _ = container.cgroup.remove(Duration::from_millis(100));
         self.containers.remove(id);
+        self.remove_bundle(id);
         self.write_record();
         sys::trim_heap();
         Ok(Answer::Done)
@@ -187,6 +192,7 @@ impl Shim {
     /// Kills everything; the answer comes when the last container has ended.
     fn shut_down(&mut self, pending: Pending) {
         self.cgroup.kill();
+        self.end_helpers();
         for container in self.containers.values() {
             if let Some(pid) = container.status.pid {
                 let _ = sys::kill(pid, libc::SIGKILL);

@@ -25,7 +25,7 @@ use std::time::Duration;
 const START_FAILED: i32 = 128;
 
 /// What a child said.
-enum Word {
+pub enum Word {
     /// Nothing yet.
     Nothing,
     /// Here is the terminal.
@@ -45,7 +45,8 @@ fn sync_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((near, far))
 }
 
-fn listen(socket: &OwnedFd) -> Word {
+/// What a child says, or has said.
+pub fn listen(socket: &OwnedFd) -> Word {
     let mut bytes = [0; 4 * 1024];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -71,7 +72,7 @@ fn listen(socket: &OwnedFd) -> Word {
 }
 
 impl Shim {
-    fn hostname(&self) -> String {
+    pub(super) fn hostname(&self) -> String {
         if self.setup.spec.host_network {
             return rustix::system::uname().nodename().to_string_lossy().into_owned();
         }
@@ -81,10 +82,13 @@ impl Shim {
     /// Starts a created container; `pending` is answered when it runs or has failed.
     pub(super) fn start(&mut self, id: &str, pending: Pending) -> Result<(), Refusal> {
         let container = self.container(id)?;
-        if container.status.state != State::Created || container.starting.is_some() {
+        if container.status.state != State::Created || container.is_starting() {
             return Err(Refusal::State(state_name(container.status.state).to_owned()));
         }
-        self.try_start(id, pending).inspect_err(|_| self.start_failed(id))
+        self.try_start(id, pending).inspect_err(|_| {
+            self.end_sync(id);
+            self.start_failed(id);
+        })
     }
 
     fn try_start(&mut self, id: &str, pending: Pending) -> Result<(), Refusal> {
@@ -117,6 +121,22 @@ impl Shim {
             }
         }
         let (near, far) = sync_pair().map_err(failed("failed to create socket pair"))?;
+        let poller = &mut self.poller;
+        let poll_failed = failed("epoll");
+        for (stream, fd) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
+            if let Some(fd) = fd {
+                container.watch_output(poller, stream, Rc::new(fd)).map_err(poll_failed)?;
+            }
+        }
+        if let Some(fd) = stdin {
+            container.set_stdin(Rc::new(fd));
+        }
+        if let Some(program) = self.setup.spec.handler.clone() {
+            return self.create_by_handler(&program, id, pending, stdio, (near, far));
+        }
+        let token =
+            poller.add(near.as_fd(), Source::Starting(id.into()), Interest::Read).map_err(poll_failed)?;
+        container.starting = Some(Sync { socket: near, token, pending });
 
         let users = match (&self.namespaces.users, &self.setup.spec.user_namespace) {
             (Some(namespace), Some(ids)) => Some((namespace, root_of(ids).map_err(|failure| failure.0)?)),
@@ -156,21 +176,7 @@ impl Shim {
                 sync: far,
             }),
         };
-        drop((far, stdio));
         container.status.pid = Some(pid);
-        let poller = &mut self.poller;
-        let poll_failed = failed("epoll");
-        for (stream, fd) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
-            if let Some(fd) = fd {
-                container.watch_output(poller, stream, Rc::new(fd)).map_err(poll_failed)?;
-            }
-        }
-        if let Some(fd) = stdin {
-            container.set_stdin(Rc::new(fd));
-        }
-        let token =
-            poller.add(near.as_fd(), Source::Starting(id.into()), Interest::Read).map_err(poll_failed)?;
-        container.starting = Some(Sync { socket: near, token, pending });
         Ok(())
     }
 
@@ -231,7 +237,7 @@ impl Shim {
         }
     }
 
-    fn take_terminal(&mut self, id: &str, master: OwnedFd) -> io::Result<()> {
+    pub(super) fn take_terminal(&mut self, id: &str, master: OwnedFd) -> io::Result<()> {
         let Some(container) = self.containers.get_mut(id) else { return Ok(()) };
         rustix::io::ioctl_fionbio(&master, true)?;
         // Reading and writing are watched apart, and epoll tells descriptors apart, not their copies' purpose.
@@ -253,7 +259,7 @@ impl Shim {
     }
 
     /// A start that did not work ends the container.
-    fn start_failed(&mut self, id: &str) {
+    pub(super) fn start_failed(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.status.state = State::Exited;
         container.status.exit_code = START_FAILED;
@@ -285,6 +291,7 @@ impl Shim {
             return;
         }
         let private_pids = self.namespaces.shared_pids.is_none() && !self.setup.spec.host_pid;
+        let own = self.setup.spec.handler.is_none();
         let Some(container) = self.containers.get_mut(id) else { return };
         let private_pids = private_pids && container.spec.pid_of.is_none();
         container.status.pid = None;
@@ -302,7 +309,10 @@ impl Shim {
         let message = Message::Exited(container.status.clone());
         self.tell_all(&message);
         self.write_record();
-        let _ = cgroup.remove(Duration::from_millis(if private_pids { 100 } else { 500 }));
+        let _ = cgroup.remove(Duration::from_millis(if private_pids && own { 100 } else { 500 }));
+        if !own {
+            self.delete_by_handler(id);
+        }
         sys::trim_heap();
     }
 
@@ -321,7 +331,7 @@ impl Shim {
             .map_err(|e| Refusal::Start(format!("cannot exec in a stopped container: {e}")))?;
         let (spec, cgroup, profile) =
             (container.spec.clone(), container.cgroup.clone(), container.profile.clone());
-        let birthplace = cgroup.birthplace().map_err(failed("unable to apply cgroup configuration"))?;
+        let handler = self.setup.spec.handler.clone();
 
         let mut streams = Streams::default();
         let mut stdio = Stdio::default();
@@ -343,7 +353,11 @@ impl Shim {
             }
         }
         let (near, far) = sync_pair().map_err(failed("failed to create socket pair"))?;
+        if let Some(program) = handler {
+            return self.exec_by_handler(&program, id, &exec, (stdio, streams), (near, far), pending);
+        }
 
+        let birthplace = cgroup.birthplace().map_err(failed("unable to apply cgroup configuration"))?;
         sys::setns(&process, libc::CLONE_NEWPID).map_err(failed("enter the container's PID namespace"))?;
         let forked = sys::fork_into(0, birthplace.as_ref().map(AsFd::as_fd));
         if !matches!(forked, Ok(Forked::Child)) {

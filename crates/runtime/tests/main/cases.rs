@@ -27,6 +27,7 @@ use crate::users::{
     a_pod_has_users_of_its_own, root_of_such_a_pod_is_nobody_on_the_host,
     such_a_pods_containers_can_share_processes, what_such_a_pod_cannot_have_says_why,
 };
+use crate::handler::{a_runtime_that_is_not_there_is_told, another_runtime_runs_the_containers};
 
 cases![
     oci_life_of_a_container,
@@ -36,6 +37,8 @@ cases![
     oci_events_and_limits,
     oci_sockets_and_cgroups_are_passed,
     oci_start_waits_for_readiness,
+    another_runtime_runs_the_containers,
+    a_runtime_that_is_not_there_is_told,
     a_container_runs_and_its_output_and_exit_code_are_kept,
     a_killed_daemon_loses_neither_containers_nor_log_lines,
     a_sandbox_has_namespaces_of_its_own,

@@ -119,6 +119,7 @@ impl Test {
             sysctls: Default::default(),
             labels: Default::default(),
             user_namespace: None,
+            handler: None,
         }
     }
 
