@@ -72,9 +72,7 @@ pub(super) fn status(kubelet: &Shared, before: Option<&Value>) -> Value {
 
 /// What the pods of each handler can have (KEP-3857, KEP-127).
 fn runtime_handlers(config: &KubeletConfig) -> Value {
-    let handler = |name: &str, users: bool| {
-        json!({ "name": name, "features": { "recursiveReadOnlyMounts": true, "userNamespaces": users } })
-    };
+    let handler = |name: &str, users: bool| json!({ "name": name, "features": { "recursiveReadOnlyMounts": true, "userNamespaces": users } });
     let others = config.runtime_handlers.keys().map(|name| handler(name, false));
     std::iter::once(handler("", crate::pod::users::are_there())).chain(others).collect()
 }

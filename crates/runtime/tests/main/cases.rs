@@ -18,6 +18,7 @@ macro_rules! cases {
     };
 }
 
+use crate::handler::{a_runtime_that_is_not_there_is_told, another_runtime_runs_the_containers};
 use crate::oci::{
     oci_a_signal_waits_for_a_program_just_started, oci_configuration_holds, oci_events_and_limits,
     oci_life_of_a_container, oci_sockets_and_cgroups_are_passed, oci_start_waits_for_readiness,
@@ -27,7 +28,6 @@ use crate::users::{
     a_pod_has_users_of_its_own, root_of_such_a_pod_is_nobody_on_the_host,
     such_a_pods_containers_can_share_processes, what_such_a_pod_cannot_have_says_why,
 };
-use crate::handler::{a_runtime_that_is_not_there_is_told, another_runtime_runs_the_containers};
 
 cases![
     oci_life_of_a_container,
