@@ -70,7 +70,7 @@ fn complaint(log: &str) -> Option<String> {
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
     lines
         .filter(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"))
-        .last()
+        .next_back()
         .map(|line| line.msg)
 }
 
