@@ -67,11 +67,8 @@ fn complaint(log: &str) -> Option<String> {
         level: String,
         msg: String,
     }
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    lines
-        .filter(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"))
-        .next_back()
-        .map(|line| line.msg)
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    lines.rfind(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic")).map(|line| line.msg)
 }
 
 #[cfg(test)]
