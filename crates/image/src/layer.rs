@@ -8,7 +8,7 @@ use crate::store::{ImageStore, Pins};
 use crate::unpack::notes::{Noted, Notes};
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -18,6 +18,24 @@ pub(crate) const NOTES: &str = "notes";
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks on the way at most: 2 MiB a layer.
 const MOST_BLOCKS: usize = 8;
+
+/// A layer that was unpacked and is what it should be, but is not in the store yet: it goes unless it is published.
+pub(crate) struct Staged {
+    diff_id: String,
+    temp: PathBuf,
+}
+
+impl Staged {
+    pub(crate) fn diff_id(&self) -> &str {
+        &self.diff_id
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.temp);
+    }
+}
 
 impl ImageStore {
     /// Unpacks a layer (plain, gzip or zstd) and gives its diff ID. `expected` is the digest of the plain form, `blob`
@@ -29,45 +47,66 @@ impl ImageStore {
         blob: Option<&str>,
         pins: Option<&mut Pins>,
     ) -> Result<String, StoreError> {
+        let staged = self.stage_layer(reader, expected, blob)?;
+        let diff_id = staged.diff_id.clone();
+        if let Some(pins) = pins {
+            pins.add(&diff_id);
+        }
+        self.publish(vec![staged])?;
+        Ok(diff_id)
+    }
+
+    /// The first half of [`Self::add_layer`]: unpacks and checks.
+    pub(crate) fn stage_layer(
+        self: &Arc<Self>,
+        reader: impl Read + Send,
+        expected: Option<&str>,
+        blob: Option<&str>,
+    ) -> Result<Staged, StoreError> {
         let name = expected.or(blob).unwrap_or("(new)").to_owned();
         let failed = |e: io::Error| StoreError::Layer { layer: name.clone(), detail: e.to_string() };
-        let temp = self.temp();
-        let root = temp.join("fs");
+        let mut staged = Staged { diff_id: String::new(), temp: self.temp() };
+        let root = staged.temp.join("fs");
         fs::create_dir_all(&root).map_err(io_error("create", &root))?;
-        let result = (|| {
-            let notes = temp.join(NOTES);
-            let unpacked = unpack(reader, &root, &notes, blob.is_some()).map_err(failed)?;
-            if let (Some(expected), Some(actual)) = (blob, unpacked.blob)
-                && expected != actual
-            {
-                return Err(StoreError::Blob { actual, expected: expected.to_owned() });
-            }
-            let (size, diff_id) = unpacked.files.map_err(failed)?;
-            if let Some(expected) = expected.filter(|e| *e != diff_id) {
-                return Err(StoreError::Digest { actual: diff_id, expected: expected.to_owned() });
-            }
-            if let Some(pins) = pins {
-                pins.add(&diff_id);
-            }
-            let target = self.layer_path(&diff_id)?;
-            if self.has_layer(&diff_id) {
-                return Ok(diff_id);
-            }
-            let marker = temp.join("size");
-            fs::write(&marker, size.to_string()).map_err(io_error("write", &marker))?;
-            let dir = fs::File::open(&temp).map_err(io_error("open", &temp))?;
-            // One sync of the file system in place of one for each of thousands of files.
-            rustix::fs::syncfs(&dir).map_err(|e| io_error("sync", &temp)(e.into()))?;
-            match fs::rename(&temp, &target) {
+        let unpacked = unpack(reader, &root, &staged.temp.join(NOTES), blob.is_some()).map_err(failed)?;
+        if let (Some(expected), Some(actual)) = (blob, unpacked.blob)
+            && expected != actual
+        {
+            return Err(StoreError::Blob { actual, expected: expected.to_owned() });
+        }
+        let (size, diff_id) = unpacked.files.map_err(failed)?;
+        if let Some(expected) = expected.filter(|e| *e != diff_id) {
+            return Err(StoreError::Digest { actual: diff_id, expected: expected.to_owned() });
+        }
+        let marker = staged.temp.join("size");
+        fs::write(&marker, size.to_string()).map_err(io_error("write", &marker))?;
+        staged.diff_id = diff_id;
+        Ok(staged)
+    }
+
+    /// The second half: makes unpacked layers those of the store, all with one sync.
+    ///
+    /// What a crash leaves: the files, notes and markers of every layer are written before the `syncfs`, which returns
+    /// once all of them are on disk, and no layer has its name before it has returned. So whatever is found under
+    /// `layers/` after a crash is whole, whichever of the renames reached the disk; what is found under `tmp/` is removed
+    /// at the next start. `commit` syncs the directory before it records an image, so a recorded image has all its layers,
+    /// also those that another task has just published. One `syncfs` for several layers is as safe as one for each: its only promise is about what was written
+    /// before it.
+    pub(crate) fn publish(&self, layers: Vec<Staged>) -> Result<(), StoreError> {
+        let missing = |layer: &&Staged| !self.has_layer(&layer.diff_id);
+        let Some(first) = layers.iter().find(missing) else { return Ok(()) };
+        let dir = fs::File::open(&first.temp).map_err(io_error("open", &first.temp))?;
+        // One sync of the file system in place of one for each of thousands of files.
+        rustix::fs::syncfs(&dir).map_err(|e| io_error("sync", &first.temp)(e.into()))?;
+        for layer in layers.iter().filter(missing) {
+            let target = self.layer_path(&layer.diff_id)?;
+            match fs::rename(&layer.temp, &target) {
                 Ok(()) => {}
-                Err(_) if self.has_layer(&diff_id) => {} // another task was quicker
+                Err(_) if self.has_layer(&layer.diff_id) => {} // another task was quicker
                 Err(error) => return Err(io_error("rename", &target)(error)),
             }
-            self.sync_dir(&self.dir.join("layers"))?;
-            Ok(diff_id)
-        })();
-        let _ = fs::remove_dir_all(&temp);
-        result
+        }
+        Ok(())
     }
 }
 

@@ -300,6 +300,8 @@ impl ImageStore {
             let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
             size_bytes += text.trim().parse::<u64>().unwrap_or_default();
         }
+        // The names of layers have to last before an image does that needs them (see `publish`).
+        self.sync_dir(&self.dir.join("layers"))?;
         self.write_durably(&path, config)?;
         let mut state = self.lock();
         let mut images = state.index.images.clone();

@@ -8,6 +8,7 @@ mod tests;
 
 use crate::digest;
 use crate::error::{ImportError, StoreError};
+use crate::layer::Staged;
 use crate::oci::{self, ConfigFile, Descriptor, Manifest};
 use crate::reference::Reference;
 use crate::store::{Image, ImageStore, Pins, unnamed};
@@ -68,7 +69,8 @@ fn import(
         }
         Some(file) => Source::tar(store, path, file)?,
     };
-    let mut import = Import { store, source, progress, pins: Pins::new(store), found: Vec::new() };
+    let mut import =
+        Import { store, source, progress, pins: Pins::new(store), staged: Vec::new(), found: Vec::new() };
     if import.source.has("manifest.json") {
         import.docker()?;
     } else if import.source.has("index.json") {
@@ -96,7 +98,9 @@ struct Import<'a> {
     source: Source,
     progress: &'a OnProgress,
     pins: Pins,
-    /// Images whose layers are in the store: configuration and names.
+    /// Layers that are unpacked, and become the store's together.
+    staged: Vec<Staged>,
+    /// Images whose layers are unpacked or in the store: configuration and names.
     found: Vec<(Vec<u8>, Vec<Reference>)>,
 }
 
@@ -206,9 +210,10 @@ impl Import<'_> {
             let tell = |done_bytes| {
                 (self.progress)(Progress { item: diff_id.to_owned(), done_bytes, total_bytes });
             };
-            if !self.store.has_layer(diff_id) {
+            let staged = self.staged.iter().any(|layer| layer.diff_id() == diff_id);
+            if !staged && !self.store.has_layer(diff_id) {
                 tell(0);
-                self.store.add_layer(part, Some(diff_id), blob.as_deref(), None)?;
+                self.staged.push(self.store.stage_layer(part, Some(diff_id), blob.as_deref())?);
             }
             tell(total_bytes);
         }
@@ -218,6 +223,7 @@ impl Import<'_> {
 
     /// Records what was found.
     fn commit(self) -> Result<Vec<Image>, ImportError> {
+        self.store.publish(self.staged)?;
         let mut images = Vec::new();
         for (config, names) in self.found {
             let mut image = None;
