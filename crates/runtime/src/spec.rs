@@ -272,6 +272,20 @@ pub struct ContainerStatus {
     pub oom_killed: bool,
     /// Labels of its spec.
     pub labels: BTreeMap<String, String>,
+    /// Who its first process is, once that is found out in the image's files.
+    #[serde(default)]
+    pub user: Option<User>,
+}
+
+/// The identity a process was started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// All groups, the primary one included.
+    pub groups: Vec<u32>,
 }
 
 /// What is known of a sandbox.

@@ -11,6 +11,7 @@ pub const CASES: &[Case] = cases![
     a_pod_with_users_of_its_own_sees_its_volumes_right,
     users_are_not_given_twice_over_a_restart_of_the_daemon,
     users_of_its_own_and_namespaces_of_the_host_do_not_go_together,
+    a_containers_status_tells_who_runs_in_it_and_its_image,
 ];
 
 /// A pod with users of its own that runs `command`; `more` goes into its spec, `container` into the container.
@@ -122,4 +123,27 @@ fn users_of_its_own_and_namespaces_of_the_host_do_not_go_together(cluster: &Clus
     }
     let node = cluster.kubectl(&["get", "nodes", "-o", "json"]).json();
     assert_eq!(node["items"][0]["status"]["runtimeHandlers"][0]["features"]["userNamespaces"], true);
+}
+
+fn a_containers_status_tells_who_runs_in_it_and_its_image(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let context = "  securityContext: {runAsUser: 1000, runAsGroup: 3000, fsGroup: 2000, supplementalGroups: [4000]}";
+    namespace.apply(&pod("known", "sleep 3600", "", context));
+    let first = |pod: &Value| pod["status"]["containerStatuses"][0].clone();
+    let known = first(&namespace.wait_until_ready("known"));
+    let user = serde_json::json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000, 2000]}});
+    assert_eq!(known["user"], user);
+    assert_eq!(namespace.exec("known", &["id", "-G"]).ok(), "3000 2000 4000\n");
+    // It is told also by a daemon that did not start it.
+    cluster.signal("KILL");
+    cluster.start();
+    namespace.wait_until_ready("known");
+    assert_eq!(first(&namespace.get("pod/known"))["user"], user);
+    // What could not be started came from an image all the same.
+    namespace.apply(&pod("broken", "true", "", "").replace("[sh, -c,", "[/no/such,"));
+    let broken = namespace.wait_until("pod/broken", seconds(30), |pod| {
+        first(pod)["lastState"]["terminated"]["reason"] == "StartError"
+    });
+    assert_eq!(first(&broken)["imageID"], known["imageID"]);
+    assert!(known["imageID"].as_str().is_some_and(|id| id.contains("sha256:")), "{known}");
 }

@@ -10,7 +10,7 @@ use crate::kubelet::Shared;
 use crate::util::{Def, from_ns};
 use knarr_api::Kind;
 use knarr_api::core::v1::{self, Pod};
-use knarr_runtime::spec::{ContainerStatus, Resources, SandboxStatus};
+use knarr_runtime::spec::{ContainerStatus, Resources, SandboxStatus, User};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -136,6 +136,7 @@ fn from_runtime(
         last: said.and_then(|s| s.last_state.as_ref()?.terminated.as_ref()).map(|t| from_terminated(t, now)),
         image: text(label::IMAGE),
         image_id: text(label::IMAGE_ID),
+        user: live.user.clone(),
         // The hook is not run twice; what it came to is not known any more.
         hook_done: true,
         startup_passed: def.spec.startup_probe.is_none() || started,
@@ -143,6 +144,17 @@ fn from_runtime(
         readiness: running && (def.spec.readiness_probe.is_none() || said.is_some_and(|s| s.ready)),
         ..Record::default()
     }
+}
+
+/// The user as the API has it.
+fn user_of(said: &v1::LinuxContainerUser) -> Option<User> {
+    let number = |id: i64| u32::try_from(id).ok();
+    let groups = said.supplemental_groups.iter().flatten();
+    Some(User {
+        uid: number(said.uid)?,
+        gid: number(said.gid)?,
+        groups: groups.filter_map(|group| number(*group)).collect(),
+    })
 }
 
 /// A record of a container that only the API remembers.
@@ -154,6 +166,7 @@ fn from_api(said: &v1::ContainerStatus, now: SystemTime) -> Option<Record> {
         attempt: said.restart_count.max(0).unsigned_abs(),
         image: said.image.clone(),
         image_id: said.image_id.clone(),
+        user: said.user.as_ref().and_then(|user| user_of(user.linux.as_ref()?)),
         last,
         ..Record::default()
     };

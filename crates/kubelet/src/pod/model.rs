@@ -3,6 +3,7 @@
 use super::resize::Resizing;
 use super::sizes::Size;
 use knarr_api::core::v1::Pod;
+use knarr_runtime::spec::User;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -103,6 +104,8 @@ pub(crate) struct Record {
     pub(crate) image: String,
     /// Digest form of the image.
     pub(crate) image_id: String,
+    /// Who its first process is.
+    pub(crate) user: Option<User>,
     /// postStart is done and the startup probe passed.
     pub(crate) started: bool,
     /// postStart is done.

@@ -12,6 +12,7 @@ use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
 use knarr_image::Image;
 use knarr_runtime::RuntimeError;
+use knarr_runtime::spec::User;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub(crate) enum Failure {
     Before(&'static str, String),
     /// An image cannot be had; a back-off follows.
     Pull { image: String, message: String },
-    /// It was created, but its process could not be started.
-    Run(String),
+    /// It was created from this image, but its process could not be started.
+    Run { image: String, image_id: String, message: String },
 }
 
 impl Failure {
@@ -46,7 +47,7 @@ impl Failure {
         match self {
             Self::Before(reason, _) => reason,
             Self::Pull { .. } => "ErrImagePull",
-            Self::Run(_) => "RunContainerError",
+            Self::Run { .. } => "RunContainerError",
         }
     }
 }
@@ -57,6 +58,7 @@ pub(crate) struct Started {
     pub(crate) started_at_ns: i64,
     pub(crate) image: String,
     pub(crate) image_id: String,
+    pub(crate) user: Option<User>,
     /// The size it was started with.
     pub(crate) size: Size,
 }
@@ -91,7 +93,7 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
     let image = ensure_image(kubelet, start).await?;
     let failed = |failure: Failure| {
         let message = match &failure {
-            Failure::Before(_, message) | Failure::Pull { message, .. } | Failure::Run(message) => message,
+            Failure::Before(_, message) | Failure::Pull { message, .. } | Failure::Run { message, .. } => message,
         };
         recorder.warning(&about, "Failed", format!("Error: {message}"));
         failure
@@ -129,6 +131,7 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
                 started_at_ns: status.started_at_ns,
                 image: spec::shown_image(&image, def),
                 image_id: spec::shown_image_id(&image),
+                user: status.user,
                 size: Size::of(def.spec.resources.as_ref()),
             })
         }
@@ -138,7 +141,11 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
                 format!("{error} (pod: \"{}\", container: {})", crate::util::format_pod(pod), def.spec.name);
             Err(failed(Failure::Before("CreateContainerConfigError", message)))
         }
-        Err(error) => Err(failed(Failure::Run(error.to_string()))),
+        Err(error) => Err(failed(Failure::Run {
+            image: spec::shown_image(&image, def),
+            image_id: spec::shown_image_id(&image),
+            message: error.to_string(),
+        })),
     }
 }
 

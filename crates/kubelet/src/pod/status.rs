@@ -148,6 +148,10 @@ fn container(def: &Def, record: Option<&Record>, default_waiting: &str, stopped:
     if !record.id.is_empty() {
         status["containerID"] = format!("{ID_PREFIX}{}", record.id).into();
     }
+    if let Some(user) = &record.user {
+        status["user"] =
+            json!({ "linux": { "uid": user.uid, "gid": user.gid, "supplementalGroups": user.groups } });
+    }
     resources(def, record, running, &mut status);
     let mounts: Vec<Value> = def.spec.volume_mounts.iter().flatten().map(mount).collect();
     if !mounts.is_empty() {
@@ -458,6 +462,17 @@ mod tests {
         assert_eq!(c["lastState"]["terminated"]["reason"], "Error");
         assert_eq!(status["phase"], "Running");
         assert_eq!(at(&pod, &seen, true)["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+    }
+
+    #[test]
+    fn the_user_of_a_container_is_told_once_it_is_known() {
+        let pod = pod(json!({"containers": [{"name": "a"}]}));
+        let mut seen = observed(&[("a", State::Running(t(0)))]);
+        assert_eq!(at(&pod, &seen, false)["containerStatuses"][0]["user"], Value::Null);
+        let user = knarr_runtime::spec::User { uid: 1000, gid: 0, groups: vec![0, 2000] };
+        seen.containers.get_mut("a").unwrap().user = Some(user);
+        let shown = &at(&pod, &seen, false)["containerStatuses"][0]["user"];
+        assert_eq!(*shown, json!({"linux": {"uid": 1000, "gid": 0, "supplementalGroups": [0, 2000]}}));
     }
 
     #[test]

@@ -131,6 +131,7 @@ impl Program<'_> {
         let passwd = read("/etc/passwd").unwrap_or_default();
         let group = read("/etc/group").unwrap_or_default();
         let identity = user::resolve(spec, &passwd, &group)?;
+        send(sync.as_fd(), &identity.told(), None);
         if !self.env.iter().any(|entry| entry.starts_with("HOME=")) {
             self.env.push(format!("HOME={}", identity.home));
         }

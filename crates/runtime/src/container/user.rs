@@ -3,7 +3,7 @@
 
 use super::Failure;
 use crate::protocol::Refusal;
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, User};
 
 /// The identity of a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,24 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// Home directory.
     pub home: String,
+}
+
+/// So many groups are told at most: what is told has to fit one message.
+const MOST_GROUPS: usize = 1024;
+
+impl Identity {
+    /// What the shim hears of it.
+    pub fn told(&self) -> Vec<u8> {
+        let groups = self.groups.iter().take(MOST_GROUPS).copied().collect();
+        let user = User { uid: self.uid, gid: self.gid, groups };
+        let text = serde_json::to_string(&user).unwrap_or_default();
+        format!("user {text}").into_bytes()
+    }
+}
+
+/// Reads [`Identity::told`].
+pub fn heard(bytes: &[u8]) -> Option<User> {
+    serde_json::from_slice(bytes.strip_prefix(b"user ")?).ok()
 }
 
 /// Resolves the spec's user with the texts of the image's files (empty when it has none).
@@ -104,6 +122,16 @@ mod tests {
             let expected = Identity { uid, gid, groups, home: home.to_owned() };
             assert_eq!(resolve(&spec(user), PASSWD, GROUP).unwrap(), expected, "user {user:?}");
         }
+    }
+
+    #[test]
+    fn an_identity_is_told_from_other_messages() {
+        let identity = Identity { uid: 33, gid: 34, groups: vec![34; 2000], home: "/".to_owned() };
+        let told = identity.told();
+        assert!(told.len() < 16 * 1024);
+        assert_eq!(heard(&told), Some(User { uid: 33, gid: 34, groups: vec![34; MOST_GROUPS] }));
+        let refusal = serde_json::to_vec(&Refusal::Start("user {}".to_owned())).unwrap();
+        assert_eq!(heard(&refusal), None);
     }
 
     #[test]

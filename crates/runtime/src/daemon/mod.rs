@@ -204,6 +204,7 @@ impl Runtime {
             exit_code: 0,
             oom_killed: false,
             labels: spec.labels.clone(),
+            user: None,
         };
         let id = spec.id.clone();
         let created = sandbox.call(Op::Create(Box::new(spec))).await;

@@ -93,6 +93,7 @@ impl Container {
             exit_code: 0,
             oom_killed: false,
             labels: spec.labels.clone(),
+            user: None,
         };
         Self {
             spec: Rc::new(spec),

@@ -5,10 +5,11 @@ use super::log::Stream;
 use super::poll::Interest;
 use super::requests::{Streams, pipe, state_name};
 use super::{Exec, Shim, Source, now, now_ns};
+use crate::container::user::heard;
 use crate::container::users::{Pids, Users, moved_to, root_of};
 use crate::container::{ExecLaunch, Launch, Stdio, nodes_for, rules_for, run, run_exec};
 use crate::protocol::{Answer, Message, Refusal};
-use crate::spec::{ContainerStatus, ExecSpec, State};
+use crate::spec::{ContainerStatus, ExecSpec, State, User};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -34,6 +35,8 @@ pub enum Word {
     Failed(Refusal),
     /// It goes on as this process.
     Moved(i32),
+    /// It will run as this user.
+    User(User),
     /// It runs.
     Running,
 }
@@ -47,7 +50,7 @@ fn sync_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// What a child says, or has said.
 pub fn listen(socket: &OwnedFd) -> Word {
-    let mut bytes = [0; 4 * 1024];
+    let mut bytes = [0; 16 * 1024];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut pieces = [IoSliceMut::new(&mut bytes)];
@@ -64,10 +67,13 @@ pub fn listen(socket: &OwnedFd) -> Word {
         (Some(fd), _) => Word::Terminal(fd),
         (None, 0) => Word::Running,
         (None, count) if let Some(pid) = moved_to(&bytes[..count]) => Word::Moved(pid),
-        (None, count) => Word::Failed(
-            serde_json::from_slice(&bytes[..count])
-                .unwrap_or_else(|_| Refusal::Start("unknown failure".to_owned())),
-        ),
+        (None, count) => match heard(&bytes[..count]) {
+            Some(user) => Word::User(user),
+            None => Word::Failed(
+                serde_json::from_slice(&bytes[..count])
+                    .unwrap_or_else(|_| Refusal::Start("unknown failure".to_owned())),
+            ),
+        },
     }
 }
 
@@ -214,6 +220,12 @@ impl Shim {
                 Word::Moved(pid) => {
                     if let Some(container) = self.containers.get_mut(id) {
                         container.status.pid = Some(pid);
+                    }
+                    continue;
+                }
+                Word::User(user) => {
+                    if let Some(container) = self.containers.get_mut(id) {
+                        container.status.user = Some(user);
                     }
                     continue;
                 }
@@ -402,7 +414,7 @@ impl Shim {
                     continue;
                 }
                 Word::Failed(refusal) => Err(refusal),
-                Word::Moved(_) => continue,
+                Word::Moved(_) | Word::User(_) => continue,
                 Word::Running => Ok(std::mem::take(&mut exec.streams)),
             };
             if let Some(sync) = exec.starting.take() {

@@ -3,7 +3,7 @@
 use super::pod::{self, MARK, Test, collect, exec_spec, read_log};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use knarr_runtime::spec::{Event, ExecSpec, Mount, MountKind, Propagation, Resources, Seccomp, State};
+use knarr_runtime::spec::{Event, ExecSpec, Mount, MountKind, Propagation, Resources, Seccomp, State, User};
 use knarr_runtime::{Runtime, RuntimeError};
 use std::path::Path;
 use std::time::Duration;
@@ -310,9 +310,11 @@ async fn a_privileged_container_is_not_confined(test: &Test) {
 async fn users_and_groups_are_those_of_the_image(test: &Test) {
     let pod = test.pod(test.sandbox("users")).await;
     let who = "id -u; id -g; id -G; echo $HOME; echo writable > /dev/stderr";
-    for (user, expected) in
-        [("", "0\n0\n0\n/root\n"), ("web", "33\n34\n34 50 60\n/srv/web\n"), ("1234:7", "1234\n7\n7 60\n/\n")]
-    {
+    for (user, expected, (uid, gid, groups)) in [
+        ("", "0\n0\n0\n/root\n", (0, 0, vec![0])),
+        ("web", "33\n34\n34 50 60\n/srv/web\n", (33, 34, vec![34, 50, 60])),
+        ("1234:7", "1234\n7\n7 60\n/\n", (1234, 7, vec![7, 60])),
+    ] {
         let mut spec = test.container(who);
         spec.user = user.to_owned();
         if !user.is_empty() {
@@ -321,6 +323,7 @@ async fn users_and_groups_are_those_of_the_image(test: &Test) {
         let ended = pod.run(spec).await;
         assert_eq!(ended.stdout, expected, "user {user:?}");
         assert_eq!(ended.stderr, "writable\n", "the streams belong to user {user:?}");
+        assert_eq!(ended.status.user, Some(User { uid, gid, groups }), "what is told of user {user:?}");
     }
     let mut spec = test.container("true");
     spec.must_not_be_root = true;

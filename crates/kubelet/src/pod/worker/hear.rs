@@ -235,6 +235,7 @@ impl Worker {
                 record.actuated = Some(started.size);
                 record.image = started.image;
                 record.image_id = started.image_id;
+                record.user = started.user;
                 record.waiting = None;
                 record.restart = None;
                 record.pre_stop = PreStop::Due;
@@ -261,8 +262,11 @@ impl Worker {
                 self.record(name).retry_at = Some(at);
                 self.pull_shown_until.insert(name.to_owned(), (now + PULL_ERROR_SHOWN, image));
             }
-            Err(Failure::Run(message)) => {
+            Err(Failure::Run { image, image_id, message }) => {
                 record.attempt = attempt;
+                record.image = image;
+                record.image_id = image_id;
+                record.user = None;
                 record.id.clone_from(&id);
                 record.waiting = Some(("RunContainerError".to_owned(), message.clone()));
                 record.state = State::Ended(Ended {
