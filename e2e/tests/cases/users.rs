@@ -127,11 +127,13 @@ fn users_of_its_own_and_namespaces_of_the_host_do_not_go_together(cluster: &Clus
 
 fn a_containers_status_tells_who_runs_in_it_and_its_image(cluster: &Cluster) {
     let namespace = cluster.namespace();
-    let context = "  securityContext: {runAsUser: 1000, runAsGroup: 3000, fsGroup: 2000, supplementalGroups: [4000]}";
+    let context =
+        "  securityContext: {runAsUser: 1000, runAsGroup: 3000, fsGroup: 2000, supplementalGroups: [4000]}";
     namespace.apply(&pod("known", "sleep 3600", "", context));
     let first = |pod: &Value| pod["status"]["containerStatuses"][0].clone();
     let known = first(&namespace.wait_until_ready("known"));
-    let user = serde_json::json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000, 2000]}});
+    let user =
+        serde_json::json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000, 2000]}});
     assert_eq!(known["user"], user);
     assert_eq!(namespace.exec("known", &["id", "-G"]).ok(), "3000 2000 4000\n");
     // It is told also by a daemon that did not start it.

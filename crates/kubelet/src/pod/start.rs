@@ -93,7 +93,9 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
     let image = ensure_image(kubelet, start).await?;
     let failed = |failure: Failure| {
         let message = match &failure {
-            Failure::Before(_, message) | Failure::Pull { message, .. } | Failure::Run { message, .. } => message,
+            Failure::Before(_, message) | Failure::Pull { message, .. } | Failure::Run { message, .. } => {
+                message
+            }
         };
         recorder.warning(&about, "Failed", format!("Error: {message}"));
         failure
