@@ -2,9 +2,10 @@
 //! Unknown keys are refused and all mistakes are reported at once.
 
 mod housekeeping;
+mod shutdown;
 
 use clap::Args;
-use knarr_kubelet::Housekeeping;
+use knarr_kubelet::{Housekeeping, NodeShutdown};
 use knarr_network::Range;
 use knarr_store::etcd::{self, EtcdOptions};
 use serde::Deserialize;
@@ -138,6 +139,15 @@ pub struct Settings {
     /// Images unused for so long are removed anyway; 0 for never [default: 0]
     #[arg(long, global = true, value_name = "DURATION")]
     pub image_maximum_gc_age: Option<String>,
+    /// Time that pods have when this machine is shut down (systemd-logind is asked to wait), such as 30s [default: 0]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub shutdown_grace_period: Option<String>,
+    /// The part of it that is kept for critical pods [default: 0]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub shutdown_grace_period_critical_pods: Option<String>,
+    /// Instead of both, seconds by priority, such as 100000=10,1000=60,0=30
+    #[arg(long, global = true, value_name = "PERIODS")]
+    pub shutdown_grace_period_by_pod_priority: Option<String>,
 }
 
 /// Reads a duration as Go writes it: `1h30m`, `5m0s`, `250ms`, `0`.
@@ -212,6 +222,8 @@ pub struct Config {
     pub compaction_interval: Duration,
     /// Eviction, reserves and image garbage collection.
     pub housekeeping: Housekeeping,
+    /// How long pods have when the machine is shut down.
+    pub shutdown: NodeShutdown,
 }
 
 impl Config {
@@ -299,6 +311,13 @@ fn merge(file: Settings, flags: Settings) -> Settings {
         image_gc_low_threshold: flags.image_gc_low_threshold.or(file.image_gc_low_threshold),
         minimum_image_ttl_duration: flags.minimum_image_ttl_duration.or(file.minimum_image_ttl_duration),
         image_maximum_gc_age: flags.image_maximum_gc_age.or(file.image_maximum_gc_age),
+        shutdown_grace_period: flags.shutdown_grace_period.or(file.shutdown_grace_period),
+        shutdown_grace_period_critical_pods: flags
+            .shutdown_grace_period_critical_pods
+            .or(file.shutdown_grace_period_critical_pods),
+        shutdown_grace_period_by_pod_priority: flags
+            .shutdown_grace_period_by_pod_priority
+            .or(file.shutdown_grace_period_by_pod_priority),
     }
 }
 
@@ -306,6 +325,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     let mut wrong = Vec::new();
     let mut note = |key: &str, problem: String| wrong.push(format!("{key}: {problem}"));
     let housekeeping = housekeeping::read(&settings, &mut note);
+    let shutdown = shutdown::read(&settings, &mut note);
     let any = Range::new(Ipv4Addr::UNSPECIFIED, 0);
 
     let mut range = |key: &str, text: Option<String>, default: &str, longest: u8| match parse_range(
@@ -434,6 +454,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         etcd,
         compaction_interval,
         housekeeping,
+        shutdown,
     })
 }
 

@@ -79,6 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             log_max_bytes: 10 << 20,
             housekeeping: knarr_kubelet::Housekeeping::default(),
             log_max_files: 5,
+            shutdown: Default::default(),
         };
         let kubelet = Kubelet::new(&ctx, config)?;
         kubelet.start().await?;

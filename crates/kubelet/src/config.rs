@@ -2,6 +2,7 @@
 
 use crate::eviction::threshold::Housekeeping;
 use crate::network::PodNetwork;
+use crate::shutdown::NodeShutdown;
 use knarr_client::Client;
 use knarr_image::ImageStore;
 use knarr_runtime::Runtime;
@@ -56,6 +57,8 @@ pub struct KubeletConfig {
     pub log_max_bytes: u64,
     /// When pods are evicted, what is kept from them, and when images go.
     pub housekeeping: Housekeeping,
+    /// How long pods have when the machine is shut down.
+    pub shutdown: NodeShutdown,
     /// Log files kept per container, the current one included.
     pub log_max_files: u32,
 }

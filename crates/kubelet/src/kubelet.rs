@@ -9,6 +9,7 @@ use crate::pod::book::Book;
 use crate::pod::static_pods::Mirrors;
 use crate::pod::users::Ranges;
 use crate::pod::worker::Msg;
+use crate::shutdown::Shutdown;
 use crate::volume::claim::Claims;
 use crate::volume::token::Tokens;
 use knarr_api::Kind;
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) users: Ranges,
     /// Pressures of the node.
     pub(crate) eviction: Eviction,
+    /// Whether the machine goes down.
+    pub(crate) shutdown: Shutdown,
     pub(crate) metrics: KubeletMetrics,
     pub(crate) services: Informer<Service>,
     /// The host's own name.
@@ -177,6 +180,7 @@ impl Kubelet {
             book: Book::default(),
             users: Ranges::read(&config.root_dir, config.runtime.sandboxes().iter().map(|s| &s.spec)),
             eviction: Eviction::default(),
+            shutdown: Shutdown::default(),
             metrics: KubeletMetrics::new(&ctx.metrics),
             hostname,
             node_changed: Notify::new(),
@@ -196,6 +200,7 @@ impl Kubelet {
         crate::server::start(&self.shared).await?;
         tasks.spawn_until_stopped("node", crate::node::run(self.shared.clone(), gate));
         tasks.spawn_until_stopped("image-gc", crate::eviction::images::run(self.shared.clone()));
+        tasks.spawn_until_stopped("shutdown", crate::shutdown::run(self.shared.clone()));
         tasks.spawn_until_stopped("eviction", crate::eviction::run(self.shared.clone()));
         tasks.spawn_until_stopped("pods", crate::pod::manager::run(self.shared.clone(), self.pods.clone()));
         Ok(())

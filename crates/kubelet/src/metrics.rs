@@ -10,6 +10,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
 
 /// Handles of the metrics.
 pub(crate) struct KubeletMetrics {
@@ -23,6 +25,8 @@ pub(crate) struct KubeletMetrics {
     pub(crate) started_containers: Counter,
     /// Containers that could not be started.
     pub(crate) started_containers_errors: Counter,
+    shutdown_start: Gauge<f64, AtomicU64>,
+    shutdown_end: Gauge<f64, AtomicU64>,
     /// Results of probes, shown at /metrics/probes.
     pub(crate) probes: ProbeResults,
     /// From first seeing a pod to all its containers running, in seconds.
@@ -58,11 +62,29 @@ impl KubeletMetrics {
                 "kubelet_started_containers_errors",
                 "Cumulative number of errors when starting containers",
             ),
+            shutdown_start: metrics.register(
+                "kubelet_graceful_shutdown_start_time_seconds",
+                "Last graceful shutdown start time since unix epoch in seconds",
+                Gauge::default(),
+            ),
+            shutdown_end: metrics.register(
+                "kubelet_graceful_shutdown_end_time_seconds",
+                "Last graceful shutdown end time since unix epoch in seconds",
+                Gauge::default(),
+            ),
             pod_start: metrics.register(
                 "kubelet_pod_start_duration_seconds",
                 "Duration from the kubelet seeing a pod for the first time to the pod starting to run",
                 Histogram::new(exponential_buckets(0.01, 2.0, 15)),
             ),
+        }
+    }
+
+    /// When the last graceful shutdown of the node began and ended, if there was one.
+    pub(crate) fn shutdown(&self, began: Option<SystemTime>, ended: Option<SystemTime>) {
+        for (gauge, moment) in [(&self.shutdown_start, began), (&self.shutdown_end, ended)] {
+            let since = moment.and_then(|moment| moment.duration_since(SystemTime::UNIX_EPOCH).ok());
+            gauge.set(since.map_or(0.0, |since| since.as_secs_f64()));
         }
     }
 

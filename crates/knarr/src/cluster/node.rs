@@ -112,6 +112,7 @@ impl Node {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             log_max_bytes: LOG_MAX_BYTES,
             housekeeping: config.housekeeping.clone(),
+            shutdown: config.shutdown.clone(),
             log_max_files: LOG_MAX_FILES,
         };
         let kubelet = Kubelet::new(&ctx, kubelet).context("cannot make the kubelet")?;

@@ -50,6 +50,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     network::cleanup(&config)?;
     let unmounted = data::unmount_below(&config.data_dir)?;
     say(&format!("Removed links, routes, rules and {unmounted} mounts."));
+    let logind = std::path::Path::new(knarr_kubelet::LOGIND_CONFIG_DIR);
+    if knarr_kubelet::remove_logind_override(logind).context("cannot restore logind's configuration")? {
+        say("Removed what was put into systemd-logind's configuration.");
+    }
     if let Some(path) = &config.kubeconfig {
         let (path, owner) = user_kubeconfig(path);
         if path.exists() {

@@ -42,7 +42,7 @@ const IMMEDIATE: Duration = Duration::from_secs(1);
 /// How long an evicted pod is waited for before the node is judged anew.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 /// Priorities from here on are the system's own.
-const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+pub(crate) const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 const REASON: &str = "Evicted";
 
 /// What the rest of the kubelet asks of eviction.

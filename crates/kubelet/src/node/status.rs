@@ -109,12 +109,15 @@ fn conditions(kubelet: &Shared, before: Option<&Value>) -> Value {
     let memory_low = seen.contains(&Pressure::Memory);
     let disk_low = seen.contains(&Pressure::Disk);
     let pids_low = seen.contains(&Pressure::Pid);
-    let ready = ("KubeletReady", "kubelet is posting ready status");
+    let ready = match kubelet.shutdown.is_under_way() {
+        false => ("True", "KubeletReady", "kubelet is posting ready status"),
+        true => ("False", "KubeletNotReady", "node is shutting down"),
+    };
     let all = [
         pressure("MemoryPressure", "Memory", "memory available", memory_low),
         pressure("DiskPressure", "Disk", "disk pressure", disk_low),
         pressure("PIDPressure", "PID", "PID available", pids_low),
-        ("Ready", "True", ready.0.to_owned(), ready.1.to_owned()),
+        ("Ready", ready.0, ready.1.to_owned(), ready.2.to_owned()),
     ];
     let now = rfc3339(kubelet.ctx.clock.now());
     let before = before.and_then(|b| b["conditions"].as_array());

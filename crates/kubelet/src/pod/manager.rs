@@ -103,7 +103,7 @@ fn is_new(kubelet: &Shared, pod: &Pod) -> bool {
 
 /// Lets a new pod in, or says why not.
 fn admit(kubelet: &Shared, pod: &Arc<Pod>) -> Option<(String, String)> {
-    if let Some(refused) = kubelet.eviction.refusal(pod) {
+    if let Some(refused) = kubelet.shutdown.refusal().or_else(|| kubelet.eviction.refusal(pod)) {
         return Some(refused);
     }
     let room = crate::node::allocatable(&kubelet.config);

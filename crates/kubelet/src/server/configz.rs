@@ -2,15 +2,89 @@
 //! nothing here (those of dockershim's and CRI's times) are left out.
 
 use super::auth::{ALLOWED_TTL, REFUSED_TTL, TOKEN_TTL};
+use crate::eviction::threshold::{Amount, Housekeeping, Signal, Threshold};
 use crate::kubelet::Shared;
+use crate::shutdown::{NodeShutdown, PriorityGrace};
 use crate::util::go_duration;
 use http::Response;
 use knarr_client::Body;
-use serde_json::{Value, json};
+use knarr_meta::quantity::{Format, Quantity};
+use serde_json::{Map, Value, json};
 
 /// The document.
 pub(super) fn serve(kubelet: &Shared) -> Response<Body> {
     super::json(&json!({ "kubeletconfig": configuration(kubelet) }))
+}
+
+fn binary(amount: u64) -> String {
+    Quantity::from_value(i64::try_from(amount).unwrap_or(i64::MAX), Format::BinarySi).to_string()
+}
+
+/// Amounts by signal, as upstream writes them in a configuration.
+fn amounts<'a>(all: impl Iterator<Item = (Signal, Amount)> + 'a) -> Value {
+    let text = |amount: Amount| match amount {
+        Amount::Absolute(amount) => binary(amount),
+        Amount::Share(share) => format!("{}%", share * 100.0),
+    };
+    all.map(|(signal, amount)| (signal.name().to_owned(), Value::from(text(amount))))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// Eviction, reserves and image garbage collection.
+fn housekeeping(keep: &Housekeeping) -> Map<String, Value> {
+    let (hard, soft): (Vec<&Threshold>, Vec<&Threshold>) =
+        keep.thresholds.iter().partition(|t| t.grace.is_zero());
+    let graces: Map<String, Value> =
+        soft.iter().map(|t| (t.signal.name().to_owned(), go_duration(t.grace).into())).collect();
+    let reclaim = keep.thresholds.iter().filter_map(|t| Some((t.signal, t.min_reclaim?)));
+    let mut all = Map::new();
+    let mut set = |name: &str, value: Value| drop(all.insert(name.to_owned(), value));
+    set("evictionHard", amounts(hard.iter().map(|t| (t.signal, t.value))));
+    // As upstream, what is not set is left out.
+    if !soft.is_empty() {
+        set("evictionSoft", amounts(soft.iter().map(|t| (t.signal, t.value))));
+        set("evictionSoftGracePeriod", graces.into());
+    }
+    let reclaim = amounts(reclaim);
+    if reclaim.as_object().is_some_and(|all| !all.is_empty()) {
+        set("evictionMinimumReclaim", reclaim);
+    }
+    set("evictionPressureTransitionPeriod", go_duration(keep.pressure_transition).into());
+    set("evictionMaxPodGracePeriod", keep.soft_pod_grace.as_secs().into());
+    set("imageMinimumGCAge", go_duration(keep.image_min_age).into());
+    set("imageMaximumGCAge", go_duration(keep.image_max_age).into());
+    set("imageGCHighThresholdPercent", keep.image_gc_high_percent.into());
+    set("imageGCLowThresholdPercent", keep.image_gc_low_percent.into());
+    // What is kept for Kubernetes itself is counted in: the two are one amount here.
+    let mut reserved = Map::new();
+    if keep.reserved_cpu_millicores > 0 {
+        reserved.insert("cpu".to_owned(), format!("{}m", keep.reserved_cpu_millicores).into());
+    }
+    for (name, bytes) in
+        [("memory", keep.reserved_memory_bytes), ("ephemeral-storage", keep.reserved_ephemeral_storage_bytes)]
+    {
+        if bytes > 0 {
+            reserved.insert(name.to_owned(), binary(bytes).into());
+        }
+    }
+    if !reserved.is_empty() {
+        set("systemReserved", reserved.into());
+    }
+    all
+}
+
+/// Graceful node shutdown.
+fn shutdown(shutdown: &NodeShutdown) -> Map<String, Value> {
+    let mut all = Map::new();
+    let mut set = |name: &str, value: Value| drop(all.insert(name.to_owned(), value));
+    set("shutdownGracePeriod", go_duration(shutdown.grace_period).into());
+    set("shutdownGracePeriodCriticalPods", go_duration(shutdown.grace_period_critical_pods).into());
+    if !shutdown.by_pod_priority.is_empty() {
+        let one = |p: &PriorityGrace| json!({ "priority": p.priority, "shutdownGracePeriodSeconds": p.grace.as_secs() });
+        set("shutdownGracePeriodByPodPriority", shutdown.by_pod_priority.iter().map(one).collect());
+    }
+    all
 }
 
 fn configuration(kubelet: &Shared) -> Value {
@@ -52,7 +126,7 @@ fn configuration(kubelet: &Shared) -> Value {
         "cpuCFSQuota": true,
         "cpuCFSQuotaPeriod": "100ms",
         "maxPods": capacity.pods,
-        "podPidsLimit": -1,
+        "podPidsLimit": config.pod_max_pids.map_or(-1, i64::from),
         "podLogsDir": config.log_dir.to_string_lossy(),
         "containerLogMaxSize": config.log_max_bytes.to_string(),
         "containerLogMaxFiles": config.log_max_files,
@@ -70,8 +144,61 @@ fn configuration(kubelet: &Shared) -> Value {
         "localStorageCapacityIsolation": true,
         "streamingConnectionIdleTimeout": "4h0m0s",
     });
+    all.as_object_mut().expect("it is one").extend(housekeeping(&config.housekeeping));
+    all.as_object_mut().expect("it is one").extend(shutdown(&config.shutdown));
     if let Some(path) = &config.static_pods {
         all["staticPodPath"] = path.to_string_lossy().into();
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eviction::threshold::thresholds;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_set_is_shown_as_upstream_shows_it() {
+        let mut keep = Housekeeping {
+            thresholds: thresholds(
+                "memory.available<100Mi,nodefs.available<10%",
+                "memory.available<1Gi",
+                "memory.available=1m30s",
+                "nodefs.available=500Mi",
+            )
+            .unwrap(),
+            image_gc_high_percent: 70,
+            image_gc_low_percent: 60,
+            soft_pod_grace: Duration::from_secs(30),
+            ..Housekeeping::default()
+        };
+        keep.reserve("cpu=100m,memory=1Gi").unwrap();
+        assert_eq!(
+            Value::Object(housekeeping(&keep)),
+            json!({
+                "evictionHard": { "memory.available": "100Mi", "nodefs.available": "10%" },
+                "evictionSoft": { "memory.available": "1Gi" },
+                "evictionSoftGracePeriod": { "memory.available": "1m30s" },
+                "evictionMinimumReclaim": { "nodefs.available": "500Mi" },
+                "evictionPressureTransitionPeriod": "5m0s",
+                "evictionMaxPodGracePeriod": 30,
+                "imageMinimumGCAge": "2m0s",
+                "imageMaximumGCAge": "0s",
+                "imageGCHighThresholdPercent": 70,
+                "imageGCLowThresholdPercent": 60,
+                "systemReserved": { "cpu": "100m", "memory": "1Gi" },
+            })
+        );
+        let mut settings = NodeShutdown { grace_period: Duration::from_secs(30), ..Default::default() };
+        assert_eq!(
+            Value::Object(shutdown(&settings)),
+            json!({ "shutdownGracePeriod": "30s", "shutdownGracePeriodCriticalPods": "0s" })
+        );
+        settings.by_pod_priority = NodeShutdown::by_priority("5=7").unwrap();
+        assert_eq!(
+            shutdown(&settings)["shutdownGracePeriodByPodPriority"],
+            json!([{ "priority": 5, "shutdownGracePeriodSeconds": 7 }])
+        );
+    }
 }
