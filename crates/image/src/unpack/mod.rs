@@ -90,7 +90,8 @@ impl Unpacker<'_> {
             return self.whiteout(&parent, &name);
         }
         let name = OsStr::from_bytes(&name);
-        if !kind.is_dir() {
+        let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        if !kind.is_dir() && !is_file {
             self.clear(&parent, name)?;
         }
         match kind {
@@ -110,7 +111,15 @@ impl Unpacker<'_> {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags =
                     OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600))?;
+                // Nearly every file is new to its layer: what may be in its place is asked of the kernel only then.
+                let open = || rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600));
+                let fd = match open() {
+                    Err(Errno::EXIST) => {
+                        self.clear(&parent, name)?;
+                        open()?
+                    }
+                    other => other?,
+                };
                 let mut file = File::from(fd);
                 self.bytes += match meta.sparse.take() {
                     Some(sparse) => sparse.write(entry, &mut file, &mut self.buffer)?,
