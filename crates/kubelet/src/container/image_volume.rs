@@ -9,7 +9,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen, move_mount,
 };
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,22 +64,29 @@ fn is_mounted(path: &Path) -> bool {
 
 /// The layers below an empty directory, nothing writable: a volume is no place for programs either.
 fn overlay(files: &RootFs, target: &Path) -> rustix::io::Result<()> {
+    let layers: Vec<&Path> =
+        std::iter::once(&files.upper).chain(&files.lower).map(PathBuf::as_path).collect();
+    match by_options(&layers) {
+        Ok(mount) => {
+            move_mount(mount.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        }
+        // Kernels before 6.7 know no `lowerdir+`, and those before 6.5 say so only when the file system is made. They
+        // take one text of 256 bytes here, and of a page by mount(2).
+        Err(_) => by_mount(&layers, target),
+    }
+}
+
+fn by_options(layers: &[&Path]) -> rustix::io::Result<OwnedFd> {
     let config = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let fd = config.as_fd();
     fsconfig_set_string(fd, "source", "overlay")?;
-    let layers: Vec<&Path> =
-        std::iter::once(&files.upper).chain(&files.lower).map(PathBuf::as_path).collect();
-    if layers.iter().try_for_each(|layer| fsconfig_set_string(fd, "lowerdir+", *layer)).is_err() {
-        // Kernels before 6.7 take one text of 256 bytes here, and of a page by mount(2).
-        return by_mount(&layers, target);
-    }
+    layers.iter().try_for_each(|layer| fsconfig_set_string(fd, "lowerdir+", *layer))?;
     fsconfig_create(fd)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = fsmount(fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    move_mount(mount.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    fsmount(fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 fn by_mount(layers: &[&Path], target: &Path) -> rustix::io::Result<()> {
