@@ -11,16 +11,18 @@
 # Boot 2, over the same disk: what ran runs again with its data; `down` leaves nothing. Boot 3: the suite's cases.
 # What runs inside stands in guest.sh. Nothing of this machine is touched; the disk is a file that goes at the end.
 #
-# Needs Debian's qemu-system-x86, e2fsprogs, busybox-static, kmod, iproute2, nftables, curl, util-linux, and
+# Needs Debian's qemu-system-x86, e2fsprogs, bsdutils, busybox-static, kmod, iproute2, nftables, curl, util-linux, and
 # linux-image-cloud-amd64 or apt to fetch it; kubectl ($KUBECTL); cargo.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 . "$here/qemu.sh"
 # Seconds that one boot may take.
-limit=${LIMIT:-900}
+limit=${LIMIT:-2400}
 target=$(cd "$repository" && cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-new=${KNARR_BIN:-$target/debug/knarr}
+# With a target of cargo's configuration its name stands between.
+new=${KNARR_BIN:-$(ls -t "$target"/debug/knarr "$target"/*/debug/knarr 2>/dev/null | head -n 1 || true)}
+new=${new:-$target/debug/knarr}
 old=${KNARR_OLD:-$new}
 kubectl=${KUBECTL:-$(ls /usr/lib/google-cloud-sdk/bin/kubectl.1.* 2>/dev/null | sort -V | tail -n 1)}
 kubectl=${kubectl:-$(command -v kubectl)}
@@ -36,7 +38,8 @@ find_kernel
 # kernel, so no initramfs is.
 root=$work/root
 root_of_busybox "$root"
-bring "$root" env timeout cat cut sort uniq readlink ls cp find grep unshare nsenter lsns mount umount setpriv ip nft curl
+bring "$root" script stty env timeout cat cut sort uniq readlink ls cp find grep unshare nsenter lsns mount umount \
+  setpriv ip nft curl
 install "$(readlink -f /bin/sh)" "$root/usr/bin/sh"
 version=${modules##*/}
 # The kernel loads modules by /sbin/modprobe.
@@ -46,7 +49,8 @@ for name in overlay veth dummy tun loop br_netfilter nf_tables $(find "$modules"
   /sbin/modprobe --show-depends --dirname "${modules%/lib/modules/*}" --set-version "$version" "$name" 2>/dev/null ||
     echo "this kernel has no module $name" >&2
 done | sed -n "s|^insmod .*/$version/\([^ ]*\).*|\1|p" | sort -u > "$work/modules"
-(cd "$modules" && xargs -a "$work/modules" cp --parents -t "$(mkdir -p "$root/lib/modules/$version" && cd "$root/lib/modules/$version" && pwd)")
+mkdir -p "$root/lib/modules/$version"
+(cd "$modules" && xargs -a "$work/modules" cp --parents -t "$root/lib/modules/$version")
 cp "$modules"/modules.{builtin,order} "$root/lib/modules/$version/"
 /sbin/depmod -b "$root" "$version" 2>/dev/null
 cp "$kubectl" "$root/usr/bin/kubectl"
@@ -75,9 +79,10 @@ rm -r "$root"
 verdict=0
 for phase in $PHASES; do
   begun=$SECONDS
+  words="phase=$phase suite=$(echo "${SUITE:-pods:: eviction:: volumes:: streams::}" | tr ' ' ,)"
   power_on -cpu max -smp 2 -m 3072 \
     -drive "file=$work/disk,format=raw,if=none,id=disk,cache=writethrough" -device nvme,drive=disk,serial=disk \
-    -append "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/nvme0n1 rw init=/guest.sh phase=$phase suite=$(echo "${SUITE:-pods:: eviction:: volumes:: streams::}" | tr ' ' ,)" ||
+    -append "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/nvme0n1 rw init=/guest.sh $words" ||
     verdict=1
   grep -a "^step: " "$work/console" >> "$work/verdicts" || true
   if grep -aq "phase $phase: passed" "$work/console"; then
