@@ -6,7 +6,12 @@ use knarr_e2e::wait::seconds;
 use knarr_e2e::{Case, Cluster, Namespace, Spawned, TestHost, cases, snapshot, wait_for};
 use serde_json::Value;
 
-pub const CASES: &[Case] = cases![a_second_machine_joins_and_leaves, a_lost_node_is_noticed_and_taken_back];
+pub const CASES: &[Case] = cases![
+    a_second_machine_joins_and_leaves,
+    an_agent_waits_for_its_server,
+    a_machine_behind_a_router_joins,
+    a_lost_node_is_noticed_and_taken_back,
+];
 
 const FIRST: &str = "192.0.2.1";
 const SECOND: &str = "192.0.2.2";
@@ -38,13 +43,18 @@ impl Beta {
     fn join(cluster: &Cluster) -> Self {
         let host = TestHost::new("beta");
         cluster.host.connect("wire", &format!("{FIRST}/24"), &host, &format!("{SECOND}/24"));
-        cluster.start();
+        Self::join_from(cluster, host, SECOND)
+    }
+
+    /// Joins from a machine that reaches the first one.
+    fn join_from(cluster: &Cluster, host: TestHost, address: &str) -> Self {
+        cluster.start_with(&["--node-ip", FIRST]);
         cluster.import_busybox();
         let mut beta = Self { host, process: None };
         let token =
             wait_for("a token", seconds(10), || cluster.knarr(&["token", "create", "--ttl=1h"]).result());
         let server = format!("https://{FIRST}:6443");
-        beta.start(&["--server", &server, "--token", token.trim()]);
+        beta.start(&["--server", &server, "--token", token.trim(), "--node-ip", address]);
         std::fs::copy(cluster.host.dir.join("files/busybox.tar"), beta.host.dir.join("files/busybox.tar"))
             .expect("the image was made");
         beta.host.run(&beta.line(&["image", "import", &format!("{INSIDE}/files/busybox.tar")])).ok();
@@ -134,6 +144,67 @@ fn a_second_machine_joins_and_leaves(cluster: &Cluster) {
     // The cable goes with the other machine.
     let left: Vec<&String> = after.difference(&before).filter(|line| !line.contains("wire")).collect();
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// The first machine is away when the agent starts: what runs on goes on, and the agent is ready once it is back.
+fn an_agent_waits_for_its_server(cluster: &Cluster) {
+    let mut beta = Beta::join(cluster);
+    let namespace = cluster.namespace();
+    answerer(&namespace, "there", "beta");
+    let ip = namespace.wait_until_ready("there")["status"]["podIP"].as_str().unwrap_or_default().to_owned();
+    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    let before = id(&namespace.get("pod/there"));
+    let mut process = beta.process.take().expect("it runs");
+    process.signal("KILL");
+    process.wait_for_end(seconds(30));
+    cluster.signal("TERM");
+    let mut agent = beta.host.spawn(&beta.line(&["agent"]));
+    // The pod answers on its own machine although neither agent nor server are there.
+    let url = format!("http://{ip}:8080");
+    assert_eq!(wait_for(&url, seconds(20), || beta.host.http(&url)).trim(), "there");
+    cluster.start_with(&["--node-ip", FIRST]);
+    agent.wait_for_text("Ready after", seconds(60));
+    beta.process = Some(agent);
+    answerer(&namespace, "late", "beta");
+    namespace.wait_until_ready("late");
+    assert_eq!(id(&namespace.wait_until_ready("there")), before, "it was not restarted");
+    leave(cluster, beta, namespace);
+}
+
+/// Where no cable leads from node to node, pods reach each other through a tunnel (VXLAN).
+fn a_machine_behind_a_router_joins(cluster: &Cluster) {
+    const FAR: &str = "198.51.100.2";
+    let (router, host) = (TestHost::new("router"), TestHost::new("beta"));
+    cluster.host.connect("near", &format!("{FIRST}/24"), &router, "192.0.2.254/24");
+    host.connect("far", &format!("{FAR}/24"), &router, "198.51.100.254/24");
+    router.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).ok();
+    cluster.host.run(&["ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.254"]).ok();
+    host.run(&["ip", "route", "add", "192.0.2.0/24", "via", "198.51.100.254"]).ok();
+    let beta = Beta::join_from(cluster, host, FAR);
+    let namespace = cluster.namespace();
+    answerer(&namespace, "here", "nodes");
+    answerer(&namespace, "there", "beta");
+    let ip = |pod: &str| {
+        namespace.wait_until_ready(pod)["status"]["podIP"].as_str().unwrap_or_default().to_owned()
+    };
+    for (from, to, to_ip) in [("here", "there", ip("there")), ("there", "here", ip("here"))] {
+        assert_eq!(ask(&namespace, from, &format!("http://{to_ip}:8080")).trim(), to);
+        assert_eq!(ask(&namespace, from, &format!("http://{to}")).trim(), to);
+    }
+    // More than a packet: what does not fit through the tunnel would hang here.
+    namespace.exec("there", &["sh", "-c", "head -c 300000 /dev/zero > /www/much"]).ok();
+    let much = format!("http://{}:8080/much", ip("there"));
+    let read = namespace.exec("here", &["sh", "-c", &format!("timeout 10 wget -qO- {much} | wc -c")]);
+    assert_eq!(read.ok().trim(), "300000");
+    leave(cluster, beta, namespace);
+    cluster.host.run(&["ip", "link", "delete", "near"]).ok();
+}
+
+/// Takes both machines down.
+fn leave(cluster: &Cluster, beta: Beta, namespace: Namespace<'_>) {
+    beta.host.run(&beta.line(&["down", "--purge"])).ok();
+    drop(namespace);
+    cluster.knarr(&["down", "--purge"]).ok();
 }
 
 fn condition(node: &Value) -> (String, String) {
