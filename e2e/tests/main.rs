@@ -30,6 +30,8 @@ mod network;
 mod nodes;
 #[path = "cases/pods.rs"]
 mod pods;
+#[path = "cases/shutdown.rs"]
+mod shutdown;
 #[path = "cases/streams.rs"]
 mod streams;
 #[path = "cases/tour.rs"]
@@ -51,6 +53,7 @@ const GROUPS: &[Group] = &[
     Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
     Group { name: "users", mode: Mode::Up, cases: users::CASES },
     Group { name: "eviction", mode: Mode::Up, cases: eviction::CASES },
+    Group { name: "shutdown", mode: Mode::Up, cases: shutdown::CASES },
     Group { name: "metrics", mode: Mode::Up, cases: metrics::CASES },
     Group { name: "nodes", mode: Mode::Bare, cases: nodes::CASES },
     Group { name: "network", mode: Mode::Up, cases: network::CASES },
