@@ -11,7 +11,8 @@ pub const CASES: &[Case] = cases![pods_end_by_priority_before_the_machine_goes_d
 
 /// A pod that tells in a file of the host when it was told to end, and takes its time.
 fn pod(namespace: &Namespace<'_>, name: &str, spec: &str) {
-    let command = format!("trap 'echo {name} >> /told/order; sleep 1; exit 0' TERM; while :; do sleep 0.1; done");
+    let command =
+        format!("trap 'echo {name} >> /told/order; sleep 1; exit 0' TERM; while :; do sleep 0.1; done");
     namespace.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n{spec}\n  containers:\n  - name: main\n    image: busybox:1.35\n    command: [sh, -c, {}]\n    volumeMounts: [{{name: told, mountPath: /told}}]\n  volumes: [{{name: told, hostPath: {{path: /srv/host/files}}}}]\n",
         Value::from(command)
@@ -59,13 +60,17 @@ fn pods_end_by_priority_before_the_machine_goes_down(cluster: &Cluster) {
     let order = std::fs::read_to_string(cluster.host.dir.join("files/order")).expect("both were told");
     assert_eq!(order, "early\nlate\n");
     for name in ["early", "late"] {
-        let pod = namespace.wait_until(&format!("pod/{name}"), seconds(10), |pod| pod["status"]["phase"] == "Failed");
+        let pod = namespace
+            .wait_until(&format!("pod/{name}"), seconds(10), |pod| pod["status"]["phase"] == "Failed");
         assert_eq!(pod["status"]["reason"], "Terminated");
         let message = "Pod was terminated in response to imminent node shutdown.";
         assert_eq!(pod["status"]["message"], message);
         let conditions = pod["status"]["conditions"].as_array().expect("conditions");
         let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").expect("it was disrupted");
-        assert_eq!((&target["reason"], &target["message"]), (&"TerminationByKubelet".into(), &message.into()));
+        assert_eq!(
+            (&target["reason"], &target["message"]),
+            (&"TerminationByKubelet".into(), &message.into())
+        );
     }
     wait_for("the node says it", seconds(10), || {
         let seen = ready(cluster);
@@ -77,7 +82,8 @@ fn pods_end_by_priority_before_the_machine_goes_down(cluster: &Cluster) {
     });
     let event = |message: &str| {
         wait_for(message, seconds(10), || {
-            let events = cluster.kubectl(&["get", "events", "-A", "--field-selector", "reason=NodeShutdown"]).ok();
+            let events =
+                cluster.kubectl(&["get", "events", "-A", "--field-selector", "reason=NodeShutdown"]).ok();
             if events.contains(message) { Ok(()) } else { Err(events) }
         });
     };
