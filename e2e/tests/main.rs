@@ -53,6 +53,7 @@ const GROUPS: &[Group] = &[
     Group { name: "pods", mode: Mode::Up, cases: pods::CASES },
     Group { name: "users", mode: Mode::Up, cases: users::CASES },
     Group { name: "eviction", mode: Mode::Up, cases: eviction::CASES },
+    Group { name: "full_disk", mode: Mode::Bare, cases: eviction::FULL_DISK },
     Group { name: "shutdown", mode: Mode::Up, cases: shutdown::CASES },
     Group { name: "metrics", mode: Mode::Up, cases: metrics::CASES },
     Group { name: "nodes", mode: Mode::Bare, cases: nodes::CASES },

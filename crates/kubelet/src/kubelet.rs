@@ -84,6 +84,8 @@ pub(crate) struct View {
     /// By container name.
     pub(crate) containers: HashMap<String, ContainerView>,
     pub(crate) ips: Vec<std::net::IpAddr>,
+    /// Nothing of it is left on the node but its logs: neither sandbox nor volumes.
+    pub(crate) released: bool,
 }
 
 /// What others see of a container.
@@ -104,7 +106,8 @@ impl Entry {
         refused: Option<(String, String)>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Msg>) {
         let (inbox, messages) = mpsc::unbounded_channel();
-        let view = View { pod, status: Value::Null, containers: HashMap::new(), ips: Vec::new() };
+        let view =
+            View { pod, status: Value::Null, containers: HashMap::new(), ips: Vec::new(), released: false };
         (Arc::new(Self { inbox, view: Mutex::new(view), refused, changed: Default::default() }), messages)
     }
 

@@ -10,6 +10,9 @@ pub const CASES: &[Case] = cases![
     a_node_short_of_memory_says_so_evicts_and_lets_nobody_in,
 ];
 
+/// On a host without a cluster, which gets a small disk first.
+pub const FULL_DISK: &[Case] = cases![a_full_disk_costs_unused_images_first_and_then_the_pod_that_fills_it];
+
 fn pod(name: &str, command: &str, container: &str, spec: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n{spec}\n  containers:\n  - name: main\n    image: busybox:1.35\n    command: [sh, -c, {}]\n{container}\n",
@@ -104,4 +107,49 @@ fn a_node_short_of_memory_says_so_evicts_and_lets_nobody_in(cluster: &Cluster) {
     });
     namespace.apply(&self::pod("welcome", "sleep 1000", "", ""));
     namespace.wait_until_ready("welcome");
+}
+
+fn a_full_disk_costs_unused_images_first_and_then_the_pod_that_fills_it(cluster: &Cluster) {
+    const DATA: &str = "/srv/host/data";
+    cluster.host.run(&["mkdir", "-p", DATA]).ok();
+    cluster.host.run(&["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", DATA]).ok();
+    cluster.start_with(&[
+        "--eviction-hard",
+        "memory.available<20Mi,nodefs.available<20%,imagefs.available<20%",
+        "--eviction-pressure-transition-period",
+        "1s",
+        "--image-gc-high-threshold",
+        "100",
+        "--minimum-image-ttl-duration",
+        "0s",
+    ]);
+    cluster.import_busybox();
+    knarr_e2e::image::write_with(&cluster.host.dir.join("files/unused.tar"), &["unused:1"], "unused");
+    cluster.knarr(&["image", "import", &format!("{}/files/unused.tar", knarr_e2e::host::INSIDE)]).ok();
+    assert!(cluster.knarr(&["image", "ls"]).ok().contains("unused"));
+    let namespace = cluster.namespace();
+    namespace.apply(&pod("modest", "sleep 1000", "", ""));
+    namespace.wait_until_ready("modest");
+    let fill = "dd if=/dev/zero of=/scratch/f bs=1M count=330; sleep 1000";
+    let (mounts, volume) = (
+        "    volumeMounts: [{name: scratch, mountPath: /scratch}]",
+        "  volumes: [{name: scratch, emptyDir: {}}]",
+    );
+    namespace.apply(&pod("filler", fill, mounts, volume));
+    evicted(&namespace, "filler", "The node was low on resource: ephemeral-storage. Threshold quantity: ");
+    let images = cluster.knarr(&["image", "ls"]).ok();
+    assert!(images.contains("busybox") && !images.contains("unused"), "{images}");
+    let node = &cluster.host.name;
+    let pressure = "jsonpath={.status.conditions[?(@.type=='DiskPressure')].status} {.spec.taints[*].key}";
+    wait_for("the end of the pressure", seconds(60), || {
+        let seen = cluster.kubectl(&["get", "node", node, "-o", pressure]).ok();
+        if seen.trim() == "False" { Ok(()) } else { Err(seen) }
+    });
+    assert_eq!(namespace.get("pod/modest")["status"]["phase"], "Running");
+    let selector = "reason=EvictionThresholdMet";
+    let events = cluster.kubectl(&["get", "events", "-A", "--field-selector", selector]).ok();
+    assert!(events.contains("Attempting to reclaim ephemeral-storage"), "{events}");
+    drop(namespace);
+    cluster.knarr(&["down"]).ok();
+    cluster.host.run(&["umount", DATA]).ok();
 }

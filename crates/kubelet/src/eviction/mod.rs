@@ -145,8 +145,8 @@ pub(crate) async fn run(kubelet: Arc<Shared>) {
         }
         for entry in evicted {
             let mut changed = entry.changed.subscribe();
-            let over =
-                |_: &u64| matches!(entry.view().status["phase"].as_str(), Some("Failed" | "Succeeded"));
+            // What its volumes held counts as soon as they are gone, or the next pod would go for nothing.
+            let over = |_: &u64| entry.view().released;
             let _ = timeout(&*kubelet.ctx.clock, CLEANUP_LIMIT, changed.wait_for(over)).await;
         }
     }

@@ -430,6 +430,7 @@ impl Worker {
             view.pod = self.pod.clone();
             view.status = status.clone();
             view.ips.clone_from(&self.observed.ips);
+            view.released = self.observed.released;
             view.containers =
                 self.observed.containers.iter().map(|(name, r)| (name.clone(), container_view(r))).collect();
         }
