@@ -290,10 +290,7 @@ impl Namespace<'_> {
     pub fn exec(&self, pod: &str, command: &[&str]) -> Output {
         let mut line = vec!["exec", pod, "--"];
         line.extend(command);
-        let first = self.kubectl(&line);
-        // kubectl before 1.34 may read the first message before it has made the streams that it is for; the newer
-        // ones wait.
-        if first.stderr.contains("Unknown stream id") { self.kubectl(&line) } else { first }
+        self.kubectl(&line)
     }
 }
 

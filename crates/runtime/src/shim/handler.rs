@@ -287,6 +287,15 @@ impl Shim {
         }
     }
 
+    /// Ends the command that makes or starts a container; its start has failed when that is reaped.
+    pub(super) fn end_start(&self, of: &str) {
+        for (pid, helper) in &self.helpers {
+            if matches!(helper, Helper::Create(id) | Helper::Start(id) if id == of) {
+                let _ = sys::kill(*pid, libc::SIGKILL);
+            }
+        }
+    }
+
     /// Ends what is on its way, when the sandbox ends.
     pub(super) fn end_helpers(&mut self) {
         for (pid, helper) in &self.helpers {

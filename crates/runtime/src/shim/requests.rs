@@ -116,6 +116,12 @@ impl Shim {
             return Ok(Answer::Done);
         }
         let Some(pid) = container.status.pid else {
+            // A start by another runtime that hangs ends with that runtime's command.
+            if signal == libc::SIGKILL && container.under_way.is_some() {
+                container.cgroup.kill();
+                self.end_start(id);
+                return Ok(Answer::Done);
+            }
             return Err(Refusal::State(state_name(container.status.state).to_owned()));
         };
         if all && signal == libc::SIGKILL {

@@ -18,7 +18,9 @@ macro_rules! cases {
     };
 }
 
-use crate::handler::{a_runtime_that_is_not_there_is_told, another_runtime_runs_the_containers};
+use crate::handler::{
+    a_runtime_that_hangs_is_ended, a_runtime_that_is_not_there_is_told, another_runtime_runs_the_containers,
+};
 use crate::oci::{
     oci_a_signal_waits_for_a_program_just_started, oci_configuration_holds, oci_events_and_limits,
     oci_life_of_a_container, oci_sockets_and_cgroups_are_passed, oci_start_waits_for_readiness,
@@ -38,6 +40,7 @@ cases![
     oci_sockets_and_cgroups_are_passed,
     oci_start_waits_for_readiness,
     another_runtime_runs_the_containers,
+    a_runtime_that_hangs_is_ended,
     a_runtime_that_is_not_there_is_told,
     a_container_runs_and_its_output_and_exit_code_are_kept,
     a_killed_daemon_loses_neither_containers_nor_log_lines,

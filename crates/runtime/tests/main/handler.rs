@@ -25,7 +25,7 @@ pub async fn another_runtime_runs_the_containers(test: &Test) {
         let pod = test.pod(sandbox).await;
 
         let mut spec = test.container(
-            "echo Hello; echo oops >&2; id; hostname; cat /v/file; touch /v/x 2>&1; ls /dev/shm; \
+            "echo Hello; echo oops >&2; id; hostname; cat /v/file; \
              cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; \
              grep -c . /proc/kcore; mkdir /m; mount -t tmpfs x /m 2>&1; exit 3",
         );
@@ -82,6 +82,20 @@ pub async fn another_runtime_runs_the_containers(test: &Test) {
             other => panic!("{other:?}"),
         }
         let mut spec = test.container("true");
+        spec.mounts = vec![Mount {
+            source: test.path("file"),
+            target: "/v/file".into(),
+            kind: MountKind::Bind,
+            read_only: false,
+            recursive_read_only: false,
+            propagation: Propagation::Bidirectional,
+            options: vec![],
+        }];
+        match pod.start(spec).await {
+            Err(RuntimeError::Start(text)) => assert!(text.contains("bidirectional"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        let mut spec = test.container("true");
         spec.must_not_be_root = true;
         assert!(matches!(pod.start(spec).await, Err(RuntimeError::MustNotBeRoot)));
 
@@ -94,6 +108,33 @@ pub async fn another_runtime_runs_the_containers(test: &Test) {
         pod.start(test.container("sleep 1000")).await.unwrap();
         pod.runtime.remove_sandbox(&pod.uid).await.unwrap();
     }
+}
+
+/// A runtime that hangs in the middle of a start does not keep its container from being removed.
+pub async fn a_runtime_that_hangs_is_ended(test: &Test) {
+    use std::os::unix::fs::PermissionsExt;
+    let program = test.path("hangs");
+    std::fs::write(
+        &program,
+        "#!/bin/sh\ncase \"$*\" in *create*) : > \"$0.began\"; exec sleep 1000;; esac\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut sandbox = test.sandbox("hangs");
+    sandbox.handler = Some(program);
+    let pod = test.pod(sandbox).await;
+    let spec = test.container("true");
+    let id = spec.id.clone();
+    pod.runtime.create_container(&pod.uid, spec).await.unwrap();
+    let removal = async {
+        test.until("the start", || test.path("hangs.began").exists()).await;
+        pod.runtime.remove_container(&pod.uid, &id).await
+    };
+    let both = async { tokio::join!(pod.runtime.start_container(&pod.uid, &id), removal) };
+    let (started, removed) = test.soon("the removal", both).await;
+    assert!(matches!(started, Err(RuntimeError::Start(_))), "{started:?}");
+    removed.unwrap();
+    pod.runtime.remove_sandbox(&pod.uid).await.unwrap();
 }
 
 /// A runtime that is not there is told as such.
