@@ -100,11 +100,11 @@ async fn claims_and_volumes_that_name_each_other() {
     running.create::<PersistentVolumeClaim>(claim("modest", json!({ "volumeName": "free" }))).await;
     let modest = running.claim_in("modest", "Bound").await;
     assert_eq!(annotation(&modest.metadata, volume::BOUND_BY_CONTROLLER), None);
-    // The volume is taken away.
-    let mut volume = running.volume_in("free", "Bound").await;
-    volume.metadata.finalizers = None;
-    running.client.update(&volume).await.expect("finalizers can be taken off");
+    // The volume is taken away. Its finalizer goes after the deletion has begun: before, it would come back.
+    running.volume_in("free", "Bound").await;
     running.client.delete::<PersistentVolume>("", "free", &DeleteOptions::default()).await.expect("it goes");
+    let release = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    running.client.patch::<PersistentVolume>("", "free", "", &release).await.expect("it is let go");
     running.claim_in("modest", "Lost").await;
     running
         .event(
