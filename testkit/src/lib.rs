@@ -19,6 +19,8 @@ pub struct Cluster {
     pub ctx: Ctx,
     /// The server.
     pub server: Arc<ApiServer>,
+    /// Where it listens.
+    pub address: SocketAddr,
     _dir: tempfile::TempDir,
 }
 
@@ -52,8 +54,9 @@ impl Cluster {
         let store = MemoryStore::new(&ctx);
         let server = ApiServer::new(config, &ctx, store, knarr_resources::all(), knarr_resources::plugins())
             .expect("the configuration of a test is right");
-        server.start().await.expect("a free port can be listened on");
-        let this = Self { ctx, server, _dir: dir };
+        let bound = server.start().await.expect("a free port can be listened on");
+        let address = *bound.first().expect("it listens somewhere");
+        let this = Self { ctx, server, address, _dir: dir };
         let initial = BootstrapConfig {
             service_cidr: "10.96.0.0/16".to_owned(),
             service_ip,

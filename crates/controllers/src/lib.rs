@@ -34,6 +34,6 @@ mod tokens;
 mod ttlafterfinished;
 mod validatingadmissionpolicystatus;
 
-pub use certificates::{SigningCa, start_kubelet_serving};
+pub use certificates::{SIGNING_DURATION, SigningCa, start_kubelet_serving};
 pub use nodeipam::{Cidr, NodeIpam};
 pub use tokens::{TokenSigner, TokenSubject};

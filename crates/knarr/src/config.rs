@@ -72,6 +72,9 @@ pub struct Settings {
     /// Run no controllers: another controller manager works on this cluster
     #[arg(long, global = true)]
     pub disable_controller_manager: bool,
+    /// Certificates that are asked for by CertificateSigningRequest are good for so long at most [default: 8760h0m0s]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub cluster_signing_duration: Option<String>,
     /// Run no scheduler: another one binds this cluster's pods
     #[arg(long, global = true)]
     pub disable_scheduler: bool,
@@ -208,6 +211,8 @@ pub struct Config {
     pub runtime_handlers: BTreeMap<String, PathBuf>,
     /// Whether the controllers run in this process.
     pub controller_manager: bool,
+    /// How long the certificates that are signed for requests are good.
+    pub signing_duration: Duration,
     /// Whether the scheduler runs in this process.
     pub scheduler: bool,
     /// Plain-HTTP registries.
@@ -281,6 +286,7 @@ fn merge(file: Settings, flags: Settings) -> Settings {
             flags.runtime_handler
         },
         disable_controller_manager: flags.disable_controller_manager || file.disable_controller_manager,
+        cluster_signing_duration: flags.cluster_signing_duration.or(file.cluster_signing_duration),
         disable_scheduler: flags.disable_scheduler || file.disable_scheduler,
         insecure_registry: if flags.insecure_registry.is_empty() {
             file.insecure_registry
@@ -387,6 +393,18 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
             Duration::ZERO
         }
     };
+    let signing_duration = match settings.cluster_signing_duration.as_deref().map(parse_duration) {
+        None => knarr_controllers::SIGNING_DURATION,
+        Some(Ok(duration)) if !duration.is_zero() => duration,
+        Some(Ok(_)) => {
+            note("cluster-signing-duration", "a certificate has to be good for some time".to_owned());
+            Duration::ZERO
+        }
+        Some(Err(problem)) => {
+            note("cluster-signing-duration", problem);
+            Duration::ZERO
+        }
+    };
     let etcd = EtcdOptions {
         ca_file: settings.etcd_cafile,
         cert_file: settings.etcd_certfile,
@@ -447,6 +465,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         pod_max_pids: settings.pod_max_pids,
         runtime_handlers,
         controller_manager: !settings.disable_controller_manager,
+        signing_duration,
         scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,
         registries: settings.registries.unwrap_or_else(|| PathBuf::from(REGISTRIES)),
@@ -507,12 +526,14 @@ mod tests {
         let settings = Settings {
             etcd_servers: vec!["https://a:2379".into(), "http://b:2379".into()],
             etcd_compaction_interval: Some("soon".into()),
+            cluster_signing_duration: Some("0s".into()),
             ..Settings::default()
         };
-        let error = resolve(settings, "alpha").expect_err("two mistakes");
+        let error = resolve(settings, "alpha").expect_err("three mistakes");
         assert_eq!(
             error,
             "etcd-compaction-interval: \"soon\" is not a duration such as 5m0s\n\
+             cluster-signing-duration: a certificate has to be good for some time\n\
              etcd-servers: https needs the CA of etcd's certificates (etcd-cafile)"
         );
         let one = Settings { etcd_servers: vec!["http://b:2379".into()], ..Settings::default() };

@@ -9,6 +9,7 @@ use serde_json::Value;
 pub const CASES: &[Case] = cases![
     a_second_machine_joins_and_leaves,
     an_agent_waits_for_its_server,
+    certificates_are_renewed_while_an_agent_runs,
     a_machine_behind_a_router_joins,
     a_lost_node_is_noticed_and_taken_back,
 ];
@@ -41,14 +42,19 @@ impl Beta {
     }
 
     fn join(cluster: &Cluster) -> Self {
+        Self::join_with(cluster, &[])
+    }
+
+    /// Joins a cluster that is started with these flags.
+    fn join_with(cluster: &Cluster, flags: &[&str]) -> Self {
         let host = TestHost::new("beta");
         cluster.host.connect("wire", &format!("{FIRST}/24"), &host, &format!("{SECOND}/24"));
-        Self::join_from(cluster, host, SECOND)
+        Self::join_from(cluster, host, SECOND, flags)
     }
 
     /// Joins from a machine that reaches the first one.
-    fn join_from(cluster: &Cluster, host: TestHost, address: &str) -> Self {
-        cluster.start_with(&["--node-ip", FIRST]);
+    fn join_from(cluster: &Cluster, host: TestHost, address: &str, flags: &[&str]) -> Self {
+        cluster.start_with(&[&["--node-ip", FIRST], flags].concat());
         cluster.import_busybox();
         let mut beta = Self { host, process: None };
         let token =
@@ -171,6 +177,45 @@ fn an_agent_waits_for_its_server(cluster: &Cluster) {
     leave(cluster, beta, namespace);
 }
 
+/// The signer gives certificates a minute: the agent goes on beyond the end of its first ones, and starts with later ones.
+fn certificates_are_renewed_while_an_agent_runs(cluster: &Cluster) {
+    let mut beta = Beta::join_with(cluster, &["--cluster-signing-duration", "1m"]);
+    let namespace = cluster.namespace();
+    let pki = format!("{INSIDE}/data/pki");
+    let first = format!("{INSIDE}/files/first.pem");
+    beta.host.run(&["cp", &format!("{pki}/kubelet-client.pem"), &first]).ok();
+    let is_over = |file: &str| {
+        let checked = beta.host.run(&["openssl", "x509", "-noout", "-checkend", "0", "-in", file]);
+        checked.result().is_err()
+    };
+    let shown = || {
+        let ask = format!("openssl s_client -connect {SECOND}:10250 </dev/null 2>&1 | openssl x509 -text");
+        cluster.host.run(&["sh", "-c", &ask]).result()
+    };
+    assert!(!is_over(&first));
+    let served = wait_for("a serving certificate", seconds(20), shown);
+    wait_for("the end of the first certificate", seconds(90), || {
+        if is_over(&first) { Ok(()) } else { Err("not yet") }
+    });
+    // The kubelet is heard, hears, and is trusted.
+    answerer(&namespace, "there", "beta");
+    namespace.wait_until_ready("there");
+    assert_eq!(namespace.kubectl(&["logs", "there"]).ok().trim(), "started");
+    assert!(!is_over(&format!("{pki}/kubelet-client.pem")));
+    assert_ne!(shown().expect("it serves"), served);
+    let said = beta.process.as_ref().map(Spawned::said).unwrap_or_default();
+    assert!(!said.contains("no new certificate yet"), "{said}");
+
+    let mut process = beta.process.take().expect("it runs");
+    process.signal("TERM");
+    process.wait_for_end(seconds(30));
+    beta.start(&[]);
+    answerer(&namespace, "later", "beta");
+    namespace.wait_until_ready("later");
+    assert_eq!(namespace.kubectl(&["logs", "later"]).ok().trim(), "started");
+    leave(cluster, beta, namespace);
+}
+
 /// Where no cable leads from node to node, pods reach each other through a tunnel (VXLAN).
 fn a_machine_behind_a_router_joins(cluster: &Cluster) {
     const FAR: &str = "198.51.100.2";
@@ -180,7 +225,7 @@ fn a_machine_behind_a_router_joins(cluster: &Cluster) {
     router.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]).ok();
     cluster.host.run(&["ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.254"]).ok();
     host.run(&["ip", "route", "add", "192.0.2.0/24", "via", "198.51.100.254"]).ok();
-    let beta = Beta::join_from(cluster, host, FAR);
+    let beta = Beta::join_from(cluster, host, FAR, &[]);
     let namespace = cluster.namespace();
     answerer(&namespace, "here", "nodes");
     answerer(&namespace, "there", "beta");

@@ -13,7 +13,7 @@ mod signer;
 pub use approver::start as start_approving;
 pub use cleaner::start as start_cleaner;
 pub use serving::start as start_kubelet_serving;
-pub use signer::{SigningCa, start as start_signing};
+pub use signer::{SIGNING_DURATION, SigningCa, start as start_signing};
 
 use knarr_api::certificates::v1::CertificateSigningRequest;
 

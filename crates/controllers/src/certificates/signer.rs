@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 const WORKERS: usize = 5;
 /// Upstream's default of --cluster-signing-duration.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub const SIGNING_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What a shorter wish is raised to.
 const SHORTEST: Duration = Duration::from_secs(600);
 /// Clocks of machines differ: certificates are valid from this much before now.
@@ -32,6 +32,8 @@ pub struct SigningCa {
     pub certificate: String,
     /// Its private key (PKCS #8).
     pub key: String,
+    /// Certificates are good for so long if their requests do not wish for less.
+    pub duration: Duration,
 }
 
 impl std::fmt::Debug for SigningCa {
@@ -55,6 +57,7 @@ struct Signing {
     start: Start,
     requests: Informer<CertificateSigningRequest>,
     ca: Ca,
+    longest: Duration,
 }
 
 /// Starts the controller.
@@ -63,6 +66,7 @@ pub fn start(start: Start) {
         tracing::info!("certificates are not signed: no CA was given for it");
         return;
     };
+    let longest = ca.duration;
     let ca = match Ca::load(ca) {
         Ok(ca) => ca,
         Err(problem) => {
@@ -82,7 +86,7 @@ pub fn start(start: Start) {
         let requests = requests.clone();
         async move { requests.synced().await }
     };
-    let controller = Arc::new(Signing { start: start.clone(), requests, ca });
+    let controller = Arc::new(Signing { start: start.clone(), requests, ca, longest });
     run(&start, "csrsigning", WORKERS, queue, ready, controller);
 }
 
@@ -127,7 +131,7 @@ impl Reconcile for Signing {
                 Ok(()) => {
                     let mut serial = [0; 16];
                     self.start.ctx.rng.fill(&mut serial);
-                    let lifetime = lifetime(csr.spec.expiration_seconds);
+                    let lifetime = lifetime(csr.spec.expiration_seconds, self.longest);
                     let certificate = self.ca.sign(&request, &usages, lifetime, now, &serial);
                     let certificate = certificate.map_err(|e| {
                         Error::Protocol(format!("error auto signing csr \"{}\": {e}", key.name))
@@ -141,9 +145,12 @@ impl Reconcile for Signing {
     }
 }
 
-fn lifetime(wanted: Option<i32>) -> Duration {
+fn lifetime(wanted: Option<i32>, longest: Duration) -> Duration {
     let wanted = wanted.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
-    wanted.map_or(LONGEST, |wanted| wanted.clamp(SHORTEST, LONGEST))
+    match wanted {
+        Some(wanted) if wanted <= longest => wanted.max(SHORTEST),
+        _ => longest,
+    }
 }
 
 impl Ca {
@@ -341,7 +348,7 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, "kubernetes");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("a certificate").pem();
-        let pem = SigningCa { certificate, key: key.serialize_pem() };
+        let pem = SigningCa { certificate, key: key.serialize_pem(), duration: SIGNING_DURATION };
         let ca = Ca::load(&pem).expect("a CA");
         (pem, ca)
     }
@@ -390,7 +397,7 @@ mod tests {
         let names = certificate.subject_alternative_name().expect("it parses").expect("there is one").value;
         assert_eq!(names.general_names.len(), 2);
         // A year is counted from the backdated start.
-        let made = ca.sign(&request, &usages, LONGEST, now, &[1; 16]).expect("signed");
+        let made = ca.sign(&request, &usages, SIGNING_DURATION, now, &[1; 16]).expect("signed");
         let (_, block) = x509_parser::pem::parse_x509_pem(made.as_bytes()).expect("PEM");
         let end = block.parse_x509().expect("a certificate").validity().not_after.timestamp();
         assert_eq!(end, 1_800_000_000 + 365 * 24 * 3600 - 300);
@@ -398,13 +405,16 @@ mod tests {
 
     #[test]
     fn lifetimes() {
-        for (wanted, got) in [
-            (None, LONGEST),
-            (Some(1), SHORTEST),
-            (Some(3600), Duration::from_secs(3600)),
-            (Some(i32::MAX), LONGEST),
+        let minute = Duration::from_secs(60);
+        for (wanted, longest, got) in [
+            (None, SIGNING_DURATION, SIGNING_DURATION),
+            (Some(1), SIGNING_DURATION, SHORTEST),
+            (Some(3600), SIGNING_DURATION, Duration::from_secs(3600)),
+            (Some(i32::MAX), SIGNING_DURATION, SIGNING_DURATION),
+            (None, minute, minute),
+            (Some(3600), minute, minute),
         ] {
-            assert_eq!(lifetime(wanted), got);
+            assert_eq!(lifetime(wanted, longest), got, "{wanted:?}");
         }
     }
 

@@ -21,7 +21,7 @@ use knarr_api::core::v1::Pod;
 use knarr_base::{Ctx, ManualClock};
 use knarr_client::{Client, Error, ListOptions, Patch};
 use knarr_controllers::manager::{self, Config};
-use knarr_controllers::{SigningCa, TokenSigner, TokenSubject};
+use knarr_controllers::{SIGNING_DURATION, SigningCa, TokenSigner, TokenSubject};
 use knarr_testkit::{Cluster, wait_for};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Running {
         let cluster_ca = cluster.server.pki().ca().expect("there is a CA");
         let shared = cluster.client_as("system:kube-controller-manager", &[]);
         let ca = cluster.server.pki().pem("ca").expect("there is a CA");
-        let signing_ca = Some(SigningCa { certificate: ca.certificate, key: ca.key });
+        let signing_ca = Some(SigningCa { certificate: ca.certificate, key: ca.key, duration: SIGNING_DURATION });
         let tokens = cluster.server.tokens().clone();
         let token_signer = Some(TokenSigner(Arc::new(move |of: TokenSubject<'_>| {
             tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret)

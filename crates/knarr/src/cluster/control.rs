@@ -200,7 +200,11 @@ fn controllers_config(server: &ApiServer, config: &Config, with_node: bool) -> R
     Ok(manager::Config {
         token_signer: Some(TokenSigner(Arc::new(sign))),
         cluster_ca: ca.certificate.clone(),
-        signing_ca: Some(SigningCa { certificate: ca.certificate, key: ca.key }),
+        signing_ca: Some(SigningCa {
+            certificate: ca.certificate,
+            key: ca.key,
+            duration: config.signing_duration,
+        }),
         local_path: true,
         node_ipam: Some(NodeIpam {
             cluster: cidr(config.pod_cidr),

@@ -13,7 +13,7 @@ use knarr_client::https::Https;
 use knarr_client::{Change, Client, Informers, Transport};
 use knarr_tls::{self as tls, Trust};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme};
@@ -24,12 +24,20 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+#[cfg(test)]
+mod tests;
+
 /// A certificate that was asked for has to be there by then.
 const LIMIT: Duration = Duration::from_secs(60);
 /// A new one is asked for when between 70 and 90 % of the old one's time is over, as upstream's kubelet does.
 const ROTATE: (f64, f64) = (0.7, 0.2);
 /// No timer runs for longer: machines sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// A certificate that came when it was over, by this machine's clock, is asked for anew after this.
+const SHORTEST_REST: Duration = Duration::from_secs(1);
+/// How the two files of a pair ended that earlier versions kept.
+const FORMER: [&str; 2] = ["crt", "key"];
 
 /// What requests are sent as.
 const AGENT: &str = "knarr-agent";
@@ -105,17 +113,20 @@ impl Identity {
             server: Arc::default(),
         };
         for which in [Use::Client, Use::Server] {
-            let path = |kind: &str| this.dir.join(format!("{}.{kind}", which.file()));
-            let read = |kind: &str| std::fs::read_to_string(path(kind)).ok();
-            let (Some(certificate), Some(key)) = (read("crt"), read("key")) else { continue };
-            // A crash between the two files leaves a pair that does not fit: as if there were none.
-            let Ok(key) = certified(&certificate, &key) else { continue };
+            let read = |kind: &str| std::fs::read_to_string(this.path(which, kind)).ok();
+            // Earlier versions kept two files.
+            let former = || Some(FORMER.map(read).into_iter().collect::<Option<Vec<_>>>()?.concat());
+            let Some(Ok(key)) = read("pem").or_else(former).map(|pem| certified(&pem)) else { continue };
             let (from, until, name) = facts(&key)?;
             if from <= now && now < until && name == format!("system:node:{node}") {
                 this.held(which).set(key);
             }
         }
         Ok(Arc::new(this))
+    }
+
+    fn path(&self, which: Use, kind: &str) -> PathBuf {
+        self.dir.join(format!("{}.{kind}", which.file()))
     }
 
     fn held(&self, which: Use) -> &Arc<Held> {
@@ -134,7 +145,9 @@ impl Identity {
     pub fn transport(&self, server: &Server) -> Result<Arc<Https>> {
         let (trust, identity) =
             (Trust::Roots(tls::roots("ca", &self.ca)?), tls::Identity::Resolved(self.client.clone()));
-        let tls = tls::client(trust, identity, &[])?;
+        let mut tls = tls::client(trust, identity, &[])?;
+        // A resumed session would show the server the certificate of before the renewal.
+        tls.resumption = Resumption::disabled();
         Ok(Arc::new(Https::new(&server.host, server.port, tls, None)?))
     }
 
@@ -184,13 +197,13 @@ impl Identity {
         let csr = CertificateSigningRequest::from_value(&csr).context("a request is a request")?;
         let made = client.create(&csr).await.context("cannot ask for a certificate")?;
         let certificate = signed(ctx, transport, made.name()).await?;
-        let key = key.serialize_pem();
-        let certified = certified(&certificate, &key)?;
-        // The key goes first: a crash between the two leaves a pair that does not fit, which is noticed.
-        for (kind, text) in [("key", &key), ("crt", &certificate)] {
-            let path = self.dir.join(format!("{}.{kind}", which.file()));
-            write_atomic(&path, text.as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))?;
+        // In one file, so that a crash leaves the old pair or the new one.
+        let pem = format!("{}\n{}", certificate.trim_end(), key.serialize_pem());
+        let certified = certified(&pem)?;
+        let path = self.path(which, "pem");
+        write_atomic(&path, pem.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        for kind in FORMER {
+            let _ = std::fs::remove_file(self.path(which, kind));
         }
         self.held(which).set(certified);
         Ok(())
@@ -203,11 +216,13 @@ impl Identity {
             let shared: Arc<dyn Transport> = transport.clone();
             ctx.tasks.clone().spawn_until_stopped("certificates", async move {
                 let mut backoff = Backoff::new(Duration::from_secs(1), 2.0, Duration::from_secs(300));
+                // Drawn once a certificate: drawn again at every look, the earliest would win.
+                let mut jitter = ctx.rng.unit();
                 loop {
-                    let wait = this
-                        .held(which)
-                        .get()
-                        .map_or(Duration::ZERO, |key| until_rotation(&key, ctx.clock.now(), ctx.rng.unit()));
+                    let held = this.held(which).get();
+                    let wait = held.map_or(Duration::ZERO, |key| {
+                        until_rotation(&key, ctx.clock.now(), jitter)
+                    });
                     // An address that is not in it makes a serving certificate useless.
                     let fits = which == Use::Client || this.names(address);
                     if fits && !wait.is_zero() {
@@ -217,7 +232,10 @@ impl Identity {
                     match this.ask(&ctx, &shared, which, &[address]).await {
                         Ok(()) => {
                             backoff.reset();
+                            jitter = ctx.rng.unit();
                             transport.reconnect().await;
+                            tracing::info!(?which, "a new certificate is in use");
+                            ctx.clock.sleep(this.rest(which, ctx.clock.now())).await;
                         }
                         Err(error) => {
                             tracing::warn!(error = format!("{error:#}"), ?which, "no new certificate yet");
@@ -227,6 +245,14 @@ impl Identity {
                 }
             });
         }
+    }
+
+    /// How long a new certificate is left alone at least: half of what it has left, an hour at most. One of a few minutes,
+    /// which a signer dates back by as many, would be due as it comes.
+    fn rest(&self, which: Use, now: SystemTime) -> Duration {
+        let until = self.held(which).get().and_then(|key| facts(&key).ok()).map(|(_, until, _)| until);
+        let left = until.and_then(|until| until.duration_since(now).ok()).unwrap_or_default();
+        (left / 2).clamp(SHORTEST_REST, LONGEST_SLEEP)
     }
 
     /// Whether the serving certificate names an address.
@@ -255,9 +281,10 @@ fn until_rotation(key: &CertifiedKey, now: SystemTime, jitter: f64) -> Duration 
     at.duration_since(now).unwrap_or_default()
 }
 
-fn certified(certificate: &str, key: &str) -> Result<CertifiedKey> {
-    let chain = tls::certificates("kubelet", certificate)?;
-    let key = CertifiedKey::from_der(chain, tls::private_key("kubelet", key)?, &tls::provider())?;
+/// Out of a PEM text with chain and key.
+fn certified(pem: &str) -> Result<CertifiedKey> {
+    let chain = tls::certificates("kubelet", pem)?;
+    let key = CertifiedKey::from_der(chain, tls::private_key("kubelet", pem)?, &tls::provider())?;
     key.keys_match().context("the certificate is of another key")?;
     Ok(key)
 }

@@ -90,7 +90,7 @@ fn map(namespace: &str, name: &str, key: &str, text: &str) -> Value {
 }
 
 /// Everything that joining needs, with the path of its collection. kubeadm's names where it has one.
-fn objects(facts: &ClusterFacts, ca: &str, server: &str) -> Vec<(&'static str, Value)> {
+pub(super) fn objects(facts: &ClusterFacts, ca: &str, server: &str) -> Vec<(&'static str, Value)> {
     const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
     const PUBLIC: [&str; 2] = [
         "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-public/roles",
@@ -175,7 +175,7 @@ pub fn publish(ctx: &Ctx, control: &ControlPlane, config: &Config, server: Strin
 }
 
 /// Creates an object, or gives a ConfigMap that is there its data.
-async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(), Error> {
+pub(super) async fn ensure(client: &Client, collection: &str, object: &Value) -> Result<(), Error> {
     let url = format!("{collection}/{}", object["metadata"]["name"].as_str().unwrap_or_default());
     match client.get_as(&url, "application/json").await {
         Ok(there) => {
