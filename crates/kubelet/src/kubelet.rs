@@ -200,6 +200,8 @@ impl Kubelet {
     pub async fn start(&self) -> Result<(), KubeletError> {
         let tasks = &self.shared.ctx.tasks;
         let gate = tasks.ready_gate("kubelet");
+        let node = crate::eviction::node_ref(&self.shared.config);
+        self.shared.recorder.normal(&node, "Starting", "Starting kubelet.");
         crate::server::start(&self.shared).await?;
         tasks.spawn_until_stopped("node", crate::node::run(self.shared.clone(), gate));
         tasks.spawn_until_stopped("image-gc", crate::eviction::images::run(self.shared.clone()));

@@ -185,6 +185,9 @@ fn after_a_reboot_pods_start_again(cluster: &Cluster) {
         after["status"]["containerStatuses"][0]["containerID"]
     );
     assert_eq!(namespace.kubectl(&["logs", "hello"]).ok(), "Hello\n");
+    let rebooted = ["get", "events", "-A", "--field-selector", "reason=Rebooted"];
+    let rebooted = cluster.kubectl(&rebooted).ok();
+    assert!(rebooted.contains(" has been rebooted, boot id: "), "{rebooted}");
     let port = namespace.get("service/web")["spec"]["ports"][0]["nodePort"].to_string();
     let url = format!("http://10.244.0.1:{port}/cgi-bin/ask");
     let heard = wait_for(&url, seconds(60), || cluster.host.http(&url));

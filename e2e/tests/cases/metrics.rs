@@ -1,4 +1,5 @@
-//! What nodes and pods use: `kubectl top`, an autoscaler that goes by it, and the kubelet's API that it comes from.
+//! What nodes and pods use: `kubectl top`, an autoscaler that goes by it, and the kubelet's API that it comes from. What a
+//! node says of itself.
 
 use knarr_e2e::wait::seconds;
 use knarr_e2e::{Case, Cluster, Namespace, cases, wait_for};
@@ -10,7 +11,36 @@ pub const CASES: &[Case] = cases![
     another_metrics_server_takes_over_and_gives_back,
     the_kubelets_api_is_for_those_whom_the_api_server_lets_in,
     the_summary_tells_of_containers_volumes_and_the_network,
+    a_node_tells_what_became_of_it,
 ];
+
+fn a_node_tells_what_became_of_it(cluster: &Cluster) {
+    let node = &*cluster.host.name;
+    let told = |reason: &str, message: &str| {
+        wait_for(&format!("the event {reason}"), seconds(20), || {
+            let of_node = format!("involvedObject.kind=Node,involvedObject.name={node},reason={reason}");
+            let events = cluster.kubectl(&["get", "events", "-A", "--field-selector", &of_node]).result()?;
+            if events.contains(message) { Ok(()) } else { Err(events) }
+        });
+    };
+    told("Starting", "Starting kubelet.");
+    for reason in ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"] {
+        told(reason, &format!("Node {node} status is now: {reason}"));
+    }
+    cluster.kubectl(&["cordon", node]).ok();
+    told("NodeNotSchedulable", &format!("Node {node} status is now: NodeNotSchedulable"));
+    cluster.kubectl(&["uncordon", node]).ok();
+    told("NodeSchedulable", &format!("Node {node} status is now: NodeSchedulable"));
+    // What the node lifecycle controller writes of a node that it has not heard of is answered at once.
+    let lost = r#"{"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}"#;
+    cluster.kubectl(&["patch", "node", node, "--subresource=status", "-p", lost]).ok();
+    told("NodeReady", &format!("Node {node} status is now: NodeReady"));
+    wait_for("a node that is ready", seconds(10), || {
+        let path = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        let seen = cluster.kubectl(&["get", "node", node, "-o", path]).result()?;
+        if seen == "True" { Ok(()) } else { Err(seen) }
+    });
+}
 
 /// A deployment of pods that burn a twentieth of a CPU and hold some memory.
 fn busy(namespace: &Namespace<'_>, name: &str) {

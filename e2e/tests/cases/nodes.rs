@@ -195,7 +195,7 @@ fn certificates_are_renewed_while_an_agent_runs(cluster: &Cluster) {
     assert!(!is_over(&first));
     let served = wait_for("a serving certificate", seconds(20), shown);
     wait_for("the end of the first certificate", seconds(90), || {
-        if is_over(&first) { Ok(()) } else { Err("not yet") }
+        if is_over(&first) { Ok(()) } else { Err("not yet".to_owned()) }
     });
     // The kubelet is heard, hears, and is trusted.
     answerer(&namespace, "there", "beta");
