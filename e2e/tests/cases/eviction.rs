@@ -147,10 +147,9 @@ fn a_full_disk_costs_unused_images_first_and_then_the_pod_that_fills_it(cluster:
     });
     assert_eq!(namespace.get("pod/modest")["status"]["phase"], "Running");
     let began = format!("Node {node} status is now: NodeHasDiskPressure");
-    for (reason, message) in [
-        ("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage"),
-        ("NodeHasDiskPressure", &began),
-    ] {
+    for (reason, message) in
+        [("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage"), ("NodeHasDiskPressure", &began)]
+    {
         let selector = format!("reason={reason}");
         let events = cluster.kubectl(&["get", "events", "-A", "--field-selector", &selector]).ok();
         assert!(events.contains(message), "{events}");

@@ -1,7 +1,8 @@
 //! Volumes: every kind a pod can have so far.
 
+use knarr_e2e::host::INSIDE;
 use knarr_e2e::wait::seconds;
-use knarr_e2e::{Case, Cluster, cases, wait_for};
+use knarr_e2e::{Case, Cluster, Namespace, TestHost, cases, wait_for};
 
 pub const CASES: &[Case] = cases![
     an_empty_dir_outlives_its_containers_but_not_its_pod,
@@ -14,7 +15,100 @@ pub const CASES: &[Case] = cases![
     changes_show_within_a_second_and_all_at_once,
     a_sub_path_never_leads_out_of_its_volume,
     a_claim_that_cannot_be_met_says_so_and_a_volume_of_another_kind_too,
+    an_empty_device_is_formatted_and_nothing_else_is,
 ];
+
+/// A device over a file of the test host.
+struct Device<'a> {
+    host: &'a TestHost,
+    path: String,
+}
+
+impl<'a> Device<'a> {
+    fn new(host: &'a TestHost, name: &str) -> Self {
+        let file = format!("{INSIDE}/files/{name}");
+        host.run(&["truncate", "--size=32M", &file]).ok();
+        let path = host.run(&["losetup", "--find", "--show", &file]).ok().trim().to_owned();
+        Self { host, path }
+    }
+
+    /// What blkid finds on it.
+    fn holds(&self) -> String {
+        let line = format!("blkid -p -s TYPE -s UUID -o value {} || true", self.path);
+        self.host.run(&["sh", "-c", &line]).ok()
+    }
+
+    /// Gives it to a namespace as a claim of its own name.
+    fn claim(&self, namespace: &Namespace<'_>, name: &str) {
+        let (path, host, volume) = (&self.path, &self.host.name, format!("{}-{name}", namespace.name));
+        namespace.apply(&format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: {volume}}}\nspec:\n  accessModes: [ReadWriteOnce]\n  capacity: {{storage: 32Mi}}\n  storageClassName: by-hand\n  mountOptions: [noatime]\n  local: {{path: {path}}}\n  nodeAffinity: {{required: {{nodeSelectorTerms: [{{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [{host}]}}]}}]}}}}\n---\napiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}}}\nspec: {{accessModes: [ReadWriteOnce], storageClassName: by-hand, volumeName: {volume}, resources: {{requests: {{storage: 32Mi}}}}}}\n"
+        ));
+    }
+}
+
+impl Drop for Device<'_> {
+    fn drop(&mut self) {
+        let _ = self.host.run(&["losetup", "--detach", &self.path]);
+    }
+}
+
+fn an_empty_device_is_formatted_and_nothing_else_is(cluster: &Cluster) {
+    let namespace = cluster.namespace();
+    let (empty, swap) = (Device::new(&cluster.host, "empty"), Device::new(&cluster.host, "swap"));
+    cluster.host.run(&["mkswap", &swap.path]).ok();
+    let before = swap.holds();
+    empty.claim(&namespace, "disk");
+    swap.claim(&namespace, "swap");
+    let pod = |name: &str, claim: &str, script: &str| {
+        namespace.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  securityContext: {{fsGroup: 77}}\n  containers:\n  - {{name: main, image: 'busybox:1.35', command: [sh, -c, '{script}; sleep 3600'], volumeMounts: [{{name: v, mountPath: /data}}]}}\n  volumes: [{{name: v, persistentVolumeClaim: {{claimName: {claim}}}}}]\n"
+        ));
+    };
+    // At once: it is formatted for one of them only.
+    pod("one", "disk", "echo first >> /data/one");
+    pod("two", "disk", "echo second >> /data/two");
+    pod("never", "swap", "true");
+    for name in ["one", "two"] {
+        namespace.wait_until_ready(name);
+    }
+    wait_for("both files in both", seconds(20), || {
+        let of = |name| namespace.exec(name, &["cat", "/data/one", "/data/two"]).result();
+        if of("one")? == "first\nsecond\n" && of("two")? == "first\nsecond\n" {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    });
+    let mounts = namespace.exec("one", &["grep", " /data ", "/proc/mounts"]).ok();
+    assert!(mounts.contains(" ext4 ") && mounts.contains("noatime"), "{mounts}");
+    assert_eq!(namespace.exec("one", &["stat", "-c", "%g", "/data"]).ok().trim(), "77");
+    let made = empty.holds();
+    namespace.kubectl(&["delete", "pod", "one", "two"]).ok();
+    wait_for("nothing mounted of the device", seconds(20), || {
+        let table = cluster.host.run(&["cat", "/proc/self/mounts"]).result()?;
+        if table.contains(&empty.path) { Err(table) } else { Ok(()) }
+    });
+    pod("three", "disk", "true");
+    namespace.wait_until_ready("three");
+    assert_eq!(namespace.exec("three", &["cat", "/data/one"]).ok(), "first\n");
+    assert_eq!(empty.holds(), made);
+
+    let why = format!("local: failed to mount device {}", swap.path);
+    wait_for("an event that says why", seconds(30), || {
+        let events = namespace.kubectl(&["get", "events"]).ok();
+        if events.contains(&why) && events.contains("mount failed: exit status 32") {
+            Ok(())
+        } else {
+            Err(events)
+        }
+    });
+    assert_eq!(swap.holds(), before);
+    namespace.kubectl(&["delete", "pod", "three", "never"]).ok();
+    let volumes: Vec<String> = ["disk", "swap"].map(|name| format!("{}-{name}", namespace.name)).into();
+    namespace.kubectl(&["delete", "pvc", "disk", "swap"]).ok();
+    cluster.kubectl(&["delete", "pv", &volumes[0], &volumes[1]]).ok();
+}
 
 fn an_empty_dir_outlives_its_containers_but_not_its_pod(cluster: &Cluster) {
     let namespace = cluster.namespace();

@@ -51,7 +51,8 @@ impl Running {
         let cluster_ca = cluster.server.pki().ca().expect("there is a CA");
         let shared = cluster.client_as("system:kube-controller-manager", &[]);
         let ca = cluster.server.pki().pem("ca").expect("there is a CA");
-        let signing_ca = Some(SigningCa { certificate: ca.certificate, key: ca.key, duration: SIGNING_DURATION });
+        let signing_ca =
+            Some(SigningCa { certificate: ca.certificate, key: ca.key, duration: SIGNING_DURATION });
         let tokens = cluster.server.tokens().clone();
         let token_signer = Some(TokenSigner(Arc::new(move |of: TokenSubject<'_>| {
             tokens.sign_for_secret(of.namespace, of.account, of.uid, of.secret)

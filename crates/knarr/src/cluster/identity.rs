@@ -220,9 +220,8 @@ impl Identity {
                 let mut jitter = ctx.rng.unit();
                 loop {
                     let held = this.held(which).get();
-                    let wait = held.map_or(Duration::ZERO, |key| {
-                        until_rotation(&key, ctx.clock.now(), jitter)
-                    });
+                    let wait =
+                        held.map_or(Duration::ZERO, |key| until_rotation(&key, ctx.clock.now(), jitter));
                     // An address that is not in it makes a serving certificate useless.
                     let fits = which == Use::Client || this.names(address);
                     if fits && !wait.is_zero() {

@@ -109,9 +109,12 @@ mod tests {
         }
         let boot = |id: &str| json!({"nodeInfo": {"bootID": id}});
         let told = "Node alpha has been rebooted, boot id: 2".to_owned();
-        for (was, is, expected) in
-            [(boot("1"), "1", None), (boot("1"), "2", Some(told)), (boot(""), "2", None), (json!({}), "2", None)]
-        {
+        for (was, is, expected) in [
+            (boot("1"), "1", None),
+            (boot("1"), "2", Some(told)),
+            (boot(""), "2", None),
+            (json!({}), "2", None),
+        ] {
             assert_eq!(of_boot("alpha", &was, &boot(is)), expected, "{was} {is}");
         }
     }

@@ -2,6 +2,7 @@
 //! for a pod, when the Node authorizer lets this node see them; what was found stays while the pod does. Kinds of
 //! volumes: local and hostPath. Others need a driver and are refused.
 
+use super::device::{DEFAULT_TYPE, Device};
 use super::host_path;
 use crate::kubelet::Shared;
 use knarr_api::Kind;
@@ -38,6 +39,8 @@ pub(super) struct Found {
     pub(super) owned: bool,
     /// The volume's group, if it has one.
     pub(super) group: Option<u32>,
+    /// The device whose file system it is, with the volume's name: it has to be mounted for the pod.
+    pub(super) device: Option<(String, Device)>,
 }
 
 /// The volume behind a claim, or why it cannot be used: the whole message of the event.
@@ -157,6 +160,7 @@ fn mount(persistent: &PersistentVolume, asked_read_only: bool) -> Result<Found, 
         block: is_block(persistent),
         owned: owned && !asked_read_only,
         group,
+        device: None,
     };
     if let Some(source) = spec.and_then(|s| s.host_path.as_ref()) {
         return match host_path::check(source) {
@@ -180,7 +184,17 @@ fn mount(persistent: &PersistentVolume, asked_read_only: bool) -> Result<Found, 
         (false, true, _) => Ok(found(path, true)),
         (true, _, true) => Ok(found(path, false)),
         (false, _, true) => {
-            failed("MountVolume.MountDevice", "devices are not formatted and mounted by this kubelet")
+            let device = Device {
+                path: path.clone(),
+                fs_type: source
+                    .fs_type
+                    .clone()
+                    .filter(|t| !t.is_empty())
+                    .unwrap_or_else(|| DEFAULT_TYPE.to_owned()),
+                read_only: asked_read_only,
+                options: spec.and_then(|s| s.mount_options.clone()).unwrap_or_default(),
+            };
+            Ok(Found { device: Some((name.to_owned(), device)), ..found(path, true) })
         }
         (true, ..) => failed("MapVolume.SetUpDevice", "only block devices can be given as devices"),
         _ => failed("MountVolume.SetUp", "only directory and block device are supported"),

@@ -3,6 +3,7 @@
 
 mod atomic;
 pub(crate) mod claim;
+mod device;
 mod empty_dir;
 mod host_path;
 pub(crate) mod local_path;
@@ -97,7 +98,22 @@ fn own_once(root: &Path, pod: &Pod, plugin: &str, name: &str, path: &Path, new: 
 
 /// A volume behind a claim, or the whole message that says why not.
 async fn claimed(kubelet: &Arc<Shared>, pod: &Pod, volume: &Volume) -> Result<Mounted, String> {
-    let found = claim::find(kubelet, pod, volume).await?;
+    let mut found = claim::find(kubelet, pod, volume).await?;
+    if let Some((name, device)) = found.device.take() {
+        // A mount of the pod's own: the kernel shares a device's file system, and the pod's end ends it.
+        let target = volume_dir(&kubelet.config.root_dir, pod.uid(), "local-volume", &name);
+        let (source, at) = (device.path.clone(), target.clone());
+        let kind = device.fs_type.clone();
+        let mounted = tokio::task::spawn_blocking(move || device::mount(&device, &at)).await;
+        mounted.unwrap_or_else(|_| Err("the work was cut off".to_owned())).map_err(|e| {
+            let (source, at) = (source.display(), target.display());
+            format!(
+                "MountVolume.MountDevice failed for volume \"{name}\" : local: failed to mount device {source} at {at} (fstype: \
+                 {kind}), error {e}"
+            )
+        })?;
+        found.path = target;
+    }
     if found.owned {
         let (pod, path, name) = (pod.clone(), found.path.clone(), volume.name.clone());
         let root = kubelet.config.root_dir.clone();
