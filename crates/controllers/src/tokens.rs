@@ -61,17 +61,10 @@ pub fn start(start: Start) {
     let secrets = start.informers.filtered::<Secret>("", "", &format!("type={TYPE}"));
     let accounts = start.informers.get::<ServiceAccount>();
     let queue = WorkQueue::new(start.ctx.clone());
-    let (on_secret, held, client) = (queue.clone(), accounts.clone(), start.clone());
-    secrets.on_change(move |change: &Change<Secret>| {
-        let secret = change.object();
-        if change.new.is_some() {
-            on_secret.add(Key::of(&secret.metadata));
-            return;
-        }
-        let account = held.get(secret.namespace(), annotation(secret, ACCOUNT_NAME));
-        if let Some(account) = account.filter(|account| refers(account, secret.name())) {
-            forget(&client, account, secret.name().to_owned());
-        }
+    let (on_secret, client) = (queue.clone(), start.clone());
+    secrets.on_change(move |change: &Change<Secret>| match &change.new {
+        Some(secret) => on_secret.add(Key::of(&secret.metadata)),
+        None => forget(&client, change.object().clone()),
     });
     let (on_account, known) = (queue.clone(), secrets.clone());
     accounts.on_change(move |change: &Change<ServiceAccount>| {
@@ -93,20 +86,27 @@ pub fn start(start: Start) {
     run(&start, "serviceaccount-token", WORKERS, queue, ready, controller);
 }
 
+/// Whether the account of the secret's account name is the one that it was made for.
+fn is_meant(account: &ServiceAccount, secret: &Secret) -> bool {
+    let uid = annotation(secret, ACCOUNT_UID);
+    uid.is_empty() || account.metadata.uid.as_deref() == Some(uid)
+}
+
 fn refers(account: &ServiceAccount, secret: &str) -> bool {
     account.secrets.iter().flatten().any(|held| held.name.as_deref() == Some(secret))
 }
 
-/// Takes a secret that is gone off its account's list.
-fn forget(start: &Start, account: Arc<ServiceAccount>, secret: String) {
+/// Takes a secret that is gone off its account's list. The server is asked for the account: the informer's copy may be
+/// older than the secret was.
+fn forget(start: &Start, secret: Arc<Secret>) {
     let client = start.client.clone();
     start.ctx.tasks.spawn_until_stopped("serviceaccount-token reference", async move {
+        let account = annotation(&secret, ACCOUNT_NAME);
         for _ in 0..REFERENCE_ATTEMPTS {
-            let live = client.get_opt::<ServiceAccount>(account.namespace(), account.name()).await;
-            let result = match live {
-                Ok(Some(mut live)) if live.metadata.uid == account.metadata.uid => {
+            let result = match client.get_opt::<ServiceAccount>(secret.namespace(), account).await {
+                Ok(Some(mut live)) if is_meant(&live, &secret) && refers(&live, secret.name()) => {
                     let held = live.secrets.get_or_insert_default();
-                    held.retain(|held| held.name.as_deref() != Some(&secret));
+                    held.retain(|held| held.name.as_deref() != Some(secret.name()));
                     client.update(&live).await.map(drop)
                 }
                 Ok(_) => return,
@@ -115,7 +115,7 @@ fn forget(start: &Start, account: Arc<ServiceAccount>, secret: String) {
             match result {
                 Err(error) if error.is_conflict() => {}
                 Err(error) if !error.is_not_found() => {
-                    tracing::warn!(%error, account = account.name(), "a deleted token stays on the account's list");
+                    tracing::warn!(%error, account, "a deleted token stays on the account's list");
                     return;
                 }
                 _ => return,
@@ -127,14 +127,13 @@ fn forget(start: &Start, account: Arc<ServiceAccount>, secret: String) {
 impl Tokens {
     /// The account of a secret, as it is or (before anything is deleted) as the server has it.
     async fn account(&self, secret: &Secret) -> Result<Option<Arc<ServiceAccount>>, Error> {
-        let (name, uid) = (annotation(secret, ACCOUNT_NAME), annotation(secret, ACCOUNT_UID));
-        let is_meant =
-            |account: &ServiceAccount| uid.is_empty() || account.metadata.uid.as_deref() == Some(uid);
-        if let Some(held) = self.accounts.get(secret.namespace(), name).filter(|account| is_meant(account)) {
+        let name = annotation(secret, ACCOUNT_NAME);
+        let held = self.accounts.get(secret.namespace(), name);
+        if let Some(held) = held.filter(|account| is_meant(account, secret)) {
             return Ok(Some(held));
         }
         let live = self.start.client.get_opt::<ServiceAccount>(secret.namespace(), name).await?;
-        Ok(live.filter(is_meant).map(Arc::new))
+        Ok(live.filter(|account| is_meant(account, secret)).map(Arc::new))
     }
 
     fn is_complete(&self, secret: &Secret) -> bool {
