@@ -20,6 +20,9 @@ pub trait Clock: Send + Sync + 'static {
     fn instant(&self) -> Instant;
     /// Resolves once `duration` of monotonic time has passed.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+    /// Resolves at this monotonic time. Unlike a sleep for what is left until then, it is not late by what passes
+    /// between the look at the clock and the sleep.
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()>;
 }
 
 /// The machine's clock.
@@ -42,6 +45,9 @@ impl Clock for SystemClock {
     }
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         Box::pin(tokio::time::sleep(duration))
+    }
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep_until(at.into()))
     }
 }
 
@@ -78,6 +84,20 @@ impl ManualClock {
             let _ = wake.send(());
         }
     }
+
+    /// Sleeps until as much time has passed since the start as `until` says, told what has passed now.
+    fn sleep_to(&self, until: impl FnOnce(Duration) -> Duration) -> BoxFuture<'static, ()> {
+        let (wake, woken) = tokio::sync::oneshot::channel();
+        let mut state = self.state.lock().expect("clock lock is never poisoned");
+        let at = until(state.elapsed);
+        if at <= state.elapsed {
+            return Box::pin(std::future::ready(()));
+        }
+        state.sleepers.push((at, wake));
+        Box::pin(async move {
+            let _ = woken.await;
+        })
+    }
 }
 
 impl Clock for ManualClock {
@@ -88,16 +108,10 @@ impl Clock for ManualClock {
         self.start + self.state.lock().expect("clock lock is never poisoned").elapsed
     }
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (wake, woken) = tokio::sync::oneshot::channel();
-        let mut state = self.state.lock().expect("clock lock is never poisoned");
-        let at = state.elapsed + duration;
-        if duration.is_zero() {
-            return Box::pin(std::future::ready(()));
-        }
-        state.sleepers.push((at, wake));
-        Box::pin(async move {
-            let _ = woken.await;
-        })
+        self.sleep_to(|elapsed| elapsed + duration)
+    }
+    fn sleep_until(&self, at: Instant) -> BoxFuture<'static, ()> {
+        self.sleep_to(|_| at.saturating_duration_since(self.start))
     }
 }
 
@@ -123,5 +137,18 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         sleep.await;
         assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_sleep_until_a_time_ends_then_whenever_it_began() {
+        let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
+        let at = clock.instant() + Duration::from_secs(5);
+        clock.advance(Duration::from_secs(4));
+        let mut sleep = clock.sleep_until(at);
+        assert!(futures_util::poll!(&mut sleep).is_pending());
+        clock.advance(Duration::from_secs(1));
+        sleep.await;
+        clock.sleep_until(at).await;
+        SystemClock::new().sleep_until(SystemClock::new().instant()).await;
     }
 }

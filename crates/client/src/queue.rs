@@ -62,10 +62,15 @@ impl<T: Clone + Eq + Hash + Send + Sync + 'static> WorkQueue<T> {
     /// Adds a key once `delay` has passed. A key waits for one time only, the soonest: who needs a later one too
     /// asks again when the key is worked on.
     pub fn add_after(&self, key: T, delay: Duration) {
-        if delay.is_zero() {
+        self.add_at(key, self.ctx.clock.instant() + delay);
+    }
+
+    /// [`WorkQueue::add_after`] for a time of the monotonic clock: who reckoned with a look at the clock that is a
+    /// while ago is not late by that while.
+    pub fn add_at(&self, key: T, at: Instant) {
+        if at <= self.ctx.clock.instant() {
             return self.add(key);
         }
-        let at = self.ctx.clock.instant() + delay;
         {
             let mut state = self.lock();
             if state.due.get(&key).is_some_and(|due| *due <= at) {
@@ -73,7 +78,7 @@ impl<T: Clone + Eq + Hash + Send + Sync + 'static> WorkQueue<T> {
             }
             state.due.insert(key.clone(), at);
         }
-        let (queue, sleep) = (self.clone(), self.ctx.clock.sleep(delay));
+        let (queue, sleep) = (self.clone(), self.ctx.clock.sleep_until(at));
         self.ctx.tasks.spawn_until_stopped("queue-delay", async move {
             sleep.await;
             let is_due = {

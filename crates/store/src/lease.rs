@@ -93,7 +93,7 @@ pub(crate) fn spawn_expiry(ctx: &Ctx, keyspace: &Arc<Keyspace>, revoke: Revoke) 
             let granted = space.lease_granted.notified();
             match pause {
                 Pause::Until(instant) => {
-                    let sleep = clock.sleep(instant.saturating_duration_since(clock.instant()));
+                    let sleep = clock.sleep_until(instant);
                     tokio::select! {
                         () = granted => {}
                         () = sleep => {}

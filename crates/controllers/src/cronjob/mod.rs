@@ -222,7 +222,9 @@ impl Round<'_> {
 
     /// Makes the job that is due.
     async fn work(&mut self, jobs: &[Arc<Job>]) -> Result<Next, Error> {
-        let now = self.controller.start.ctx.clock.now();
+        // The monotonic time first: should the clock be moved in between, the next look is too early rather than late.
+        let clock = &self.controller.start.ctx.clock;
+        let (begun, now) = (clock.instant(), clock.now());
         self.observe(jobs).await?;
         if self.cron.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Done);
@@ -256,7 +258,7 @@ impl Round<'_> {
             }
         };
         let Some(due) = passed.last else {
-            return Ok(Next::After(times::until_next(&self.current(), &schedule, now)));
+            return Ok(Next::At(begun + times::until_next(&self.current(), &schedule, now)));
         };
         if passed.is_many() {
             let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
@@ -270,7 +272,7 @@ impl Round<'_> {
             self.make_room().await?;
             self.create(due).await?;
         }
-        Ok(Next::After(times::until_next(&self.current(), &schedule, now)))
+        Ok(Next::At(begun + times::until_next(&self.current(), &schedule, now)))
     }
 
     /// The cron job with its status as it is now.

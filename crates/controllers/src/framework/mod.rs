@@ -14,7 +14,7 @@ use knarr_base::clock::BoxFuture;
 use knarr_client::informer::Key;
 use knarr_client::{Client, Error, Informers, WorkQueue};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a controller is started with.
 #[derive(Clone)]
@@ -38,6 +38,9 @@ pub enum Next {
     Done,
     /// Look again after this long, whatever happens.
     After(Duration),
+    /// Look again at this time of the monotonic clock, whatever happens: for what was reckoned from the clock before
+    /// requests were made.
+    At(Instant),
 }
 
 /// Brings what is observed closer to what is desired, for one key at a time.
@@ -81,8 +84,10 @@ async fn work(name: &'static str, queue: WorkQueue<Key>, controller: Arc<dyn Rec
         match controller.sync(&key).await {
             Ok(next) => {
                 queue.forget(&key);
-                if let Next::After(delay) = next {
-                    queue.add_after(key.clone(), delay);
+                match next {
+                    Next::Done => {}
+                    Next::After(delay) => queue.add_after(key.clone(), delay),
+                    Next::At(time) => queue.add_at(key.clone(), time),
                 }
             }
             Err(error) => {

@@ -170,7 +170,7 @@ impl Nodes {
         drop(node);
         self.queue.add(Key::new("", ALL));
         // A node that is lost is heard of by its own change.
-        Ok(if left.is_zero() { Next::Done } else { Next::After(left + Duration::from_millis(1)) })
+        Ok(if left.is_zero() { Next::Done } else { Next::At(now + left + Duration::from_millis(1)) })
     }
 
     /// Marks the pods of a node that has just become not ready.
@@ -259,7 +259,7 @@ impl Nodes {
                 }
             }
         }
-        Ok(plan.next.map_or(Next::Done, Next::After))
+        Ok(plan.next.map_or(Next::Done, |left| Next::At(now + left)))
     }
 }
 
