@@ -5,7 +5,7 @@ use knarr_apiserver::pki::PkiConfig;
 use knarr_apiserver::request::UserInfo;
 use knarr_apiserver::{ApiServer, ServerConfig};
 use knarr_base::Ctx;
-use knarr_client::Client;
+use knarr_client::{Client, Transport};
 use knarr_resources::bootstrap::{self, BootstrapConfig};
 use knarr_store::memory::MemoryStore;
 use std::fmt::Debug;
@@ -82,7 +82,12 @@ impl Cluster {
 
     /// The same in other surroundings, say by a clock that a test moves.
     pub fn client_in(&self, ctx: &Ctx, user: &str, groups: &[&str]) -> Client {
-        Client::new(self.server.transport(UserInfo::new(user, groups)), "test", ctx.clone())
+        Client::new(self.transport(user, groups), "test", ctx.clone())
+    }
+
+    /// What carries the requests of a client, for tests that put something in between.
+    pub fn transport(&self, user: &str, groups: &[&str]) -> Arc<dyn Transport> {
+        self.server.transport(UserInfo::new(user, groups))
     }
 
     /// A client of a service account in kube-system.

@@ -1,14 +1,18 @@
-//! Of several candidates for a Lease one leads, by the clock of the test.
+//! Of several candidates for a Lease one leads, by the clock of the test. It stands still while a request is under
+//! way, so that a busy machine costs a candidate no time.
 
 use crate::LIMIT;
+use bytes::Bytes;
 use knarr_api::Kind;
 use knarr_api::coordination::v1::Lease;
-use knarr_base::clock::timeout;
+use knarr_base::clock::{BoxFuture, timeout};
 use knarr_base::{Clock, Ctx, ManualClock};
 use knarr_client::election::Election;
+use knarr_client::{Body, Client, Error, Transport};
 use knarr_testkit::{Cluster, wait_for};
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long a Lease is good for, and the longest wait between two tries of a candidate.
@@ -16,22 +20,62 @@ const DURATION: Duration = Duration::from_secs(15);
 const TRY: Duration = Duration::from_millis(4_400);
 const STEP: Duration = Duration::from_secs(1);
 
+/// Knows how many requests are under way, to the end of their answers.
+struct Counting {
+    inner: Arc<dyn Transport>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// One of them, also if it is given up.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn of(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Transport for Counting {
+    fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, Error>> {
+        let (under_way, answer) = (UnderWay::of(&self.under_way), self.inner.send(request));
+        Box::pin(async move {
+            let _under_way = under_way;
+            let (head, body) = answer.await?.into_parts();
+            let body = body.collect().await.map_err(|e| Error::Protocol(e.to_string()))?;
+            Ok(http::Response::from_parts(head, Body::full(body)))
+        })
+    }
+
+    fn server(&self) -> String {
+        self.inner.server()
+    }
+}
+
 struct Office {
     cluster: Cluster,
     clock: Arc<ManualClock>,
+    under_way: Arc<AtomicUsize>,
 }
 
 impl Office {
     async fn open() -> Self {
         let cluster = Cluster::start().await;
         let clock = ManualClock::at(cluster.ctx.clock.now());
-        Self { cluster, clock }
+        Self { cluster, clock, under_way: Arc::default() }
     }
 
     fn candidate(&self, name: &str) -> Election {
         let ctx = Ctx { clock: self.clock.clone(), ..self.cluster.ctx.clone() };
-        let client = self.cluster.client_in(&ctx, "admin", &["system:masters"]);
-        Election::new(client, "kube-system", "office", name)
+        let inner = self.cluster.transport("admin", &["system:masters"]);
+        let transport = Counting { inner, under_way: self.under_way.clone() };
+        Election::new(Client::new(Arc::new(transport), "test", ctx), "kube-system", "office", name)
     }
 
     async fn lease(&self) -> Value {
@@ -49,13 +93,16 @@ impl Office {
         let start = self.clock.instant();
         let moving = async {
             loop {
-                // Who woke has to have the time for its requests.
-                self.cluster.ctx.clock.sleep(Duration::from_millis(20)).await;
-                self.clock.advance(STEP);
+                self.cluster.ctx.clock.sleep(Duration::from_millis(1)).await;
+                if self.under_way.load(Ordering::SeqCst) == 0 {
+                    self.clock.advance(STEP);
+                }
             }
         };
         let raced = async {
+            // In this order: whom the clock woke has come to its next request or sleep before the clock moves again.
             tokio::select! {
+                biased;
                 () = work => {}
                 () = moving => {}
             }
