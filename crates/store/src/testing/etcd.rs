@@ -8,6 +8,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex};
 
@@ -178,11 +179,23 @@ pub fn spawn_kept(command: Command) -> io::Result<Child> {
     answered.recv().map_err(io::Error::other)?
 }
 
-/// Ports that nobody listens on, all different.
+/// Where [`free_ports`] looks: below what the kernel gives to outgoing connections, which could take the port of a
+/// server that is not up yet or is just being restarted.
+const PORTS: std::ops::Range<u16> = 10_240..30_000;
+
+/// Ports that nobody listens on, all different, also from those of earlier calls.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a port is free")).collect();
-    held.iter().map(|listener| listener.local_addr().expect("it listens").port()).collect()
+    // Processes that run at the same time begin in different places.
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(64)));
+    let all = std::iter::repeat_with(|| {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(PORTS.end - PORTS.start);
+        PORTS.start + u16::try_from(next).expect("it is less than the range is long")
+    });
+    let tries = PORTS.len();
+    let free: Vec<u16> =
+        all.take(tries).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).take(count).collect();
+    assert_eq!(free.len(), count, "ports are free");
+    free
 }
 
 /// A CA, a server's and a client's certificate of it.
