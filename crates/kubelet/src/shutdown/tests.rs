@@ -80,9 +80,11 @@ fn serve(fake: &Fake, stream: UnixStream) {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+                // Before the client goes on, the other end is kept and its own copied end is the only one.
+                fake.locks.lock().unwrap().push(ours);
                 rustix::net::sendmsg(&out, &[IoSlice::new(&bytes)], &mut control, SendFlags::empty())
                     .expect("it is read");
-                fake.locks.lock().unwrap().push(ours);
+                drop(theirs);
                 signal(&mut out, ":1.66", true);
                 signal(&mut out, LOGIND, true);
                 continue;
