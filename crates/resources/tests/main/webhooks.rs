@@ -161,7 +161,10 @@ async fn changed_objects_are_checked_again() {
 async fn refusals_and_failures() {
     let (world, webhook) = (World::new().await, server().await);
     let url = |path: &str, seconds: u8| webhook.url(&format!("{path}?timeout={seconds}s"));
-    let unreachable = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the port, but nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let unreachable = taken.local_addr().unwrap();
     let nowhere =
         json!({"name": "gone.example.com", "clientConfig": {"url": format!("https://{unreachable}/x")}});
     let service = json!({"name": "svc.example.com",
