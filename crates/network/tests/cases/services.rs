@@ -142,7 +142,7 @@ const DEAD: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
 
 #[test]
 fn pods_reach_each_other_the_node_and_services() {
-    in_test_host("cases::services::pods_reach_each_other_the_node_and_services", || {
+    in_measured_host("cases::services::pods_reach_each_other_the_node_and_services", || {
         let cluster = Cluster::start();
         let (a, a_ip) = cluster.pod("a");
         let (b, b_ip) = cluster.pod("b");
@@ -541,7 +541,7 @@ fn what_is_in_the_way_is_named() {
 
 #[test]
 fn a_pod_is_connected_within_milliseconds() {
-    in_test_host("cases::services::a_pod_is_connected_within_milliseconds", || {
+    in_measured_host("cases::services::a_pod_is_connected_within_milliseconds", || {
         let cluster = Cluster::start();
         let all: Vec<PathBuf> = (0..50).map(|i| namespace(&format!("p{i}"))).collect();
         let mut took: Vec<Duration> = Vec::new();
@@ -559,7 +559,7 @@ fn a_pod_is_connected_within_milliseconds() {
 
 #[test]
 fn a_change_among_a_thousand_services_is_quick() {
-    in_test_host("cases::services::a_change_among_a_thousand_services_is_quick", || {
+    in_measured_host("cases::services::a_change_among_a_thousand_services_is_quick", || {
         let cluster = Cluster::start();
         let ip = |i: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 8, 0)) + i);
         let pods: Vec<Ipv4Addr> = (2..12).map(|i| Ipv4Addr::new(10, 244, 0, i)).collect();
