@@ -104,7 +104,8 @@ async fn a_silent_node_is_noticed_and_its_pods_leave() {
     let (node, _) = silent.await;
     let condition = ready(&node.to_value());
     // When it was noticed by the controller's clock: the test may see it later.
-    let noticed = condition["lastTransitionTime"].as_str().map(parse).expect("a time").expect("it is well-formed");
+    let noticed =
+        condition["lastTransitionTime"].as_str().map(parse).expect("a time").expect("it is well-formed");
     let after = noticed.duration_since(start).expect("time goes on");
     assert!(after >= Duration::from_secs(50) && after < Duration::from_secs(70), "{after:?}");
     assert_eq!(condition["reason"], "NodeStatusUnknown");
@@ -130,7 +131,11 @@ async fn a_silent_node_is_noticed_and_its_pods_leave() {
     until_node(&running, "beta", "untainted again", |n| taints(n).is_empty()).await;
     knarr_testkit::wait_for("the node's event", LIMIT, || async {
         let seen = events(&running, "NodeNotReady").await;
-        if seen.iter().any(|e| e == "Node beta status is now: NodeNotReady") { Ok(()) } else { Err(format!("{seen:?}")) }
+        if seen.iter().any(|e| e == "Node beta status is now: NodeNotReady") {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
     })
     .await;
 
