@@ -367,6 +367,8 @@ fn another_runtime_runs_the_pods_of_its_class(cluster: &Cluster) {
     namespace.wait_until_ready("by-other");
     assert_eq!(namespace.kubectl(&["logs", "by-other"]).ok(), "started\n");
     assert_eq!(namespace.exec("by-other", &["cat", "/tmp/from"]).ok(), "first\n");
+    let shown = namespace.get("pod/by-other")["status"]["containerStatuses"][0]["user"].clone();
+    assert_eq!((&shown["linux"]["uid"], &shown["linux"]["gid"]), (&0.into(), &0.into()), "{shown}");
     // The other runtime has the container in its books.
     let books = format!("{}/data/runtime/pods", knarr_e2e::host::INSIDE);
     let list = format!("find {books} -path '*/oci/*' -type d | head -n 1");
@@ -388,6 +390,16 @@ fn another_runtime_runs_the_pods_of_its_class(cluster: &Cluster) {
     namespace.wait_until("pod/not-there", seconds(30), |pod| {
         pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] == "StartError"
     });
-    namespace.kubectl(&["delete", "pod", "by-other", "not-there"]).ok();
+    // Users of its own such a pod cannot have, and is not run without them.
+    let spec = "  runtimeClassName: other\n  hostUsers: false";
+    namespace.apply(&pod("own-users", "sleep 3600", "", spec));
+    wait_for("an event that says why", seconds(30), || {
+        let events = namespace.kubectl(&["get", "events"]).result()?;
+        let why = "Failed to create pod sandbox: can't set `spec.hostUsers: false`, RuntimeClass handler \"other\" does not support user namespaces";
+        if events.contains(why) && events.contains("FailedCreatePodSandBox") { Ok(()) } else { Err(events) }
+    });
+    let refused = namespace.get("pod/own-users");
+    assert_eq!(refused["status"]["phase"], "Pending", "{refused}");
+    namespace.kubectl(&["delete", "pod", "by-other", "not-there", "own-users"]).ok();
     cluster.kubectl(&["delete", "runtimeclass", "other"]).ok();
 }

@@ -147,5 +147,6 @@ fn a_containers_status_tells_who_runs_in_it_and_its_image(cluster: &Cluster) {
         first(pod)["lastState"]["terminated"]["reason"] == "StartError"
     });
     assert_eq!(first(&broken)["imageID"], known["imageID"]);
+    assert_eq!(first(&broken)["user"]["linux"]["uid"], 0);
     assert!(known["imageID"].as_str().is_some_and(|id| id.contains("sha256:")), "{known}");
 }

@@ -38,7 +38,7 @@ pub(crate) enum Failure {
     /// An image cannot be had; a back-off follows.
     Pull { image: String, message: String },
     /// It was created from this image, but its process could not be started.
-    Run { image: String, image_id: String, message: String },
+    Run { image: String, image_id: String, user: Option<User>, message: String },
 }
 
 impl Failure {
@@ -50,6 +50,12 @@ impl Failure {
             Self::Run { .. } => "RunContainerError",
         }
     }
+}
+
+/// As whom a container that could not be started would have run, if that was found out.
+fn user_of(kubelet: &Shared, pod: &Pod, id: &str) -> Option<User> {
+    let known = kubelet.config.runtime.sandbox(pod.uid())?.containers;
+    known.into_iter().find(|container| container.id == id)?.user
 }
 
 /// What a started container is.
@@ -146,6 +152,7 @@ async fn start_container(kubelet: &Arc<Shared>, start: &Start) -> Result<Started
         Err(error) => Err(failed(Failure::Run {
             image: spec::shown_image(&image, def),
             image_id: spec::shown_image_id(&image),
+            user: user_of(kubelet, pod, id),
             message: error.to_string(),
         })),
     }

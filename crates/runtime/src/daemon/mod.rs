@@ -226,6 +226,8 @@ impl Runtime {
                 let error = error.into_error(pod_uid, id, false);
                 let failed = matches!(error, RuntimeError::Start(_) | RuntimeError::MustNotBeRoot);
                 if failed && let Some(mut status) = sandbox.container(id) {
+                    // Whom it would have run as is known even so.
+                    status.user = sandbox.user_of(id).await;
                     status.state = State::Exited;
                     status.exit_code = 128;
                     status.finished_at_ns = self.inner.now_ns();

@@ -4,7 +4,7 @@ use super::connection::{Connection, Gone};
 use crate::RuntimeError;
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::protocol::{Answer, Op, RECORD, Record, Refusal, SOCKET};
-use crate::spec::{ContainerStatus, SandboxStatus, State};
+use crate::spec::{ContainerStatus, SandboxStatus, State, User};
 use crate::{shim, sys};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -57,6 +57,12 @@ impl Sandbox {
     /// A container as last heard of.
     pub fn container(&self, id: &str) -> Option<ContainerStatus> {
         self.with_status(|status| status.containers.iter().find(|c| c.id == id).cloned())
+    }
+
+    /// Who a container's first process was to be, as its shim knows it.
+    pub async fn user_of(&self, id: &str) -> Option<User> {
+        let Ok((Answer::Hello { status, .. }, _)) = self.call(Op::Hello).await else { return None };
+        status.containers.into_iter().find(|c| c.id == id)?.user
     }
 
     /// Takes in what was heard of a container.

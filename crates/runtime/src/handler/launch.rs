@@ -130,6 +130,7 @@ fn create(launch: CreateLaunch<'_>) -> Result<Infallible, Failure> {
         String::from_utf8_lossy(&text).into_owned()
     };
     let identity = user::resolve(spec, &read("/etc/passwd"), &read("/etc/group"))?;
+    container::send(launch.sync.as_fd(), &identity.told(), None);
     let config = config::config(&launch, &identity)?;
     write(&bundle.dir().join("config.json"), &config)?;
 

@@ -8,7 +8,7 @@ use super::{Exec, Shim, now_ns};
 use crate::container::{Stdio, nodes_for, rules_for};
 use crate::handler::{self, Bundle, CreateLaunch, ExecLaunch, INIT};
 use crate::protocol::{Answer, Refusal};
-use crate::spec::{ExecSpec, State};
+use crate::spec::{ExecSpec, State, User};
 use crate::sys::{self, Forked};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -66,12 +66,23 @@ fn terminal_from(console: &OwnedFd) -> Option<OwnedFd> {
     }
 }
 
-/// Why a command failed: what it said before it was executed, or its log, or how it ended.
-fn refusal(sync: &OwnedFd, bundle: &Bundle, code: i32) -> Refusal {
-    match listen(sync) {
-        Word::Failed(refusal) => refusal,
-        _ => Refusal::Start(bundle.complaint().unwrap_or_else(|| format!("exit status {code}"))),
+/// What a command said before it was executed: as whom the container runs, and why it cannot be made.
+fn said(sync: &OwnedFd) -> (Option<User>, Option<Refusal>) {
+    let mut user = None;
+    loop {
+        match listen(sync) {
+            Word::User(found) => user = Some(found),
+            Word::Failed(refusal) => return (user, Some(refusal)),
+            Word::Terminal(_) | Word::Moved(_) => {}
+            Word::Nothing | Word::Running => return (user, None),
+        }
     }
+}
+
+/// Why a command failed: what it said before it was executed, or its log, or how it ended.
+fn refusal(said: Option<Refusal>, bundle: &Bundle, code: i32) -> Refusal {
+    let complaint = || Refusal::Start(bundle.complaint().unwrap_or_else(|| format!("exit status {code}")));
+    said.unwrap_or_else(complaint)
 }
 
 impl Shim {
@@ -176,9 +187,12 @@ impl Shim {
 
     fn created(&mut self, id: &str, code: i32) {
         let bundle = self.bundle(id);
-        let Some(way) = self.containers.get_mut(id).and_then(|c| c.under_way.as_mut()) else { return };
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(way) = container.under_way.as_mut() else { return };
+        let (user, why) = said(&way.sync);
+        container.status.user = user;
         if code != 0 {
-            let refusal = refusal(&way.sync, &bundle, code);
+            let refusal = refusal(why, &bundle, code);
             return self.start_by_handler_failed(id, refusal);
         }
         let Some(pid) = bundle.read_pid(INIT) else {
@@ -203,7 +217,7 @@ impl Shim {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Some(way) = &container.under_way else { return };
         if code != 0 {
-            let refusal = refusal(&way.sync, &bundle, code);
+            let refusal = refusal(said(&way.sync).1, &bundle, code);
             return self.start_by_handler_failed(id, refusal);
         }
         let (pid, ended, pending) = (way.pid, way.ended, way.pending);
@@ -268,7 +282,7 @@ impl Shim {
         let pid = if code == 0 { bundle.read_pid(&tag) } else { None };
         let outcome = match pid {
             Some(pid) => Ok(pid),
-            None => Err(refusal(&sync, &bundle, code)),
+            None => Err(refusal(said(&sync).1, &bundle, code)),
         };
         streams.terminal = console.and_then(|console| terminal_from(&console));
         for file in [bundle.pid_file(&tag), bundle.console(&tag), bundle.dir().join(format!("{tag}.json"))] {

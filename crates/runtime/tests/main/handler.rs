@@ -3,7 +3,7 @@
 
 use super::pod::{Test, collect, exec_spec};
 use knarr_runtime::RuntimeError;
-use knarr_runtime::spec::{Mount, MountKind, Propagation, Resources, Seccomp};
+use knarr_runtime::spec::{Mount, MountKind, Propagation, Resources, Seccomp, User};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub async fn another_runtime_runs_the_containers(test: &Test) {
         let ended = pod.run(spec).await;
         assert_eq!(ended.status.exit_code, 3, "{}{}", ended.stdout, ended.stderr);
         assert!(ended.stderr.contains("oops"), "{}", ended.stderr);
+        let web = User { uid: 33, gid: 34, groups: vec![34, 50] };
+        assert_eq!(ended.status.user, Some(web));
         let hostname = format!("handler{at}");
         for part in
             ["Hello", "uid=33(web) gid=34(web) groups=34(web),50(logs)", &hostname, "text", "33554432"]
@@ -77,10 +79,15 @@ pub async fn another_runtime_runs_the_containers(test: &Test) {
 
         let mut spec = test.container("");
         spec.args = vec!["nothing".to_owned()];
+        spec.user = "web".to_owned();
+        let id = spec.id.clone();
         match pod.start(spec).await {
             Err(RuntimeError::Start(text)) => assert!(text.contains("executable file not found"), "{text}"),
             other => panic!("{other:?}"),
         }
+        let known = pod.runtime.sandbox(&pod.uid).expect("it is there").containers;
+        let failed = known.into_iter().find(|c| c.id == id).expect("it is known");
+        assert_eq!(failed.user.map(|user| user.uid), Some(33));
         let mut spec = test.container("true");
         spec.mounts = vec![Mount {
             source: test.path("file"),

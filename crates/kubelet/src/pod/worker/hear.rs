@@ -262,11 +262,11 @@ impl Worker {
                 self.record(name).retry_at = Some(at);
                 self.pull_shown_until.insert(name.to_owned(), (now + PULL_ERROR_SHOWN, image));
             }
-            Err(Failure::Run { image, image_id, message }) => {
+            Err(Failure::Run { image, image_id, user, message }) => {
                 record.attempt = attempt;
                 record.image = image;
                 record.image_id = image_id;
-                record.user = None;
+                record.user = user;
                 record.id.clone_from(&id);
                 record.waiting = Some(("RunContainerError".to_owned(), message.clone()));
                 record.state = State::Ended(Ended {
