@@ -12,7 +12,42 @@ pub const CASES: &[Case] = cases![
     the_kubelets_api_is_for_those_whom_the_api_server_lets_in,
     the_summary_tells_of_containers_volumes_and_the_network,
     a_node_tells_what_became_of_it,
+    the_configuration_in_force_is_shown_whole,
 ];
+
+/// What upstream's kubelet has without a configuration of its own (KubeletConfiguration, v1beta1, 1.36).
+const UPSTREAMS: &str = "address apiVersion authentication authorization cgroupDriver cgroupsPerQOS \
+    configMapAndSecretChangeDetectionStrategy containerLogMaxFiles containerLogMaxSize containerLogMaxWorkers \
+    containerLogMonitorInterval containerRuntimeEndpoint contentType cpuCFSQuota cpuCFSQuotaPeriod cpuManagerPolicy \
+    cpuManagerReconcilePeriod crashLoopBackOff enableControllerAttachDetach enableDebugFlagsHandler \
+    enableDebuggingHandlers enableProfilingHandler enableServer enableSystemLogHandler enableSystemLogQuery \
+    enforceNodeAllocatable eventBurst eventRecordQPS evictionPressureTransitionPeriod failCgroupV1 failSwapOn \
+    fileCheckFrequency hairpinMode healthzBindAddress healthzPort httpCheckFrequency imageGCHighThresholdPercent \
+    imageGCLowThresholdPercent imageMaximumGCAge imageMinimumGCAge imagePullCredentialsVerificationPolicy \
+    iptablesDropBit iptablesMasqueradeBit kind kubeAPIBurst kubeAPIQPS localStorageCapacityIsolation logging \
+    makeIPTablesUtilChains maxOpenFiles maxPods memoryManagerPolicy memoryReservationPolicy memorySwap \
+    memoryThrottlingFactor mergeDefaultEvictionSettings nodeLeaseDurationSeconds nodeStatusMaxImages \
+    nodeStatusReportFrequency nodeStatusUpdateFrequency oomScoreAdj podLogsDir podPidsLimit port registerNode \
+    registryBurst registryPullQPS resolvConf runtimeRequestTimeout seccompDefault serializeImagePulls \
+    shutdownGracePeriod shutdownGracePeriodCriticalPods streamingConnectionIdleTimeout syncFrequency \
+    topologyManagerPolicy topologyManagerScope volumePluginDir volumeStatsAggPeriod";
+
+/// Those that mean nothing here: of CRI, iptables, klog and flexible volumes, of work done at intervals that is done at once
+/// here, of limits that are not set (upstream knows no word for that).
+const NOT_HERE: &str = "containerLogMaxWorkers containerLogMonitorInterval containerRuntimeEndpoint contentType \
+    cpuManagerReconcilePeriod eventBurst hairpinMode healthzBindAddress httpCheckFrequency iptablesDropBit \
+    iptablesMasqueradeBit kubeAPIBurst kubeAPIQPS logging makeIPTablesUtilChains maxOpenFiles \
+    memoryReservationPolicy memoryThrottlingFactor oomScoreAdj registryBurst runtimeRequestTimeout syncFrequency \
+    volumePluginDir volumeStatsAggPeriod";
+
+fn the_configuration_in_force_is_shown_whole(cluster: &Cluster) {
+    let path = format!("/api/v1/nodes/{}/proxy/configz", cluster.host.name);
+    let shown = cluster.kubectl(&["get", "--raw", &path]).json()["kubeletconfig"].clone();
+    let missing: Vec<&str> = UPSTREAMS.split_whitespace().filter(|key| shown[key].is_null()).collect();
+    assert_eq!(missing, NOT_HERE.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(shown["maxParallelImagePulls"], 5);
+    assert_eq!(shown["containerLogMaxSize"], "10Mi");
+}
 
 fn a_node_tells_what_became_of_it(cluster: &Cluster) {
     let node = &*cluster.host.name;

@@ -29,6 +29,7 @@ pub(crate) struct Shared {
     tls: OnceLock<Arc<rustls::ClientConfig>>,
     registries: Cache,
     turns: Arc<Semaphore>,
+    parallel_pulls: usize,
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -39,6 +40,7 @@ impl Shared {
             tls: OnceLock::new(),
             registries: Cache::default(),
             turns: Arc::new(Semaphore::new(turns)),
+            parallel_pulls: turns,
             busy: Mutex::default(),
         }
     }
@@ -55,6 +57,11 @@ impl Shared {
 pub struct Turn(#[allow(dead_code)] OwnedSemaphorePermit);
 
 impl ImageStore {
+    /// Images pulled at once at most.
+    pub fn parallel_pulls(&self) -> usize {
+        self.registry.parallel_pulls
+    }
+
     /// Waits until fewer images are being pulled than may be at once. [`Self::pull`] does not wait by itself: the
     /// kubelet tells the time waited from the time taken.
     pub async fn turn(&self) -> Turn {

@@ -20,7 +20,7 @@ const SEEN: &str = "kubernetes.io/config.seen";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// The directory is read this often though no event told of a change (upstream's fileCheckFrequency).
-const SAFETY_NET: Duration = Duration::from_secs(20);
+pub(crate) const SAFETY_NET: Duration = Duration::from_secs(20);
 /// A manifest is at most this large.
 const MOST_BYTES: u64 = 10 << 20;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Ids of a pod. The first 65,536 of the host are its own.
-const LENGTH: u32 = 1 << 16;
+pub(crate) const LENGTH: u32 = 1 << 16;
 
 /// Ids from here on are not given: programs that take them for signed numbers are still about.
 const END: u32 = 1 << 31;

@@ -1,9 +1,12 @@
 //! /configz: what this kubelet goes by, as a KubeletConfiguration (kubelet.config.k8s.io/v1beta1). Fields that mean
-//! nothing here (those of dockershim's and CRI's times) are left out.
+//! nothing here are left out: those of CRI, iptables and klog, of work that is not done at intervals here, and of what is
+//! not limited and upstream knows no word for that.
 
 use super::auth::{ALLOWED_TTL, REFUSED_TTL, TOKEN_TTL};
 use crate::eviction::threshold::{Amount, Housekeeping, Signal, Threshold};
 use crate::kubelet::Shared;
+use crate::pod::model::LONGEST_BACKOFF;
+use crate::pod::static_pods::SAFETY_NET;
 use crate::shutdown::{NodeShutdown, PriorityGrace};
 use crate::util::go_duration;
 use http::Response;
@@ -87,6 +90,31 @@ fn shutdown(shutdown: &NodeShutdown) -> Map<String, Value> {
     all
 }
 
+/// How many images are pulled at once.
+fn pulls(at_once: usize) -> Map<String, Value> {
+    let mut all = Map::new();
+    all.insert("serializeImagePulls".to_owned(), (at_once == 1).into());
+    all.insert("maxParallelImagePulls".to_owned(), at_once.into());
+    all
+}
+
+/// What is the same on every node.
+fn fixed() -> Value {
+    json!({
+        "registryPullQPS": 0,
+        "eventRecordQPS": 0,
+        "healthzPort": 0,
+        "tlsMinVersion": "VersionTLS12",
+        "fileCheckFrequency": go_duration(SAFETY_NET),
+        "crashLoopBackOff": { "maxContainerRestartPeriod": go_duration(LONGEST_BACKOFF) },
+        "imagePullCredentialsVerificationPolicy": "NeverVerifyPreloadedImages",
+        "enforceNodeAllocatable": ["none"],
+        "mergeDefaultEvictionSettings": false,
+        "userNamespaces": { "idsPerPod": crate::pod::users::LENGTH },
+        "memorySwap": {},
+    })
+}
+
 fn configuration(kubelet: &Shared) -> Value {
     let config = &kubelet.config;
     let capacity = crate::node::capacity(config);
@@ -128,7 +156,7 @@ fn configuration(kubelet: &Shared) -> Value {
         "maxPods": capacity.pods,
         "podPidsLimit": config.pod_max_pids.map_or(-1, i64::from),
         "podLogsDir": config.log_dir.to_string_lossy(),
-        "containerLogMaxSize": config.log_max_bytes.to_string(),
+        "containerLogMaxSize": binary(config.log_max_bytes),
         "containerLogMaxFiles": config.log_max_files,
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         "enableControllerAttachDetach": true,
@@ -140,12 +168,14 @@ fn configuration(kubelet: &Shared) -> Value {
         "failSwapOn": false,
         "failCgroupV1": false,
         "seccompDefault": false,
-        "serializeImagePulls": false,
         "localStorageCapacityIsolation": true,
         "streamingConnectionIdleTimeout": "4h0m0s",
     });
-    all.as_object_mut().expect("it is one").extend(housekeeping(&config.housekeeping));
-    all.as_object_mut().expect("it is one").extend(shutdown(&config.shutdown));
+    let fields = all.as_object_mut().expect("it is one");
+    fields.extend(fixed().as_object_mut().map(std::mem::take).into_iter().flatten());
+    fields.extend(housekeeping(&config.housekeeping));
+    fields.extend(shutdown(&config.shutdown));
+    fields.extend(pulls(config.images.parallel_pulls()));
     if let Some(path) = &config.static_pods {
         all["staticPodPath"] = path.to_string_lossy().into();
     }
@@ -190,6 +220,10 @@ mod tests {
                 "systemReserved": { "cpu": "100m", "memory": "1Gi" },
             })
         );
+        for (at_once, serial) in [(1, true), (2, false), (5, false)] {
+            let shown = json!({ "serializeImagePulls": serial, "maxParallelImagePulls": at_once });
+            assert_eq!(Value::Object(pulls(at_once)), shown);
+        }
         let mut settings = NodeShutdown { grace_period: Duration::from_secs(30), ..Default::default() };
         assert_eq!(
             Value::Object(shutdown(&settings)),
