@@ -24,6 +24,6 @@ pub use error::Error;
 pub use informer::{Change, Informer, Informers, Metadata, Object};
 pub use path::ResourcePath;
 pub use queue::WorkQueue;
-pub use recorder::{ObjectRef, Recorder};
+pub use recorder::{Annotations, ObjectRef, Recorder};
 pub use transport::Transport;
 pub use watch::{WatchEvent, Watcher};

@@ -22,6 +22,9 @@ const REMEMBERED: usize = 4096;
 /// What an event is about.
 pub type ObjectRef = ObjectReference;
 
+/// Annotations of an event.
+pub type Annotations = std::collections::BTreeMap<String, String>;
+
 /// A reference to `object`.
 pub fn reference<K: Kind>(object: &K) -> ObjectRef {
     let meta = object.meta();
@@ -41,6 +44,7 @@ struct Note {
     warning: bool,
     reason: String,
     message: String,
+    annotations: Annotations,
 }
 
 /// Records events under one component name.
@@ -64,16 +68,34 @@ impl Recorder {
 
     /// A normal event.
     pub fn normal(&self, about: &ObjectRef, reason: &str, message: impl Into<String>) {
-        self.record(about, false, reason, message.into());
+        self.record(about, false, reason, message.into(), Annotations::new());
     }
 
     /// A warning.
     pub fn warning(&self, about: &ObjectRef, reason: &str, message: impl Into<String>) {
-        self.record(about, true, reason, message.into());
+        self.record(about, true, reason, message.into(), Annotations::new());
     }
 
-    fn record(&self, about: &ObjectRef, warning: bool, reason: &str, message: String) {
-        let note = Note { about: about.clone(), warning, reason: reason.to_owned(), message };
+    /// A warning whose event gets annotations.
+    pub fn annotated_warning(
+        &self,
+        about: &ObjectRef,
+        annotations: Annotations,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.record(about, true, reason, message.into(), annotations);
+    }
+
+    fn record(
+        &self,
+        about: &ObjectRef,
+        warning: bool,
+        reason: &str,
+        message: String,
+        annotations: Annotations,
+    ) {
+        let note = Note { about: about.clone(), warning, reason: reason.to_owned(), message, annotations };
         if self.send.try_send(note).is_err() {
             tracing::warn!(reason, "event dropped: too many are waiting");
         }
@@ -152,6 +174,7 @@ fn event(
     event.metadata = ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(namespace.to_owned()),
+        annotations: Some(note.annotations.clone()).filter(|all| !all.is_empty()),
         ..Default::default()
     };
     event.involved_object = note.about.clone();

@@ -87,6 +87,9 @@ pub enum KubeletError {
         /// Why.
         source: std::io::Error,
     },
+    /// More is reserved than there is.
+    #[error("{0}")]
+    Reserves(String),
     /// The address is taken.
     #[error("the kubelet cannot listen on {address}: {source}")]
     Listen {

@@ -202,8 +202,13 @@ impl Kubelet {
         let gate = tasks.ready_gate("kubelet");
         let node = crate::eviction::node_ref(&self.shared.config);
         self.shared.recorder.normal(&node, "Starting", "Starting kubelet.");
+        let (keep, capacity) = (&self.shared.config.housekeeping, crate::node::capacity(&self.shared.config));
+        if let Some(why) = crate::node::allocatable::objection(keep, &capacity) {
+            return Err(KubeletError::Reserves(why));
+        }
         crate::server::start(&self.shared).await?;
         tasks.spawn_until_stopped("node", crate::node::run(self.shared.clone(), gate));
+        tasks.spawn_until_stopped("allocatable", crate::node::allocatable::enforce(self.shared.clone()));
         tasks.spawn_until_stopped("image-gc", crate::eviction::images::run(self.shared.clone()));
         tasks.spawn_until_stopped("shutdown", crate::shutdown::run(self.shared.clone()));
         tasks.spawn_until_stopped("eviction", crate::eviction::run(self.shared.clone()));

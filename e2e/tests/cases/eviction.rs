@@ -7,6 +7,7 @@ use serde_json::Value;
 pub const CASES: &[Case] = cases![
     an_empty_dir_beyond_its_limit_costs_the_pod,
     a_pod_beyond_its_ephemeral_storage_is_evicted,
+    pods_that_use_what_they_may_together_cost_one_of_them,
     a_node_short_of_memory_says_so_evicts_and_lets_nobody_in,
 ];
 
@@ -56,6 +57,55 @@ fn a_pod_beyond_its_ephemeral_storage_is_evicted(cluster: &Cluster) {
     namespace.apply(&pod("writer", "dd if=/dev/zero of=/f bs=64k count=40; sleep 1000", limit, ""));
     let message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ";
     evicted(&namespace, "writer", message);
+}
+
+/// All but 200 MiB of the machine are reserved: that is what pods have, whatever else is free.
+fn pods_that_use_what_they_may_together_cost_one_of_them(cluster: &Cluster) {
+    const FOR_PODS_KIB: u64 = 200 << 10;
+    let info = cluster.host.run(&["cat", "/proc/meminfo"]).ok();
+    let total =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    let total: u64 = total.expect("the kernel says how much there is");
+    cluster.signal("TERM");
+    let reserved = format!("memory={}Ki", total - FOR_PODS_KIB);
+    cluster.start_with(&["--eviction-hard", "memory.available<50Mi", "--system-reserved", &reserved]);
+    let (node, group) = (&cluster.host.name, &cluster.host.cgroup);
+    wait_for("the limit of all pods", seconds(20), || {
+        let [v1, v2] = ["memory/{}/kubepods/memory.limit_in_bytes", "{}/kubepods/memory.max"]
+            .map(|file| format!("/sys/fs/cgroup/{}", file.replace("{}", group)));
+        let said = cluster.host.run(&["sh", "-c", &format!("cat {v1} 2>/dev/null || cat {v2}")]).result()?;
+        if said.trim() == (FOR_PODS_KIB << 10).to_string() { Ok(()) } else { Err(said) }
+    });
+    let allocatable =
+        cluster.kubectl(&["get", "node", node, "-o", "jsonpath={.status.allocatable.memory}"]).ok();
+    assert_eq!(allocatable, "150Mi");
+    let enforced = ["get", "events", "-A", "--field-selector", "reason=NodeAllocatableEnforced"];
+    assert!(cluster.kubectl(&enforced).ok().contains("Updated Node Allocatable limit across pods"));
+
+    let namespace = cluster.namespace();
+    let fill = "for to in a b; do dd if=/dev/zero of=/$to/f bs=1M count=85; done; sleep 1000";
+    let mounts = "    volumeMounts: [{name: a, mountPath: /a}, {name: b, mountPath: /b}]";
+    let volumes = "  volumes: [{name: a, emptyDir: {medium: Memory}}, {name: b, emptyDir: {medium: Memory}}]";
+    namespace.apply(&pod("greedy", fill, mounts, volumes));
+    evicted(
+        &namespace,
+        "greedy",
+        "The node was low on resource: memory. Threshold quantity: 50Mi, available: ",
+    );
+    let selector = "reason=Evicted,involvedObject.name=greedy";
+    let events = namespace.kubectl(&["get", "events", "-o", "json", "--field-selector", selector]).json();
+    let annotations = &events["items"][0]["metadata"]["annotations"];
+    assert_eq!(
+        (&annotations["offending_containers"], &annotations["starved_resource"]),
+        (&"main".into(), &"memory".into())
+    );
+    drop(namespace);
+    // More than there is cannot be reserved.
+    cluster.signal("TERM");
+    let all = format!("memory={total}Ki");
+    let said = cluster.knarr(&["up", "--system-reserved", &all]).refused();
+    assert!(said.contains("Resource \"memory\" has a reservation of"), "{said}");
+    cluster.start();
 }
 
 fn a_node_short_of_memory_says_so_evicts_and_lets_nobody_in(cluster: &Cluster) {

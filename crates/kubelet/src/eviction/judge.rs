@@ -46,7 +46,8 @@ impl Judge {
         let met = |(at, t): &(usize, &Threshold)| {
             is_met(t, readings, false) || (self.reclaiming.contains(at) && is_met(t, readings, true))
         };
-        let met: Vec<(usize, &Threshold)> = keep.thresholds.iter().enumerate().filter(met).collect();
+        let thresholds = keep.in_force();
+        let met: Vec<(usize, &Threshold)> = thresholds.iter().enumerate().filter(met).collect();
         self.met_since =
             met.iter().map(|(at, _)| (*at, self.met_since.get(at).copied().unwrap_or(now))).collect();
         for (_, threshold) in &met {
@@ -61,7 +62,9 @@ impl Judge {
         self.reclaiming = due.iter().map(|(at, _)| *at).collect();
         let mut due: Vec<Threshold> = due.into_iter().map(|(_, t)| t.clone()).collect();
         // Memory kills at once; everything else waits for it.
-        due.sort_by_key(|t| t.signal != Signal::MemoryAvailable);
+        due.sort_by_key(|t| {
+            !matches!(t.signal, Signal::MemoryAvailable | Signal::AllocatableMemoryAvailable)
+        });
         Verdict { pressures: self.last_seen.keys().copied().collect(), due }
     }
 }
@@ -124,6 +127,21 @@ mod tests {
             let seen: Vec<_> = verdict.due.iter().map(|t| (t.signal.name(), t.grace.is_zero())).collect();
             assert_eq!(verdict.pressures.into_iter().collect::<Vec<_>>(), pressures, "after {second} s");
             assert_eq!(seen, due, "after {second} s");
+        }
+    }
+
+    #[test]
+    fn pods_that_use_what_they_may_together_are_memory_pressure_too() {
+        let reading = |available| Reading { available, capacity: 1000 };
+        for (of_pods, due) in [(90, vec![("allocatableMemory.available", true)]), (150, vec![])] {
+            let readings = Readings::from([
+                (Signal::MemoryAvailable, reading(500)),
+                (Signal::AllocatableMemoryAvailable, reading(of_pods)),
+            ]);
+            let verdict = Judge::default().judge(&keep(), &readings, t(0));
+            let seen: Vec<_> = verdict.due.iter().map(|t| (t.signal.name(), t.grace.is_zero())).collect();
+            assert_eq!(seen, due);
+            assert_eq!(verdict.pressures.contains(&Pressure::Memory), !due.is_empty());
         }
     }
 

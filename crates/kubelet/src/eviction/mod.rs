@@ -17,6 +17,7 @@ use crate::config::KubeletConfig;
 use crate::container::resources::qos_class;
 use crate::kubelet::{Entry, Shared};
 use crate::node;
+use crate::node::allocatable::PODS_CGROUP;
 use crate::pod::model::GiveUp;
 use crate::pod::predicates::covers;
 use crate::pod::static_pods::{is_mirror, is_static};
@@ -26,7 +27,7 @@ use judge::{Judge, Reading, Readings, is_met};
 use knarr_api::Kind;
 use knarr_api::core::v1::{Pod, Taint};
 use knarr_base::clock::timeout;
-use knarr_client::ObjectRef;
+use knarr_client::{Annotations, ObjectRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -109,6 +110,12 @@ fn read(config: &KubeletConfig) -> Readings {
     all.extend(
         memory.map(|(available, capacity)| (Signal::MemoryAvailable, Reading { available, capacity })),
     );
+    let of_pods = config.runtime.usage_at(PODS_CGROUP);
+    all.extend(of_pods.memory_limit_bytes.map(|limit| {
+        let available = limit.saturating_sub(of_pods.memory_working_set_bytes);
+        let capacity = available + of_pods.memory_working_set_bytes;
+        (Signal::AllocatableMemoryAvailable, Reading { available, capacity })
+    }));
     let pids =
         node::pids().map(|(now, most)| Reading { available: most.saturating_sub(now), capacity: most });
     all.extend(pids.map(|reading| (Signal::PidAvailable, reading)));
@@ -181,7 +188,7 @@ async fn enough_reclaimed(kubelet: &Arc<Shared>) -> bool {
     let shared = kubelet.clone();
     let _ = tokio::task::spawn_blocking(move || images::reclaim(&shared)).await;
     let readings = read(&kubelet.config);
-    !kubelet.config.housekeeping.thresholds.iter().any(|t| is_met(t, &readings, true))
+    !kubelet.config.housekeeping.in_force().iter().any(|t| is_met(t, &readings, true))
 }
 
 /// The node, as its kubelet's events name it.
@@ -228,7 +235,7 @@ async fn evict_beyond_limits(kubelet: &Arc<Shared>, dedicated: bool) -> Vec<Arc<
         let pod = active.pod.clone();
         let usage = with_disk(kubelet, active, PodUsage::default()).await;
         if let Some(message) = local::exceeded(&pod, &usage, dedicated)
-            && evict(kubelet, &entry, &pod, message, IMMEDIATE, false)
+            && evict(kubelet, &entry, &pod, (message, Annotations::new()), IMMEDIATE, false)
         {
             evicted.push(entry);
         }
@@ -261,8 +268,8 @@ async fn evict_for(
     for (pod, usage) in pods {
         let Some(entry) = entries.get(pod.uid()) else { continue };
         let grace = if threshold.grace.is_zero() { IMMEDIATE } else { keep.soft_pod_grace };
-        let message = rank::message(resource, &pod, usage.as_ref(), due, readings);
-        if evict(kubelet, entry, &pod, message, grace, true) {
+        let why = rank::message(resource, &pod, usage.as_ref(), due, readings);
+        if evict(kubelet, entry, &pod, why, grace, true) {
             return Some(entry.clone());
         }
     }
@@ -270,12 +277,12 @@ async fn evict_for(
     None
 }
 
-/// Gives a pod up, unless the node cannot do without it. `disrupted`: its owner is told that this was not its own doing.
+/// Gives a pod up for a reason, which its event says with annotations, unless the node cannot do without it. `disrupted`: its owner is told that this was not its own doing.
 fn evict(
     kubelet: &Shared,
     entry: &Entry,
     pod: &Pod,
-    message: String,
+    (message, annotations): (String, Annotations),
     grace: Duration,
     disrupted: bool,
 ) -> bool {
@@ -283,7 +290,7 @@ fn evict(
         tracing::warn!(pod = pod.name(), namespace = pod.namespace(), "a critical pod is not evicted");
         return false;
     }
-    kubelet.recorder.warning(&about(pod, None), REASON, message.clone());
+    kubelet.recorder.annotated_warning(&about(pod, None), annotations, REASON, message.clone());
     entry.send(Msg::GiveUp(Box::new(GiveUp { reason: REASON.to_owned(), message, grace, disrupted })));
     true
 }

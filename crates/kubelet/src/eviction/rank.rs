@@ -7,6 +7,7 @@ use super::usage::{Disk, PodUsage};
 use crate::pod::sizes::{Part, total};
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
+use knarr_client::Annotations;
 use knarr_meta::quantity::Quantity;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -78,14 +79,14 @@ pub(crate) fn rank(pods: &mut [(Arc<Pod>, Option<PodUsage>)], resource: Resource
     pods.sort_by_cached_key(key);
 }
 
-/// Why the pod is evicted.
+/// Why the pod is evicted, in words and as annotations of the event.
 pub(crate) fn message(
     resource: Resource,
     pod: &Pod,
     usage: Option<&PodUsage>,
     due: &[Threshold],
     readings: &Readings,
-) -> String {
+) -> (String, Annotations) {
     let name = resource.name();
     let mut text = format!("The node was low on resource: {name}. ");
     let of_resource = due.iter().filter(|t| t.signal.resource() == resource);
@@ -95,17 +96,23 @@ pub(crate) fn message(
         let available = resource.amount(reading.available);
         text += &format!("Threshold quantity: {quantity}, available: {available}. ");
     }
-    let Some(usage) = usage else { return text };
-    let Some(spec) = &pod.spec else { return text };
+    let mut annotations = Annotations::new();
+    let (Some(usage), Some(spec)) = (usage, &pod.spec) else { return (text, annotations) };
     let mut blame = |kind: &str, who: &str, used: u64, asked: &Quantity| {
-        let used = resource.amount(used);
+        let used = resource.amount(used).to_string();
         text +=
             &format!("{kind} {who} was using {used}, request is {asked}, has larger consumption of {name}. ");
+        used
     };
+    let mut annotate = |key: &str, value: String| drop(annotations.insert(key.to_owned(), value));
     let own = spec.resources.as_ref().and_then(|r| crate::util::resource(&r.requests, name));
     if let Some(asked) = own.filter(|_| resource == Resource::Memory) {
-        blame("Pod", pod.name(), usage.memory_bytes, &Quantity::parse(&asked.0).unwrap_or_default());
+        let asked = Quantity::parse(&asked.0).unwrap_or_default();
+        let used = blame("Pod", pod.name(), usage.memory_bytes, &asked);
+        annotate("offending_pod", pod.name().to_owned());
+        annotate("offending_pod_usage", used);
     }
+    let mut offending = (Vec::new(), Vec::new());
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     for container in all {
         let Some(used) = usage.containers.get(&container.name) else { continue };
@@ -117,10 +124,14 @@ pub(crate) fn message(
         let asked = container.resources.as_ref().and_then(|r| crate::util::resource(&r.requests, name));
         let asked = asked.and_then(|q| Quantity::parse(&q.0).ok()).unwrap_or_default();
         if i128::from(used) > i128::from(asked.value()) {
-            blame("Container", &container.name, used, &asked);
+            offending.0.push(container.name.clone());
+            offending.1.push(blame("Container", &container.name, used, &asked));
         }
     }
-    text
+    annotate("offending_containers", offending.0.join(","));
+    annotate("offending_containers_usage", offending.1.join(","));
+    annotate("starved_resource", name.to_owned());
+    (text, annotations)
 }
 
 #[cfg(test)]
@@ -191,27 +202,40 @@ mod tests {
             (Signal::NodeFsAvailable, reading(5, 1_000)),
         ]);
         let pod = pod("p", 0, "10Mi");
-        for (resource, usage, expected) in [
+        for (resource, usage, expected, annotated) in [
             (
                 Resource::Memory,
                 uses(20 << 20, 0, 0),
                 "The node was low on resource: memory. Threshold quantity: 100Mi, available: 95432Ki. \
                  Container c was using 20Mi, request is 10Mi, has larger consumption of memory. ",
+                Some(("c", "20Mi", "memory")),
             ),
             (
                 Resource::Memory,
                 uses(5 << 20, 0, 0),
                 "The node was low on resource: memory. Threshold quantity: 100Mi, available: 95432Ki. ",
+                Some(("", "", "memory")),
             ),
             (
                 Resource::EphemeralStorage,
                 uses(0, 0, 4096),
                 "The node was low on resource: ephemeral-storage. Threshold quantity: 100, available: 5. \
                  Container c was using 4Ki, request is 0, has larger consumption of ephemeral-storage. ",
+                Some(("c", "4Ki", "ephemeral-storage")),
             ),
-            (Resource::Pids, None, "The node was low on resource: pids. "),
+            (Resource::Pids, None, "The node was low on resource: pids. ", None),
         ] {
-            assert_eq!(message(resource, &pod, usage.as_ref(), &due, &readings), expected);
+            let (text, annotations) = message(resource, &pod, usage.as_ref(), &due, &readings);
+            assert_eq!(text, expected);
+            let annotated = annotated.map(|(containers, usage, resource)| {
+                let all = [
+                    ("offending_containers", containers),
+                    ("offending_containers_usage", usage),
+                    ("starved_resource", resource),
+                ];
+                all.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+            });
+            assert_eq!(annotations, annotated.unwrap_or_default());
         }
     }
 }

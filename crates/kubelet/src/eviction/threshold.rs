@@ -12,6 +12,8 @@ use std::time::Duration;
 pub enum Signal {
     /// Memory that is free or can be made so.
     MemoryAvailable,
+    /// Memory that pods may still use together.
+    AllocatableMemoryAvailable,
     /// Room where volumes and logs are.
     NodeFsAvailable,
     /// Inodes there.
@@ -78,8 +80,9 @@ impl Pressure {
 }
 
 /// Every signal: its name, and which resource and condition it is about.
-const SIGNALS: [(Signal, &str, Resource, Pressure); 8] = [
+const SIGNALS: [(Signal, &str, Resource, Pressure); 9] = [
     (Signal::MemoryAvailable, "memory.available", Resource::Memory, Pressure::Memory),
+    (Signal::AllocatableMemoryAvailable, "allocatableMemory.available", Resource::Memory, Pressure::Memory),
     (Signal::NodeFsAvailable, "nodefs.available", Resource::EphemeralStorage, Pressure::Disk),
     (Signal::NodeFsInodesFree, "nodefs.inodesFree", Resource::Inodes, Pressure::Disk),
     (Signal::ImageFsAvailable, "imagefs.available", Resource::EphemeralStorage, Pressure::Disk),
@@ -199,6 +202,14 @@ impl Default for Housekeeping {
 }
 
 impl Housekeeping {
+    /// The thresholds that are judged by: those of the configuration, and each hard one of the machine's memory also for the
+    /// memory that pods have together.
+    pub(crate) fn in_force(&self) -> Vec<Threshold> {
+        let hard = |t: &&Threshold| t.signal == Signal::MemoryAvailable && t.grace.is_zero();
+        let of_pods = |t: &Threshold| Threshold { signal: Signal::AllocatableMemoryAvailable, ..t.clone() };
+        self.thresholds.iter().cloned().chain(self.thresholds.iter().filter(hard).map(of_pods)).collect()
+    }
+
     /// The hard threshold of a signal, in amounts of `capacity`; none is 0.
     pub(crate) fn hard(&self, signal: Signal, capacity: u64) -> u64 {
         let hard = self.thresholds.iter().find(|t| t.signal == signal && t.grace.is_zero());

@@ -1,5 +1,6 @@
 //! The Node object and its lease: registration, heartbeats and status (KEP-589).
 
+pub(crate) mod allocatable;
 mod events;
 mod machine;
 mod status;

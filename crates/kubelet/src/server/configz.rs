@@ -108,7 +108,7 @@ fn fixed() -> Value {
         "fileCheckFrequency": go_duration(SAFETY_NET),
         "crashLoopBackOff": { "maxContainerRestartPeriod": go_duration(LONGEST_BACKOFF) },
         "imagePullCredentialsVerificationPolicy": "NeverVerifyPreloadedImages",
-        "enforceNodeAllocatable": ["none"],
+        "enforceNodeAllocatable": ["pods"],
         "mergeDefaultEvictionSettings": false,
         "userNamespaces": { "idsPerPod": crate::pod::users::LENGTH },
         "memorySwap": {},

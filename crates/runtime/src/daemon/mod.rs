@@ -386,6 +386,13 @@ impl Runtime {
         self.inner.hierarchies.at(&format!("{}/{path}", self.inner.options.cgroup_root)).usage()
     }
 
+    /// Limits a cgroup below the runtime's own, such as `kubepods`: all pods together. It is made if it is not there.
+    pub fn limit_at(&self, path: &str, resources: &Resources) -> Result<(), RuntimeError> {
+        let cgroup = self.inner.hierarchies.at(&format!("{}/{path}", self.inner.options.cgroup_root));
+        let done = cgroup.create().and_then(|()| cgroup.apply(resources, false));
+        done.map_err(|error| RuntimeError::Invalid(error.to_string()))
+    }
+
     /// The runtime's cgroup, relative to the mounts: the paths of sandboxes begin with it.
     pub fn cgroup_root(&self) -> &str {
         &self.inner.options.cgroup_root

@@ -4,6 +4,7 @@ use super::disk::{self, FileSystem, Used};
 use super::{Measured, Rates, machine, measure};
 use crate::container::spec::{log_dir, pod_log_dir};
 use crate::kubelet::Shared;
+use crate::node::allocatable::PODS_CGROUP;
 use crate::server::{Query, json as answer};
 use crate::volume::pod_dir;
 use http::Response;
@@ -157,13 +158,14 @@ fn node(kubelet: &Shared, now: &Now<'_>, brief: bool) -> Value {
         now.usage(&mut part, name, usage, started, limit);
         part
     };
-    let pods = kubelet.config.runtime.usage_at("kubepods");
+    let pods = kubelet.config.runtime.usage_at(PODS_CGROUP);
+    let of_pods = pods.memory_limit_bytes.map_or(memory, |limit| limit.min(memory));
     let (own, started) = machine::own_process();
     let started = UNIX_EPOCH + Duration::from_secs(started);
     node["systemContainers"] = json!([
         part("kubelet", &own, started, None),
         part("runtime", &own, started, None),
-        part("pods", &pods, boot, Some(memory)),
+        part("pods", &pods, boot, Some(of_pods)),
     ]);
     if !brief {
         put(
