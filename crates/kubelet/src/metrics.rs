@@ -1,15 +1,11 @@
 //! The kubelet's metrics under upstream's names.
 
 use crate::kubelet::Shared;
-use knarr_api::Kind;
-use knarr_api::core::v1::Pod;
+use crate::probe::results::ProbeResults;
 use knarr_base::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
@@ -96,90 +92,5 @@ impl KubeletMetrics {
         let containers = sandboxes.iter().flat_map(|s| &s.containers).filter(running).count();
         self.running_pods.set(sandboxes.iter().filter(|s| s.ready).count() as i64);
         self.running_containers.set(containers as i64);
-    }
-}
-
-/// Which probe it is and what it came to: type, result, container, pod, namespace, pod UID.
-type ProbeKey = (&'static str, &'static str, String, String, String, String);
-
-/// How often probes came to what.
-#[derive(Default)]
-pub(crate) struct ProbeResults(Mutex<BTreeMap<ProbeKey, u64>>);
-
-/// A probe that runs; its results are forgotten with it.
-pub(crate) struct ProbeRecord<'a> {
-    results: &'a ProbeResults,
-    kind: &'static str,
-    container: String,
-    pod: String,
-    namespace: String,
-    uid: String,
-}
-
-impl ProbeResults {
-    /// For one probe of a container.
-    pub(crate) fn record(&self, kind: &'static str, container: &str, pod: &Pod) -> ProbeRecord<'_> {
-        ProbeRecord {
-            results: self,
-            kind,
-            container: container.to_owned(),
-            pod: pod.name().to_owned(),
-            namespace: pod.namespace().to_owned(),
-            uid: pod.uid().to_owned(),
-        }
-    }
-
-    /// As Prometheus' text format has it.
-    pub(crate) fn text(&self) -> String {
-        let results = self.0.lock().expect("no holder of the results panics");
-        let mut text = String::new();
-        if !results.is_empty() {
-            text.push_str("# HELP prober_probe_total [BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.\n# TYPE prober_probe_total counter\n");
-        }
-        // Names of Kubernetes' objects need no escaping.
-        for ((kind, result, container, pod, namespace, uid), count) in &*results {
-            let _ = writeln!(
-                text,
-                "prober_probe_total{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\",pod_uid=\"{uid}\",probe_type=\"{kind}\",result=\"{result}\"}} {count}"
-            );
-        }
-        text
-    }
-}
-
-impl ProbeRecord<'_> {
-    /// One more result: `successful`, `failed` or `unknown`.
-    pub(crate) fn count(&self, result: &'static str) {
-        let (container, pod) = (self.container.clone(), self.pod.clone());
-        let key = (self.kind, result, container, pod, self.namespace.clone(), self.uid.clone());
-        *self.results.0.lock().expect("no holder of the results panics").entry(key).or_default() += 1;
-    }
-}
-
-impl Drop for ProbeRecord<'_> {
-    fn drop(&mut self) {
-        let mut results = self.results.0.lock().expect("no holder of the results panics");
-        results.retain(|(kind, _, container, .., uid), _| {
-            (*kind, container, uid) != (self.kind, &self.container, &self.uid)
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_of_probes_are_counted_while_they_run() {
-        let results = ProbeResults::default();
-        let mut pod = Pod::default();
-        pod.meta_mut().name = Some("p".into());
-        let record = results.record("liveness", "c", &pod);
-        record.count("failed");
-        record.count("failed");
-        let line = "prober_probe_total{container=\"c\",namespace=\"\",pod=\"p\",pod_uid=\"\",probe_type=\"liveness\",result=\"failed\"} 2\n";
-        assert!(results.text().ends_with(line), "{}", results.text());
-        drop(record);
-        assert_eq!(results.text(), "");
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod grpc;
 pub(crate) mod hook;
 mod http;
+pub(crate) mod results;
 
 use crate::kubelet::{Entry, Shared};
 use crate::pod::model::Observed;
@@ -182,11 +183,12 @@ async fn run(run: Run) {
         let began = clock.instant();
         let target = check::Target { kubelet: &kubelet, pod: &pod, def: &def, id: &id, ips: &ips };
         let result = check::check(&target, &probe, limit).await;
-        counted.count(match result {
+        let word = match result {
             check::Outcome::Success => "successful",
             check::Outcome::Failure(_) => "failed",
             check::Outcome::Unknown(_) => "unknown",
-        });
+        };
+        counted.count(word, clock.instant() - began);
         let ok = match result {
             check::Outcome::Success => Some(true),
             check::Outcome::Failure(message) => {
