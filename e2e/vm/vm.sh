@@ -39,7 +39,9 @@ find_kernel
 root=$work/root
 root_of_busybox "$root"
 bring "$root" script stty env timeout cat cut sort uniq readlink ls cp find grep unshare nsenter lsns mount umount \
-  setpriv ip nft curl
+  setpriv ip nft curl truncate losetup mkswap blkid mkfs.ext4 fsck fsck.ext4
+# busybox's of the same names would be found before them.
+rm -f "$root"/usr/bin/{losetup,mkswap,blkid,fsck}
 install "$(readlink -f /bin/sh)" "$root/usr/bin/sh"
 version=${modules##*/}
 # The kernel loads modules by /sbin/modprobe.

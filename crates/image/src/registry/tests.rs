@@ -39,6 +39,8 @@ struct Registry {
     tokens: AtomicUsize,
     /// Where blobs are really kept: `http://host/prefix`.
     elsewhere: String,
+    /// It speaks TLS, by this configuration.
+    tls: Option<Arc<rustls::ServerConfig>>,
     /// What was asked: path with query, and the authorization shown.
     seen: Mutex<Vec<(String, String)>>,
 }
@@ -91,8 +93,9 @@ impl Registry {
             let challenge = if self.basic {
                 "Basic realm=\"r\"".to_owned()
             } else {
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
                 format!(
-                    "Bearer realm=\"http://{}/token\",service=\"s\",scope=\"repository:a/app:pull\"",
+                    "Bearer realm=\"{scheme}://{}/token\",service=\"s\",scope=\"repository:a/app:pull\"",
                     self.address
                 )
             };
@@ -170,13 +173,19 @@ async fn serve(ctx: &Ctx, make: impl FnOnce(&mut Registry)) -> Arc<Registry> {
         while let Ok((stream, _)) = listener.accept().await {
             let served = served.clone();
             tasks.spawn_until_stopped("connection", async move {
+                let acceptor = served.tls.clone().map(tokio_rustls::TlsAcceptor::from);
                 let service = hyper::service::service_fn(move |request| {
                     let answer = served.answer(&request);
                     async move { Ok::<_, std::convert::Infallible>(answer) }
                 });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let http = hyper::server::conn::http1::Builder::new();
+                let _ = match acceptor {
+                    None => http.serve_connection(TokioIo::new(stream), service).await,
+                    Some(acceptor) => {
+                        let Ok(stream) = acceptor.accept(stream).await else { return };
+                        http.serve_connection(TokioIo::new(stream), service).await
+                    }
+                };
             });
         }
     });
@@ -412,5 +421,75 @@ async fn images_that_cannot_run_here_say_so() {
         registry.put("a/app/manifests/v1".into(), document.to_string().as_bytes());
         let error = images.pull(&named(&registry), None, silent()).await.unwrap_err().to_string();
         assert!(error.starts_with("failed to pull and unpack image") && error.contains(text), "{error}");
+    }
+}
+
+/// A CA with a server's and a client's certificate, as files: `ca.pem`, `server.*`, `client.*`.
+fn make_certificates(dir: &std::path::Path) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let put = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    put("ca.pem", params.self_signed(&key).unwrap().pem());
+    let issuer = Issuer::new(params, key);
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        put(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
+        put(&format!("{name}.key"), key.serialize_pem());
+    }
+}
+
+/// A server that wants certificates of the CA from its clients.
+fn strict(dir: &std::path::Path) -> Arc<rustls::ServerConfig> {
+    let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    let roots = Arc::new(knarr_tls::roots("ca", read("ca.pem")).unwrap());
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, knarr_tls::provider());
+    let config = rustls::ServerConfig::builder_with_provider(knarr_tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(
+            knarr_tls::certificates("server", read("server.pem")).unwrap(),
+            knarr_tls::private_key("server", read("server.key")).unwrap(),
+        );
+    Arc::new(config.unwrap())
+}
+
+#[tokio::test]
+async fn a_registrys_ca_and_the_certificate_for_it_are_those_of_the_file() {
+    let (ctx, dir) = (Ctx::system(), tempfile::tempdir().unwrap());
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    make_certificates(dir.path());
+    make_certificates(&other);
+    let registry = serve(&ctx, |r| r.tls = Some(strict(dir.path()))).await;
+    registry.publish(None);
+    let file = dir.path().join("registries.yaml");
+    let options = Options { registries: Some(file.clone()), ..Default::default() };
+    let images = ImageStore::open(&ctx, &dir.path().join("images"), options).unwrap();
+    let ours = "ca_file: DIR/ca.pem";
+    let known = "cert_file: DIR/client.pem, key_file: DIR/client.key";
+    let stranger = "cert_file: DIR/other/client.pem, key_file: DIR/other/client.key";
+    for (tls, refused) in [
+        (known.to_owned(), Some("UnknownIssuer")),
+        (format!("ca_file: DIR/other/ca.pem, {known}"), Some("invalid peer certificate")),
+        (format!("{ours}, {stranger}"), Some("")),
+        (ours.to_owned(), Some("")),
+        (format!("ca_file: DIR/none.pem, {known}"), Some("none.pem")),
+        (format!("{ours}, cert_file: DIR/client.pem, key_file: DIR/server.key"), Some("")),
+        (format!("insecure_skip_verify: true, {known}"), None),
+        (format!("{ours}, {known}"), None),
+    ] {
+        let tls = tls.replace("DIR", &dir.path().display().to_string());
+        let text = format!("configs:\n  \"{}\":\n    tls: {{{tls}}}\n", registry.address);
+        std::fs::write(&file, text).unwrap();
+        let outcome = images.pull(&named(&registry), None, silent()).await.map_err(|e| e.to_string());
+        match (outcome, refused) {
+            (Err(error), Some(words)) => assert!(error.contains(words), "{tls}: {error}"),
+            (Ok(_), None) => images.remove(&named(&registry)).unwrap(),
+            (outcome, _) => panic!("{tls}: {outcome:?}"),
+        }
     }
 }
