@@ -90,6 +90,9 @@ pub enum KubeletError {
     /// More is reserved than there is.
     #[error("{0}")]
     Reserves(String),
+    /// Ids of users cannot be given to pods as the host says.
+    #[error("create user namespace manager: {0}")]
+    Users(String),
     /// The address is taken.
     #[error("the kubelet cannot listen on {address}: {source}")]
     Listen {

@@ -7,6 +7,7 @@ use crate::metrics::KubeletMetrics;
 use crate::objects::Objects;
 use crate::pod::book::Book;
 use crate::pod::static_pods::Mirrors;
+use crate::pod::subids;
 use crate::pod::users::Ranges;
 use crate::pod::worker::Msg;
 use crate::shutdown::Shutdown;
@@ -151,6 +152,7 @@ impl Kubelet {
         for path in [config.root_dir.join("pods"), config.log_dir.clone()] {
             std::fs::create_dir_all(&path).map_err(|source| KubeletError::Directory { path, source })?;
         }
+        let slots = subids::slots(crate::node::capacity(&config).pods).map_err(KubeletError::Users)?;
         let ctx = ctx.child("kubelet");
         let client = config.client.clone();
         let informers = Informers::new(client.clone());
@@ -181,7 +183,7 @@ impl Kubelet {
             mirrors: Mirrors::default(),
             node_uid: Mutex::default(),
             book: Book::default(),
-            users: Ranges::read(&config.root_dir, config.runtime.sandboxes().iter().map(|s| &s.spec)),
+            users: Ranges::read(&config.root_dir, slots, config.runtime.sandboxes().iter().map(|s| &s.spec)),
             eviction: Eviction::default(),
             shutdown: Shutdown::default(),
             metrics: KubeletMetrics::new(&ctx.metrics),

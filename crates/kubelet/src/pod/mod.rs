@@ -16,6 +16,7 @@ pub(crate) mod sizes;
 pub(crate) mod start;
 pub(crate) mod static_pods;
 mod status;
+pub(crate) mod subids;
 pub(crate) mod users;
 pub(crate) mod worker;
 

@@ -2,6 +2,7 @@
 //! itself. The mapping is kept beside the pod, as upstream's kubelet keeps it, so that it holds over restarts.
 //! A range is free again when nothing of its pod is left on the node.
 
+use super::subids::Slots;
 use knarr_api::core::v1::Pod;
 use knarr_runtime::spec::{IdMapping, SandboxSpec, UserNamespace};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use std::sync::Mutex;
 pub(crate) const LENGTH: u32 = 1 << 16;
 
 /// Ids from here on are not given: programs that take them for signed numbers are still about.
-const END: u32 = 1 << 31;
+pub(super) const END: u32 = 1 << 31;
 
 /// What upstream says of a runtime without them.
 pub(crate) const UNSUPPORTED: &str =
@@ -53,13 +54,19 @@ pub(crate) fn are_there() -> bool {
 #[derive(Debug)]
 pub(crate) struct Ranges {
     root: PathBuf,
+    /// Those that may be given.
+    slots: Slots,
     /// First id by pod UID.
     used: Mutex<HashMap<String, u32>>,
 }
 
 impl Ranges {
     /// The ranges of the pods that have directories below `root`, and of those that run.
-    pub(crate) fn read<'a>(root: &Path, running: impl IntoIterator<Item = &'a SandboxSpec>) -> Self {
+    pub(crate) fn read<'a>(
+        root: &Path,
+        slots: Slots,
+        running: impl IntoIterator<Item = &'a SandboxSpec>,
+    ) -> Self {
         let mut used = HashMap::new();
         for entry in std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten() {
             let uid = entry.file_name().to_string_lossy().into_owned();
@@ -73,7 +80,7 @@ impl Ranges {
                 used.insert(sandbox.pod_uid.clone(), first.host_id);
             }
         }
-        Self { root: root.to_owned(), used: Mutex::new(used) }
+        Self { root: root.to_owned(), slots, used: Mutex::new(used) }
     }
 
     /// The pod's users, which are its until they are released.
@@ -89,7 +96,8 @@ impl Ranges {
             return Ok(*first);
         }
         let taken: HashSet<u32> = used.values().copied().collect();
-        let first = (1..END / LENGTH)
+        let first = self.slots.clone();
+        let first = first
             .map(|number| number * LENGTH)
             .find(|first| !taken.contains(first))
             .ok_or("could not find an empty slot to allocate a user namespace")?;
@@ -132,12 +140,17 @@ mod tests {
     #[test]
     fn a_pod_keeps_its_ids_over_a_restart_and_gives_them_back_at_its_end() {
         let dir = tempfile::tempdir().unwrap();
-        let ranges = Ranges::read(dir.path(), []);
+        let ranges = Ranges::read(dir.path(), 1..9, []);
         assert_eq!(["a", "b", "a"].map(|uid| first(&ranges, uid)), [65_536, 131_072, 65_536]);
-        let again = Ranges::read(dir.path(), []);
+        let again = Ranges::read(dir.path(), 1..9, []);
         assert_eq!(["c", "b"].map(|uid| first(&again, uid)), [196_608, 131_072]);
         again.release("a");
         assert_eq!(first(&again, "d"), 65_536);
+        // No others than those that may be given, of which some may be in use from before.
+        let few = Ranges::read(dir.path(), 3..5, []);
+        assert_eq!(["b", "e"].map(|uid| first(&few, uid)), [131_072, 262_144]);
+        let none = few.of("f").unwrap_err();
+        assert_eq!(none, "create user namespace: could not find an empty slot to allocate a user namespace");
     }
 
     #[test]
@@ -153,7 +166,7 @@ mod tests {
             },
         });
         let running: SandboxSpec = serde_json::from_value(sandbox).unwrap();
-        let ranges = Ranges::read(dir.path(), [&running]);
+        let ranges = Ranges::read(dir.path(), 1..9, [&running]);
         assert_eq!(["b", "a"].map(|uid| first(&ranges, uid)), [131_072, 65_536]);
     }
 
@@ -166,6 +179,6 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        assert_eq!(first(&Ranges::read(dir.path(), []), "a"), 65_536);
+        assert_eq!(first(&Ranges::read(dir.path(), 1..9, []), "a"), 65_536);
     }
 }
