@@ -214,8 +214,10 @@ pub async fn oci_a_signal_waits_for_a_program_just_started(test: &Test) {
 /// `events` tells readings and kills for want of memory until the container ends; `update` changes limits.
 pub async fn oci_events_and_limits(test: &Test) {
     let mut oci = Oci::new(test);
-    // A hog that is asked for: the shell stays.
-    oci.script("trap : USR1; while :; do sleep 60 & wait $!; busybox tail /dev/zero; done");
+    // A hog that is asked for, whenever that is; the shell stays.
+    oci.script(
+        "trap go=1 USR1; until test $go; do busybox usleep 10000; done; busybox tail /dev/zero; sleep 60",
+    );
     oci.create();
     oci.good(&["start", "c1"]);
     let mut command = Command::new("/proc/self/exe");

@@ -104,7 +104,10 @@ pub async fn root_of_such_a_pod_is_nobody_on_the_host(test: &Test) {
     let (id, pid) = first_process(&pod, spec).await;
     test.until("the container's file", || upper.join("own").exists()).await;
     assert_eq!(owner(Path::new(&format!("/proc/{pid}"))), (FIRST, FIRST));
-    assert_eq!(super::pod::read_log(&log, "stdout"), "s3cret\n0:0\n");
+    // What was said before that is perhaps still on its way to the log.
+    let said = || super::pod::read_log(&log, "stdout");
+    test.until("the container's words", || said().lines().count() == 2).await;
+    assert_eq!(said(), "s3cret\n0:0\n");
     // Volumes are on disk as if there were no mapping; what is the container's own is the pod's.
     assert_eq!((owner(&dir.join("root")), owner(&dir.join("web"))), ((0, 0), (33, 34)));
     assert_eq!(owner(&upper.join("own")), (FIRST, FIRST));
@@ -140,7 +143,9 @@ pub async fn such_a_pods_containers_can_share_processes(test: &Test) {
     let seen = pod.output("for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; done").await;
     assert!(seen.contains("sleep 1234"), "{seen}");
     let other = test.pod(sandbox(test, "target")).await;
-    let (id, _) = first_process(&other, test.container("exec sleep 4321")).await;
+    let mut sleeping = test.container("");
+    sleeping.args = ["sleep", "4321"].map(str::to_owned).into();
+    let (id, _) = first_process(&other, sleeping).await;
     let mut debug = test.container("tr '\\0' ' ' < /proc/1/cmdline; kill 1; echo $?");
     debug.pid_of = Some(id);
     assert_eq!(other.run(debug).await.stdout, "sleep 4321 0\n");
