@@ -3,9 +3,10 @@
 use crate::{LIMIT, Running};
 use knarr_api::Kind;
 use knarr_api::core::v1::{ConfigMap, Pod, ResourceQuota, Service};
-use knarr_client::{DeleteOptions, Patch};
+use knarr_client::{DeleteOptions, Informers, Patch};
 use knarr_testkit::wait_for;
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
 
 impl Running {
     /// Waits until a quota's status shows this use.
@@ -93,10 +94,23 @@ async fn what_was_charged_for_nothing_comes_back() {
         "spec": { "hard": { "count/configmaps": "5" } } });
     running.create::<ResourceQuota>(quota).await;
     running.used("q", json!({ "count/configmaps": "1" })).await;
+    // Everything that the quota says, so that it does not matter for how long.
+    let said = Arc::<Mutex<Vec<Value>>>::default();
+    let quotas = Informers::new(running.client.clone()).get::<ResourceQuota>();
+    quotas.synced().await;
+    let saying = said.clone();
+    quotas.on_change(move |change| {
+        let used = change.object().to_value()["status"]["used"]["count/configmaps"].clone();
+        saying.lock().expect("the lock is never poisoned").push(used);
+    });
     let map = json!({ "metadata": { "name": "m", "namespace": "default" } });
     running.create::<ConfigMap>(map.clone()).await;
     running.try_create::<ConfigMap>(map).await.expect_err("it is there already");
-    running.used("q", json!({ "count/configmaps": "3" })).await;
+    wait_for("the failed create to be charged", LIMIT, || async {
+        let said = said.lock().expect("the lock is never poisoned").clone();
+        if said.iter().any(|used| used == "3") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await;
     wait_for("the failed create to be given back", LIMIT, || async {
         let quota = running.client.get::<ResourceQuota>("default", "q").await.map_err(|e| e.to_string())?;
         let used = quota.to_value()["status"]["used"]["count/configmaps"].clone();
