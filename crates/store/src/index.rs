@@ -3,6 +3,7 @@
 //! (<https://etcd.io/docs/v3.5/learning/data_model/>) without the disk: both backends keep one, and the
 //! embedded one rebuilds it from its revision log.
 
+use crate::history::{Cold, History, Packed, Version};
 use crate::{KeyValue, LeaseId, Range, RangeResult, Revision, StoreError, WatchEvent};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -26,35 +27,6 @@ pub(crate) struct Change {
     pub lease: LeaseId,
 }
 
-/// What a key was from one revision on.
-#[derive(Debug)]
-struct Version {
-    modified: Revision,
-    created: Revision,
-    lease: LeaseId,
-    /// `None` from a deletion on.
-    value: Option<Bytes>,
-}
-
-/// The versions of a key that are still readable. Most keys have exactly one, which costs no allocation.
-#[derive(Debug)]
-struct History {
-    /// Oldest first, all before `last`.
-    older: Vec<Version>,
-    last: Version,
-}
-
-impl History {
-    /// What the key was at `revision`: a deletion counts as a version, a key not made yet does not.
-    fn at(&self, revision: Revision) -> Option<&Version> {
-        if self.last.modified <= revision {
-            return Some(&self.last);
-        }
-        let after = self.older.partition_point(|version| version.modified <= revision);
-        after.checked_sub(1).map(|index| &self.older[index])
-    }
-}
-
 /// The key that a revision changed, and what the history of that change takes: its entry and the version that it
 /// superseded, which is kept because it can still be read.
 #[derive(Debug)]
@@ -62,6 +34,9 @@ struct Logged {
     key: Bytes,
     cost: u32,
 }
+
+/// The newest changes are left as they are: they are what watches that begin a little behind ask for.
+const FRESH_REVISIONS: u64 = 512;
 
 /// What a change's place in the log and the version before it take beside the value.
 const ENTRY_BYTES: usize = 128;
@@ -79,6 +54,8 @@ pub(crate) struct Index {
     log_start: Revision,
     /// About how many bytes the log and what its changes supersede take.
     history_bytes: u64,
+    /// Changes before this revision have been looked at for packing.
+    packed_to: Revision,
     revision: Revision,
     compacted: Revision,
     live: usize,
@@ -101,6 +78,7 @@ impl Index {
             log: VecDeque::new(),
             log_start: revision + 1,
             history_bytes: 0,
+            packed_to: revision + 1,
             revision,
             compacted,
             live: 0,
@@ -157,12 +135,12 @@ impl Index {
     /// One key at a revision or now.
     pub fn get(&self, key: &[u8], at: Option<Revision>) -> Result<Option<KeyValue>, StoreError> {
         let at = self.readable(at)?;
-        Ok(self.keys.get_key_value(key).and_then(|(key, history)| live_kv(key, history.at(at)?)))
+        Ok(self.keys.get_key_value(key).and_then(|(key, history)| history.at(at)?.kv(key)))
     }
 
     /// What the key is now.
     pub fn current(&self, key: &[u8]) -> Option<KeyValue> {
-        self.keys.get_key_value(key).and_then(|(key, history)| live_kv(key, &history.last))
+        self.keys.get_key_value(key).and_then(|(key, history)| history.last.kv(key))
     }
 
     /// The keys of a range in order.
@@ -176,10 +154,10 @@ impl Index {
             (false, limit) => limit,
         };
         for (key, history) in self.keys.range::<[u8], _>(bounds) {
-            let Some(version) = history.at(at).filter(|version| version.value.is_some()) else { continue };
+            let Some(version) = history.at(at).filter(|version| !version.is_deleted()) else { continue };
             result.count += 1;
             if result.kvs.len() < limit {
-                result.kvs.extend(live_kv(key, version));
+                result.kvs.extend(version.kv(key));
             }
         }
         Ok(result)
@@ -238,14 +216,14 @@ impl Index {
     fn insert(&mut self, change: Change, keep: bool) -> (Bytes, usize) {
         let Change { revision, created, key, value, lease } = change;
         let deleted = value.is_none();
-        let version = Version { modified: revision, created, lease, value };
+        let version = Version::new(revision, created, lease, value);
         let (key, before) = match self.keys.get_key_value(&key) {
-            Some((key, history)) => (key.clone(), history.last.value.is_some().then_some(history.last.lease)),
+            Some((key, history)) => (key.clone(), (!history.last.is_deleted()).then_some(history.last.lease)),
             None => (key, None),
         };
         let mut superseded = 0;
         if let Some(history) = self.keys.get_mut(&key) {
-            superseded = history.last.value.as_ref().map_or(0, Bytes::len);
+            superseded = history.last.bytes();
             let last = std::mem::replace(&mut history.last, version);
             if keep {
                 history.older.push(last);
@@ -299,6 +277,44 @@ impl Index {
         done
     }
 
+    /// What is to be packed of the next `limit` changes that have become old, and up to where that looks; `None`
+    /// when there are none. [`Index::settle`] takes the result.
+    pub fn cold(&self, limit: usize) -> Option<(Vec<Cold>, Revision)> {
+        let old = self.revision.saturating_sub(FRESH_REVISIONS);
+        let from = self.packed_to.max(self.log_start);
+        let to = old.min(from + limit as u64);
+        if from >= to {
+            return None;
+        }
+        // The last of a key's changes speaks for those before it.
+        let mut last = HashMap::new();
+        for revision in from..to {
+            last.insert(&self.log[offset(revision, self.log_start)].key, revision);
+        }
+        let cold = last.into_iter().filter_map(|(key, revision)| {
+            let history = self.keys.get(key).expect("a key of the log has a history");
+            history.cold(key, revision)
+        });
+        Some((cold.collect(), to))
+    }
+
+    /// Takes what [`Index::cold`] gave and what it packs to.
+    pub fn settle(&mut self, cold: Vec<(Cold, Vec<Packed>)>, to: Revision) {
+        self.packed_to = to;
+        let Self { keys, log, log_start, history_bytes, .. } = self;
+        for (cold, packed) in cold {
+            let Some(history) = keys.get_mut(&cold.key) else { continue };
+            history.settle(cold, packed, |revision, bytes| {
+                // What was compacted meanwhile is accounted for already.
+                let Some(at) = revision.checked_sub(*log_start) else { return };
+                let logged = &mut log[usize::try_from(at).expect("the log fits in memory")];
+                let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(logged.cost);
+                logged.cost -= bytes;
+                *history_bytes -= u64::from(bytes);
+            });
+        }
+    }
+
     /// Whether [`Index::compact`] at `revision` is allowed.
     pub fn compactable(&self, revision: Revision) -> Result<(), StoreError> {
         if revision > self.revision {
@@ -317,7 +333,7 @@ impl Index {
         if history.last.modified <= revision {
             dead.extend(history.older.drain(..).map(|version| version.modified));
             history.older = Vec::new();
-            if history.last.value.is_none() {
+            if history.last.is_deleted() {
                 dead.push(history.last.modified);
                 self.keys.remove(key);
             }
@@ -325,7 +341,7 @@ impl Index {
         }
         let after = history.older.partition_point(|version| version.modified <= revision);
         let Some(mut keep_from) = after.checked_sub(1) else { return };
-        if history.older[keep_from].value.is_none() {
+        if history.older[keep_from].is_deleted() {
             keep_from = after;
         }
         dead.extend(history.older.drain(..keep_from).map(|version| version.modified));
@@ -347,28 +363,18 @@ fn offset(revision: Revision, start: Revision) -> usize {
     usize::try_from(revision - start).expect("the log fits in memory")
 }
 
-fn live_kv(key: &Bytes, version: &Version) -> Option<KeyValue> {
-    Some(KeyValue {
-        key: key.clone(),
-        value: version.value.clone()?,
-        create_revision: version.created,
-        mod_revision: version.modified,
-        lease: version.lease,
-    })
-}
-
 /// The change that `revision` made to `key`.
 fn event(key: &Bytes, history: &History, revision: Revision) -> WatchEvent {
     let version = history.at(revision).expect("a revision of the log is kept");
-    let prev = history.at(revision - 1).and_then(|before| live_kv(key, before));
+    let prev = history.at(revision - 1).and_then(|before| before.kv(key));
     let kv = KeyValue {
         key: key.clone(),
-        value: version.value.clone().unwrap_or_default(),
+        value: version.value().unwrap_or_default(),
         create_revision: version.created,
         mod_revision: revision,
         lease: version.lease,
     };
-    WatchEvent { kv, prev, deleted: version.value.is_none() }
+    WatchEvent { kv, prev, deleted: version.is_deleted() }
 }
 
 /// Whether `key` is in `start..end`, by etcd's rules: an empty end is the one key `start`, and an end of one

@@ -16,6 +16,9 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 /// How many changes a compaction looks at before it lets readers in: about a millisecond's worth.
 const FORGET_AT_ONCE: usize = 2000;
 
+/// How many changes are packed before a commit that has come meanwhile gets its turn.
+const PACK_AT_ONCE: usize = 32;
+
 /// See the module's documentation.
 pub(crate) struct Keyspace {
     state: RwLock<State>,
@@ -137,6 +140,19 @@ impl Keyspace {
             dead.sort_unstable();
         }
         dead
+    }
+
+    /// Makes old history smaller, some changes at a time, readers hardly noticing. False when there is nothing to do.
+    pub fn pack(&self) -> bool {
+        // Only one thread commits, compacts and packs; nothing else moves in between.
+        let Some((cold, to)) = self.read().index.cold(PACK_AT_ONCE) else { return false };
+        let packed = cold.into_iter().map(|cold| {
+            let packed = cold.pack();
+            (cold, packed)
+        });
+        let packed = packed.collect();
+        self.write().index.settle(packed, to);
+        true
     }
 
     /// Takes back a lease read from disk.

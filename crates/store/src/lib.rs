@@ -6,6 +6,7 @@
 mod compaction;
 pub mod embedded;
 pub mod etcd;
+mod history;
 mod index;
 mod keyspace;
 mod lease;

@@ -90,6 +90,11 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
     /// Takes no more requests; those waiting are still committed.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -158,6 +163,8 @@ pub(crate) struct Committer {
     options: CommitterOptions,
     /// Keyspaces whose history has become too large, and what to compact them at with the next batch.
     overgrown: Vec<(Arc<Space>, Revision)>,
+    /// Keyspaces whose history may have something to pack.
+    changed: Vec<Arc<Space>>,
     /// Why nothing can be written any more.
     failed: Option<String>,
     /// Whether the last write found the disk full.
@@ -219,6 +226,7 @@ impl Committer {
             work,
             options,
             overgrown: Vec::new(),
+            changed: Vec::new(),
             failed: None,
             full: false,
             payload: Vec::new(),
@@ -238,6 +246,7 @@ impl Committer {
             self.commit(batch);
             let took = self.options.clock.instant().saturating_duration_since(start);
             patience = (took / 2).min(COMPANY_LIMIT);
+            while queue.is_empty() && self.pack() {}
         }
         self.finish();
     }
@@ -286,7 +295,19 @@ impl Committer {
         let _ = self.options.failpoints.hit(Step::Published);
     }
 
+    /// Packs some of the history of a keyspace. False when there is nothing to do.
+    fn pack(&mut self) -> bool {
+        let Some(space) = self.changed.last() else { return false };
+        if !space.keyspace.pack() {
+            self.changed.pop();
+        }
+        true
+    }
+
     fn look_at_history(&mut self, space: &Arc<Space>) {
+        if !self.changed.iter().any(|other| other.id == space.id) {
+            self.changed.push(space.clone());
+        }
         let limit = self.options.history_bytes;
         let state = space.keyspace.read();
         if state.index.history_bytes() > limit

@@ -4,6 +4,7 @@ mod directory;
 mod etcd;
 mod failpoints;
 mod full_disk;
+mod history;
 mod keyspaces;
 mod kill;
 mod power;
