@@ -7,6 +7,7 @@
 mod ahead;
 pub mod event;
 pub mod filter;
+mod parsed;
 mod read;
 mod state;
 #[cfg(test)]
@@ -39,8 +40,8 @@ use wishes::{Waiting, Wishes};
 /// How long a read waits for the cache to catch up before it fails, as upstream.
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
 
-/// How many parsed objects a cache keeps.
-const PARSED: usize = 512;
+/// How many bytes of objects, as they are stored, a cache keeps parsed; that takes about eight times as many.
+const PARSED_BYTES: usize = 512 << 10;
 
 /// How many bytes of encodings the objects of a cache keep together.
 const FORM_BYTES: usize = 8 << 20;
@@ -95,7 +96,7 @@ pub struct Cache {
     wishes: Arc<Wishes>,
     started: AtomicBool,
     /// Parsed objects that are kept for the next who asks.
-    parsed: Mutex<VecDeque<Arc<Value>>>,
+    parsed: Mutex<parsed::Parsed>,
     /// Objects that keep encodings, the oldest first.
     formed: Mutex<Formed>,
     /// Ends its task with the last who holds it.
@@ -451,10 +452,7 @@ impl Cache {
         let (value, fresh) = obj.value();
         if fresh {
             let mut parsed = self.parsed.lock().expect("no holder of the parsed objects panics");
-            if parsed.len() >= PARSED {
-                parsed.pop_front();
-            }
-            parsed.push_back(value.clone());
+            parsed.keep(obj, value.clone(), PARSED_BYTES);
         }
         value
     }
