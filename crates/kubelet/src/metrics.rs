@@ -6,6 +6,8 @@ use knarr_base::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
@@ -23,6 +25,13 @@ pub(crate) struct KubeletMetrics {
     pub(crate) started_containers_errors: Counter,
     shutdown_start: Gauge<f64, AtomicU64>,
     shutdown_end: Gauge<f64, AtomicU64>,
+    evictions: Mutex<BTreeMap<&'static str, u64>>,
+    /// Image volumes that containers asked for.
+    pub(crate) image_volumes_requested: Counter,
+    /// Those that were mounted.
+    pub(crate) image_volumes_mounted: Counter,
+    /// Those that could not be.
+    pub(crate) image_volumes_failed: Counter,
     /// Results of probes, shown at /metrics/probes.
     pub(crate) probes: ProbeResults,
     /// From first seeing a pod to all its containers running, in seconds.
@@ -35,6 +44,19 @@ impl KubeletMetrics {
         let counter = |name: &str, help: &str| metrics.register(name, help, Counter::default());
         Self {
             probes: ProbeResults::default(),
+            evictions: Mutex::default(),
+            image_volumes_requested: counter(
+                "kubelet_image_volume_requested",
+                "Number of requested image volumes",
+            ),
+            image_volumes_mounted: counter(
+                "kubelet_image_volume_mounted_succeed",
+                "Number of successful image volume mounts",
+            ),
+            image_volumes_failed: counter(
+                "kubelet_image_volume_mounted_errors",
+                "Number of failed image volume mounts",
+            ),
             running_pods: metrics.register(
                 "kubelet_running_pods",
                 "Number of pods that have a running pod sandbox",
@@ -74,6 +96,16 @@ impl KubeletMetrics {
                 Histogram::new(exponential_buckets(0.01, 2.0, 15)),
             ),
         }
+    }
+
+    /// A pod was evicted for this signal.
+    pub(crate) fn evicted(&self, signal: &'static str) {
+        *self.evictions.lock().expect("no holder of the counts panics").entry(signal).or_default() += 1;
+    }
+
+    /// Evictions by signal.
+    pub(crate) fn evictions(&self) -> BTreeMap<&'static str, u64> {
+        self.evictions.lock().expect("no holder of the counts panics").clone()
     }
 
     /// When the last graceful shutdown of the node began and ended, if there was one.

@@ -99,6 +99,9 @@ fn pods_that_use_what_they_may_together_cost_one_of_them(cluster: &Cluster) {
         (&annotations["offending_containers"], &annotations["starved_resource"]),
         (&"main".into(), &"memory".into())
     );
+    let metrics = cluster.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")]).ok();
+    let counted = "kubelet_evictions{eviction_signal=\"allocatableMemory.available\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
     drop(namespace);
     // More than there is cannot be reserved.
     cluster.signal("TERM");

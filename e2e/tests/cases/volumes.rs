@@ -83,6 +83,16 @@ fn an_empty_device_is_formatted_and_nothing_else_is(cluster: &Cluster) {
     let mounts = namespace.exec("one", &["grep", " /data ", "/proc/mounts"]).ok();
     assert!(mounts.contains(" ext4 ") && mounts.contains("noatime"), "{mounts}");
     assert_eq!(namespace.exec("one", &["stat", "-c", "%g", "/data"]).ok().trim(), "77");
+    let metrics = cluster
+        .kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/metrics", cluster.host.name)])
+        .ok();
+    let of_claim = format!(
+        "kubelet_volume_stats_capacity_bytes{{namespace=\"{}\",persistentvolumeclaim=\"disk\"}} ",
+        namespace.name
+    );
+    let capacity: u64 =
+        metrics.lines().find_map(|line| line.strip_prefix(&of_claim)?.parse().ok()).unwrap_or_default();
+    assert!((16 << 20..=32 << 20).contains(&capacity), "{capacity}: {metrics}");
     let made = empty.holds();
     namespace.kubectl(&["delete", "pod", "one", "two"]).ok();
     wait_for("nothing mounted of the device", seconds(20), || {

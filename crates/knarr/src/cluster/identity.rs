@@ -24,6 +24,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -211,8 +212,10 @@ impl Identity {
 
     /// Gets the serving certificate and renews both before they end, for as long as the node runs.
     pub fn keep(self: &Arc<Self>, ctx: &Ctx, transport: Arc<Https>, address: IpAddr) {
+        let errors = metrics::register(self, ctx);
         for which in [Use::Client, Use::Server] {
             let (this, ctx, transport) = (self.clone(), ctx.clone(), transport.clone());
+            let errors = errors[which as usize].clone();
             let shared: Arc<dyn Transport> = transport.clone();
             ctx.tasks.clone().spawn_until_stopped("certificates", async move {
                 let mut backoff = Backoff::new(Duration::from_secs(1), 2.0, Duration::from_secs(300));
@@ -237,6 +240,7 @@ impl Identity {
                             ctx.clock.sleep(this.rest(which, ctx.clock.now())).await;
                         }
                         Err(error) => {
+                            errors.inc();
                             tracing::warn!(error = format!("{error:#}"), ?which, "no new certificate yet");
                             ctx.clock.sleep(backoff.step()).await;
                         }

@@ -26,23 +26,22 @@ pub(crate) fn is_limited(pod: &Pod) -> bool {
     size_limits(pod).next().is_some() || total(pod, Part::Limits).contains_key("ephemeral-storage")
 }
 
-/// Which limit the pod is beyond, in upstream's words. `dedicated`: what containers write is on another file
+/// Which limit the pod is beyond: upstream's name of the signal, and its words. `dedicated`: what containers write is on another file
 /// system than the node's, and does not count for them.
-pub(crate) fn exceeded(pod: &Pod, usage: &PodUsage, dedicated: bool) -> Option<String> {
+pub(crate) fn exceeded(pod: &Pod, usage: &PodUsage, dedicated: bool) -> Option<(&'static str, String)> {
     let over = |used: u64, limit: &Quantity| i128::from(used) * 1_000_000_000 > limit.nano_value();
     for (name, limit) in size_limits(pod) {
         if usage.volumes.get(name).is_some_and(|used| over(used.bytes, &limit)) {
-            return Some(format!(
-                "Usage of EmptyDir volume {name:?} exceeds the limit {:?}. ",
-                limit.to_string()
-            ));
+            let limit = limit.to_string();
+            let text = format!("Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. ");
+            return Some(("emptydirfs.limit", text));
         }
     }
     if let Some(limit) = total(pod, Part::Limits).get("ephemeral-storage") {
         let counted = super::rank::Counted { rootfs: !dedicated, logs: true, volumes: true };
         if over(super::rank::disk(usage, counted).bytes, limit) {
             let text = "Pod ephemeral local storage usage exceeds the total limit of containers";
-            return Some(format!("{text} {limit}. "));
+            return Some(("ephemeralpodfs.limit", format!("{text} {limit}. ")));
         }
     }
     for container in pod.spec.iter().flat_map(|s| &s.containers) {
@@ -52,7 +51,8 @@ pub(crate) fn exceeded(pod: &Pod, usage: &PodUsage, dedicated: bool) -> Option<S
         let used = used.logs.bytes + if dedicated { 0 } else { used.rootfs.bytes };
         if over(used, &limit) {
             let (name, limit) = (&container.name, limit.to_string());
-            return Some(format!("Container {name} exceeded its local ephemeral storage limit {limit:?}. "));
+            let text = format!("Container {name} exceeded its local ephemeral storage limit {limit:?}. ");
+            return Some(("ephemeralcontainerfs.limit", text));
         }
     }
     None
@@ -122,7 +122,7 @@ mod tests {
                 volumes: BTreeMap::from([("v".to_owned(), disk(v)), ("w".to_owned(), disk(w))]),
                 ..PodUsage::default()
             };
-            assert_eq!(exceeded(&pod, &usage, false).as_deref(), expected, "{spec}");
+            assert_eq!(exceeded(&pod, &usage, false).as_ref().map(|(_, text)| &**text), expected, "{spec}");
             assert_eq!(is_limited(&pod), spec != json!({"containers": [{"name": "c"}]}), "{spec}");
         }
     }
@@ -136,7 +136,8 @@ mod tests {
             ContainerUsage { rootfs: Disk { bytes: 2 << 20, inodes: 1 }, ..ContainerUsage::default() };
         let usage =
             PodUsage { containers: BTreeMap::from([("c".to_owned(), container)]), ..PodUsage::default() };
-        assert!(exceeded(&pod, &usage, false).is_some());
+        let signal = exceeded(&pod, &usage, false).map(|(signal, _)| signal);
+        assert_eq!(signal, Some("ephemeralpodfs.limit"));
         assert_eq!(exceeded(&pod, &usage, true), None);
     }
 }

@@ -234,9 +234,10 @@ async fn evict_beyond_limits(kubelet: &Arc<Shared>, dedicated: bool) -> Vec<Arc<
     for (entry, active) in active(kubelet).into_iter().filter(|(_, a)| local::is_limited(&a.pod)) {
         let pod = active.pod.clone();
         let usage = with_disk(kubelet, active, PodUsage::default()).await;
-        if let Some(message) = local::exceeded(&pod, &usage, dedicated)
+        if let Some((signal, message)) = local::exceeded(&pod, &usage, dedicated)
             && evict(kubelet, &entry, &pod, (message, Annotations::new()), IMMEDIATE, false)
         {
+            kubelet.metrics.evicted(signal);
             evicted.push(entry);
         }
     }
@@ -270,6 +271,7 @@ async fn evict_for(
         let grace = if threshold.grace.is_zero() { IMMEDIATE } else { keep.soft_pod_grace };
         let why = rank::message(resource, &pod, usage.as_ref(), due, readings);
         if evict(kubelet, entry, &pod, why, grace, true) {
+            kubelet.metrics.evicted(signal.name());
             return Some(entry.clone());
         }
     }

@@ -188,11 +188,16 @@ async fn image_volumes(kubelet: &Arc<Shared>, start: &Start) -> Result<(), Failu
     for wanted in def.spec.volume_mounts.iter().flatten() {
         let volume = volumes.iter().find(|v| v.name == wanted.name);
         let Some(source) = volume.and_then(|v| v.image.as_ref()) else { continue };
+        kubelet.metrics.image_volumes_requested.inc();
         let name = source.reference.as_deref().unwrap_or_default();
         let policy = source.pull_policy.as_deref().unwrap_or_default();
         let mounted = async {
             let image = ensure(kubelet, pod, &about(pod, None), name, policy).await?;
             let mounted = image_volume::mount(kubelet, pod, &wanted.name, &image).await;
+            match mounted {
+                Ok(()) => drop(kubelet.metrics.image_volumes_mounted.inc()),
+                Err(_) => drop(kubelet.metrics.image_volumes_failed.inc()),
+            }
             mounted.map_err(|message| Failure::Before("CreateContainerError", message))
         };
         mounted.await.inspect_err(|failure: &Failure| {

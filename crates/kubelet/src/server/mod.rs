@@ -153,7 +153,8 @@ async fn route(server: &Server, request: Request<Incoming>) -> Response<Body> {
         ["runningpods"] if read => stats::pods(kubelet, true),
         ["metrics"] if read => {
             kubelet.metrics.refresh(kubelet);
-            stats::metrics_text(kubelet.ctx.metrics.encode())
+            // The text of the registry says at its end that it is all.
+            stats::metrics_text(stats::node_metrics(kubelet) + &kubelet.ctx.metrics.encode())
         }
         ["metrics", "cadvisor"] if read => stats::cadvisor_metrics(kubelet).await,
         ["metrics", "probes"] if read => stats::metrics_text(kubelet.metrics.probes.text()),

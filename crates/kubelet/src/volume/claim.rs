@@ -10,7 +10,7 @@ use knarr_api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use knarr_api::volume::{self, claim_name, claim_phase, claim_ref, is_for_pod, reaches};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
@@ -22,6 +22,16 @@ const GROUP: &str = "pv.beta.kubernetes.io/gid";
 pub(crate) struct Claims(Mutex<HashMap<(String, String), Arc<PersistentVolume>>>);
 
 impl Claims {
+    /// Where the file system is that a pod has by a claim, by the volume's name in the pod, of those kinds that upstream
+    /// measures: a local volume that is no device to the pod.
+    pub(crate) fn place(&self, root: &Path, uid: &str, name: &str) -> Option<PathBuf> {
+        let all = self.0.lock().expect("claim lock is never poisoned");
+        let persistent = all.get(&(uid.to_owned(), name.to_owned())).filter(|volume| !is_block(volume))?;
+        let source = persistent.spec.as_ref()?.local.as_ref()?;
+        let mounted = super::volume_dir(root, uid, "local-volume", persistent.name());
+        Some(if mounted.exists() { mounted } else { PathBuf::from(&source.path) })
+    }
+
     /// Forgets those of a pod.
     pub(crate) fn release(&self, uid: &str) {
         self.0.lock().expect("claim lock is never poisoned").retain(|key, _| key.0 != uid);

@@ -147,6 +147,16 @@ async fn certificates_are_renewed_before_they_end_and_used_at_once() {
     identity.keep(&ctx, transport.clone(), IpAddr::V4(ADDRESS));
     let served = wait_for("a serving certificate", LIMIT, || async { joined.shown(&identity) }).await;
 
+    let left = |which: &str| {
+        let name = format!("kubelet_certificate_manager_{which}_ttl_seconds ");
+        let text = ctx.metrics.encode();
+        let seconds = text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok());
+        seconds.unwrap_or_else(|| panic!("no {name} in {text}")) / DAY.as_secs_f64()
+    };
+    assert!((364.0..365.0).contains(&left("client")) && (364.0..365.0).contains(&left("server")));
+    let errors = "\nkubelet_certificate_manager_client_expiration_renew_errors 0\n";
+    assert!(ctx.metrics.encode().contains(errors), "{}", ctx.metrics.encode());
+
     // 70 % of a year are 255 days, 90 % are 328.
     let step = |days: u32| {
         for _ in 0..days * 24 {
@@ -158,6 +168,7 @@ async fn certificates_are_renewed_before_they_end_and_used_at_once() {
         tokio::task::yield_now().await;
     }
     assert_eq!(joined.seen(&transport).await.expect("an answer").1, credential(&first), "before its time");
+    assert!((110.0..111.0).contains(&left("client")), "{}", left("client"));
     clock.advance(75 * DAY);
     let second = wait_for("another certificate at the server", LIMIT, || async {
         let (user, by) = joined.seen(&transport).await?;

@@ -2,19 +2,21 @@
 //! measured while nobody asks.
 //!
 //! - [`machine`], [`disk`]: readings of /proc and of file systems; those of cgroups are the runtime's.
-//! - [`summary`], [`resource`], [`cadvisor`]: the documents.
+//! - [`summary`], [`resource`], [`cadvisor`], [`node`]: the documents.
 //! - [`rates`]: CPU per second out of two readings.
 
 mod cadvisor;
 mod disk;
 mod exposition;
 mod machine;
+mod node;
 mod rates;
 mod resource;
 mod summary;
 
 pub(super) use cadvisor::metrics as cadvisor_metrics;
 pub(super) use exposition::CONTENT_TYPE;
+pub(super) use node::metrics as node_metrics;
 pub(super) use rates::Rates;
 pub(super) use resource::metrics as resource_metrics;
 pub(super) use summary::summary;

@@ -10,6 +10,7 @@ use crate::volume::pod_dir;
 use http::Response;
 use knarr_api::Kind;
 use knarr_api::core::v1::Pod;
+use knarr_api::volume::claim_name;
 use knarr_client::Body;
 use knarr_meta::time::rfc3339;
 use knarr_runtime::spec::{Pressure, Usage};
@@ -242,13 +243,14 @@ fn places(kubelet: &Shared, measured: &Measured, pod: &Pod) -> Places {
         logs: pod_log_dir(&config.log_dir, pod),
         volumes: spec_volumes
             .filter_map(|volume| {
-                let claim = volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone());
-                let claim = claim
-                    .or_else(|| volume.ephemeral.as_ref().map(|_| format!("{}-{}", pod.name(), volume.name)));
-                let claim = claim.map(|name| json!({ "name": name, "namespace": pod.namespace() }));
+                if let Some(claim) = claim_name(pod, volume) {
+                    let claim = json!({ "name": claim, "namespace": pod.namespace() });
+                    let path = kubelet.claims.place(&config.root_dir, pod.uid(), &volume.name)?;
+                    return Some((volume.name.clone(), Some(claim), path));
+                }
                 let path =
                     plugins.iter().map(|plugin| plugin.join(&volume.name)).find(|path| path.exists())?;
-                Some((volume.name.clone(), claim, path))
+                Some((volume.name.clone(), None, path))
             })
             .collect(),
     }
@@ -268,7 +270,8 @@ fn walk(places: Places) -> Files {
         inodes: all.inodes.saturating_sub(of_containers.inodes),
     };
     for (name, claim, path) in places.volumes {
-        let own = disk::file_system(&path).filter(|_| disk::is_mount(&path));
+        // Of claimed volumes the whole file system is told, as upstream does: nobody walks through them.
+        let own = disk::file_system(&path).filter(|_| claim.is_some() || disk::is_mount(&path));
         let used = match own {
             Some(fs) => Used { bytes: fs.used_bytes, inodes: fs.inodes.saturating_sub(fs.inodes_free) },
             None => disk::used(&path),
