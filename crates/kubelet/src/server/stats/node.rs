@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// File systems by namespace and name of the claim.
 type Claimed = BTreeMap<(String, String), FileSystem>;
 
+/// Name, help, and the value of a file system.
+type Family = (&'static str, &'static str, fn(&FileSystem) -> u64);
+
 /// The text.
 pub(in crate::server) fn metrics(kubelet: &Shared) -> String {
     text(&kubelet.config.node_name, &kubelet.metrics.evictions(), &claimed(kubelet))
@@ -40,7 +43,7 @@ fn text(node: &str, evictions: &BTreeMap<&'static str, u64>, claimed: &Claimed) 
     }
     out.gauge("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.");
     out.sample(&[("node", node)], 1.0, None);
-    let families: [(&'static str, &'static str, fn(&FileSystem) -> u64); 6] = [
+    let families: [Family; 6] = [
         ("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", |fs| {
             fs.available_bytes
         }),
