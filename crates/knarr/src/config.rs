@@ -5,13 +5,14 @@ mod housekeeping;
 mod shutdown;
 
 use clap::Args;
-use knarr_kubelet::{Housekeeping, NodeShutdown};
+use knarr_kubelet::{CredentialProviders, Housekeeping, NodeShutdown};
 use knarr_network::Range;
 use knarr_store::etcd::{self, EtcdOptions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where the configuration file is looked for when `--config` does not name one.
@@ -85,6 +86,12 @@ pub struct Settings {
     /// /etc/knarr/registries.yaml]
     #[arg(long, global = true, value_name = "FILE")]
     pub registries: Option<PathBuf>,
+    /// Programs that give credentials for images: a CredentialProviderConfig, as upstream's kubelet takes it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// Where those programs are
+    #[arg(long, global = true, value_name = "DIR")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// Images pulled at once; 1 pulls them one after another [default: 5]
     #[arg(long, global = true, value_name = "COUNT")]
     pub max_parallel_image_pulls: Option<usize>,
@@ -219,6 +226,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// The registries' configuration; it need not exist.
     pub registries: PathBuf,
+    /// Programs that give credentials for images.
+    pub credential_providers: Arc<CredentialProviders>,
     /// Images pulled at once, 0 for the store's own default.
     pub max_parallel_image_pulls: usize,
     /// The etcd cluster to keep everything in, if any.
@@ -294,6 +303,12 @@ fn merge(file: Settings, flags: Settings) -> Settings {
             flags.insecure_registry
         },
         registries: flags.registries.or(file.registries),
+        image_credential_provider_config: flags
+            .image_credential_provider_config
+            .or(file.image_credential_provider_config),
+        image_credential_provider_bin_dir: flags
+            .image_credential_provider_bin_dir
+            .or(file.image_credential_provider_bin_dir),
         max_parallel_image_pulls: flags.max_parallel_image_pulls.or(file.max_parallel_image_pulls),
         etcd_servers: if flags.etcd_servers.is_empty() { file.etcd_servers } else { flags.etcd_servers },
         etcd_cafile: flags.etcd_cafile.or(file.etcd_cafile),
@@ -432,6 +447,21 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
     if settings.pod_max_pids == Some(0) {
         note("pod-max-pids", "a pod needs at least one process".to_owned());
     }
+    let providers = (settings.image_credential_provider_config, settings.image_credential_provider_bin_dir);
+    let credential_providers = match providers {
+        (None, None) => CredentialProviders::default(),
+        (Some(config), Some(programs)) => {
+            CredentialProviders::read(&config, &programs).unwrap_or_else(|problem| {
+                note("image-credential-provider-config", problem);
+                CredentialProviders::default()
+            })
+        }
+        _ => {
+            let both = "needs image-credential-provider-bin-dir, and the other way round";
+            note("image-credential-provider-config", both.to_owned());
+            CredentialProviders::default()
+        }
+    };
     let mut runtime_handlers = BTreeMap::new();
     for text in &settings.runtime_handler {
         match text.split_once('=') {
@@ -469,6 +499,7 @@ fn resolve(settings: Settings, hostname: &str) -> Result<Config, String> {
         scheduler: !settings.disable_scheduler,
         insecure_registries: settings.insecure_registry,
         registries: settings.registries.unwrap_or_else(|| PathBuf::from(REGISTRIES)),
+        credential_providers: Arc::new(credential_providers),
         max_parallel_image_pulls: settings.max_parallel_image_pulls.unwrap_or_default(),
         etcd,
         compaction_interval,

@@ -74,6 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             version: "v1.36.0".to_owned(),
             pod_max_pids: None,
             runtime_handlers: Default::default(),
+            credential_providers: Default::default(),
             static_pods: None,
             resolv_conf: "/etc/resolv.conf".into(),
             log_max_bytes: 10 << 20,

@@ -1,6 +1,7 @@
 //! What a kubelet is given, and what can go wrong when it starts.
 
 use crate::eviction::threshold::Housekeeping;
+use crate::image::CredentialProviders;
 use crate::network::PodNetwork;
 use crate::shutdown::NodeShutdown;
 use knarr_client::Client;
@@ -49,6 +50,8 @@ pub struct KubeletConfig {
     pub pod_max_pids: Option<u32>,
     /// Programs of other OCI runtimes, by the handler that a RuntimeClass names.
     pub runtime_handlers: BTreeMap<String, PathBuf>,
+    /// Programs that give credentials for images.
+    pub credential_providers: Arc<CredentialProviders>,
     /// Directory of static pods' manifests, if any are to be run.
     pub static_pods: Option<PathBuf>,
     /// The host's resolver configuration.

@@ -21,6 +21,7 @@ mod volume;
 
 pub use config::{Capacity, KubeletConfig, KubeletError};
 pub use eviction::threshold::{Amount, DEFAULT_HARD, Housekeeping, Signal, Threshold, thresholds};
+pub use image::CredentialProviders;
 pub use kubelet::Kubelet;
 pub use network::{HostNetworkOnly, HostPort, NetworkRequest, PodNetwork};
 pub use shutdown::{LOGIND_CONFIG_DIR, NodeShutdown, PriorityGrace, remove_logind_override};

@@ -11,6 +11,7 @@ pub const CASES: &[Case] = cases![
     what_is_no_image_is_refused,
     a_pod_runs_an_image_pulled_from_a_registry,
     a_registry_that_wants_a_password_gets_it_from_the_pull_secret,
+    a_program_of_the_node_gives_credentials_for_images,
     plain_http_is_spoken_only_where_it_is_configured,
 ];
 
@@ -128,6 +129,43 @@ fn a_registry_that_wants_a_password_gets_it_from_the_pull_secret(cluster: &Clust
         .ok();
     namespace.apply(&pod("let-in", &image, "  imagePullSecrets: [{name: pull}]"));
     namespace.wait_until_ready("let-in");
+}
+
+fn a_program_of_the_node_gives_credentials_for_images(cluster: &Cluster) {
+    use std::os::unix::fs::PermissionsExt;
+    let _registry = registry(cluster, &["carol", "secret"]);
+    let answer = format!(
+        "{{\"kind\":\"CredentialProviderResponse\",\"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\",\"cacheKeyType\":\"Registry\",\"auth\":{{\"{REGISTRY}\":{{\"username\":\"carol\",\"password\":\"secret\"}}}}}}"
+    );
+    cluster.host.file("tells", format!("#!/bin/sh\ncat >> {INSIDE}/files/asked\necho '{answer}'\n"));
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(cluster.host.dir.join("files/tells"), executable)
+        .expect("it can be made executable");
+    let config = cluster.host.file(
+        "providers.yaml",
+        format!(
+            "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- name: tells\n  apiVersion: credentialprovider.kubelet.k8s.io/v1\n  matchImages: ['{REGISTRY}']\n  defaultCacheDuration: 1h\n"
+        ),
+    );
+    let programs = format!("{INSIDE}/files");
+    cluster.signal("TERM");
+    cluster.start_with(&[
+        "--image-credential-provider-config",
+        &config,
+        "--image-credential-provider-bin-dir",
+        &programs,
+    ]);
+    let namespace = cluster.namespace();
+    let image = format!("{REGISTRY}/tests/busybox:1");
+    for name in ["first", "second"] {
+        namespace.apply(&pod(name, &image, ""));
+        namespace.wait_until_ready(name);
+    }
+    let asked = std::fs::read_to_string(cluster.host.dir.join("files/asked")).expect("it was asked");
+    assert_eq!(asked.matches("CredentialProviderRequest").count(), 1, "{asked}");
+    assert!(asked.contains(&format!("\"image\":\"{REGISTRY}/tests/busybox\"")), "{asked}");
+    cluster.signal("TERM");
+    cluster.start();
 }
 
 fn plain_http_is_spoken_only_where_it_is_configured(cluster: &Cluster) {

@@ -108,6 +108,7 @@ impl Node {
             version: KUBERNETES.to_owned(),
             pod_max_pids: config.pod_max_pids,
             runtime_handlers: config.runtime_handlers.clone(),
+            credential_providers: config.credential_providers.clone(),
             static_pods: Some(layout.manifests()),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             log_max_bytes: LOG_MAX_BYTES,

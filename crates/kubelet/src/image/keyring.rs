@@ -14,8 +14,8 @@ const HUB: &str = "index.docker.io";
 
 #[derive(Default)]
 pub(super) struct Keyring {
-    /// By key; within a key in the order of the pod's secrets.
-    entries: BTreeMap<String, Vec<(Source, Auth)>>,
+    /// By key; within a key in the order of the pod's secrets. What is the node's own has no source.
+    entries: BTreeMap<String, Vec<(Option<Source>, Auth)>>,
 }
 
 impl Keyring {
@@ -27,14 +27,21 @@ impl Keyring {
             None => json(".dockercfg").unwrap_or_default(),
         };
         for (location, entry) in auths.as_object().into_iter().flatten() {
-            if let (Some(key), Some(auth)) = (key(location), auth(entry)) {
-                self.entries.entry(key).or_default().push((source(&auth), auth));
+            if let Some(auth) = auth(entry) {
+                self.insert(location, Some(source(&auth)), auth);
             }
         }
     }
 
+    /// Takes in credentials for a location.
+    pub(super) fn insert(&mut self, location: &str, source: Option<Source>, auth: Auth) {
+        if let Some(key) = key(location) {
+            self.entries.entry(key).or_default().push((source, auth));
+        }
+    }
+
     /// What fits a repository of a registry.
-    pub(super) fn lookup(&self, domain: &str, path: &str) -> Vec<(Source, Auth)> {
+    pub(super) fn lookup(&self, domain: &str, path: &str) -> Vec<(Option<Source>, Auth)> {
         let image = format!("{domain}/{path}");
         // From the end of the alphabet, so that longer paths of a host come before shorter ones.
         let fitting = self.entries.iter().rev().filter(|(key, _)| fits(key, &image));
@@ -79,7 +86,7 @@ fn auth(entry: &Value) -> Option<Auth> {
 }
 
 /// Whether a key is for an image: same port, each label of the host matches, and the path begins like the image's.
-fn fits(key: &str, image: &str) -> bool {
+pub(super) fn fits(key: &str, image: &str) -> bool {
     let parts = |text: &str| {
         let (host, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
         let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));

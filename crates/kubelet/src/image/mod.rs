@@ -2,8 +2,10 @@
 //! words of upstream's image manager. Back-off is the pod worker's.
 
 mod keyring;
+mod provider;
 mod records;
 
+pub use provider::CredentialProviders;
 pub(crate) use records::Records;
 
 use crate::kubelet::Shared;
@@ -51,7 +53,7 @@ pub(crate) async fn ensure(
         && kubelet.pulls.must_ask(&image.id, &repository, &[])
     {
         let shown = credentials(kubelet, pod, &parsed).await;
-        let sources: Vec<_> = shown.iter().map(|(source, _)| source.clone()).collect();
+        let sources: Vec<_> = shown.iter().filter_map(|(source, _)| source.clone()).collect();
         if kubelet.pulls.must_ask(&image.id, &repository, &sources) {
             present = None;
         }
@@ -80,7 +82,7 @@ async fn pull(
     about: &ObjectRef,
     name: &str,
     parsed: &Reference,
-    found: Option<Vec<(Source, Auth)>>,
+    found: Option<Vec<(Option<Source>, Auth)>>,
 ) -> Result<Image, Failure> {
     let recorder = &kubelet.recorder;
     let found = match found {
@@ -122,7 +124,7 @@ async fn pull(
 async fn pull_with(
     kubelet: &Shared,
     name: &str,
-    found: Vec<(Source, Auth)>,
+    found: Vec<(Option<Source>, Auth)>,
 ) -> Result<(Image, Option<Source>), String> {
     let images = &kubelet.config.images;
     let text = |error: PullError| format!("rpc error: code = {} desc = {error}", error.code());
@@ -132,7 +134,7 @@ async fn pull_with(
     let mut messages: Vec<String> = Vec::new();
     for (source, auth) in found {
         match images.pull(name, Some(auth), knarr_image::silent()).await {
-            Ok(image) => return Ok((image, Some(source))),
+            Ok(image) => return Ok((image, source)),
             Err(error) => {
                 let message = text(error);
                 if !messages.contains(&message) {
@@ -147,8 +149,9 @@ async fn pull_with(
     })
 }
 
-/// The credentials for a repository among the pod's image pull secrets, the most specific first.
-async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) -> Vec<(Source, Auth)> {
+/// The credentials for a repository among the pod's image pull secrets, the most specific first; after them what providers
+/// of the node give, which every pod may use.
+async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) -> Vec<(Option<Source>, Auth)> {
     let mut keyring = Keyring::default();
     for secret in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
         let data = kubelet.objects.get(What::Secret, pod.namespace(), &secret.name, pod.uid()).await;
@@ -163,5 +166,9 @@ async fn credentials(kubelet: &Arc<Shared>, pod: &Pod, reference: &Reference) ->
         let source = |auth: &Auth| Source::new(&data.uid, pod.namespace(), &secret.name, auth);
         keyring.add(&data.data, source);
     }
-    keyring.lookup(&reference.domain, &reference.path)
+    let (domain, path) = (&reference.domain, &reference.path);
+    let own = kubelet.config.credential_providers.lookup(&kubelet.ctx.clock, domain, path).await;
+    let mut found = keyring.lookup(domain, path);
+    found.extend(own.into_iter().map(|auth| (None, auth)));
+    found
 }
