@@ -337,7 +337,8 @@ printf '{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.ku
     #[tokio::test(flavor = "multi_thread")]
     async fn what_a_program_says_is_kept_for_what_and_as_long_as_it_says() {
         // (type of the key, in the answer, images asked for with the second at which, how often the program ran)
-        let cases: [(&str, &str, &[(&str, u64)], usize); 6] = [
+        type Case<'a> = (&'a str, &'a str, &'a [(&'a str, u64)], usize);
+        let cases: [Case<'_>; 6] = [
             ("Image", "", &[("r.example/a", 0), ("r.example/a", 1), ("r.example/b", 1)], 2),
             ("Registry", "", &[("r.example/a", 0), ("r.example/b", 1), ("x.example/a", 1)], 2),
             ("Global", "", &[("r.example/a", 0), ("r.example/b", 1), ("x.example/a", 1)], 1),
