@@ -22,6 +22,7 @@ pub const CASES: &[Case] = cases![
     down_leaves_nothing_on_the_host_and_keeps_the_data,
     down_with_purge_deletes_the_data,
     status_and_down_without_a_cluster_say_so,
+    a_service_manager_hears_of_its_start_its_life_and_its_end,
 ];
 
 fn version_and_unit_need_no_cluster(cluster: &Cluster) {
@@ -32,6 +33,32 @@ fn version_and_unit_need_no_cluster(cluster: &Cluster) {
         unit.contains("KillMode=process") && unit.contains("Delegate=yes") && unit.contains("ExecStart="),
         "{unit}"
     );
+}
+
+/// As systemd starts a unit of `Type=notify` with `WatchdogSec=3s`.
+fn a_service_manager_hears_of_its_start_its_life_and_its_end(cluster: &Cluster) {
+    let socket = std::os::unix::net::UnixDatagram::bind(cluster.host.dir.join("files/n")).expect("a socket");
+    socket.set_read_timeout(Some(seconds(10))).expect("it has a limit");
+    let hear = || {
+        let mut bytes = [0; 64];
+        let Ok(count) = socket.recv(&mut bytes) else { return "nothing".to_owned() };
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    let address = format!("NOTIFY_SOCKET={INSIDE}/files/n");
+    let mut line = vec!["env", &address, "WATCHDOG_USEC=3000000"];
+    line.extend(cluster.knarr_command(&["up"]));
+    let mut spawned = cluster.host.spawn(&line);
+    spawned.wait_for_text("Ready after", seconds(60));
+    assert_eq!(hear(), "READY=1", "{}", spawned.said());
+    assert!(spawned.said().contains("Ready after"), "{}", spawned.said());
+    for _ in 0..3 {
+        assert_eq!(hear(), "WATCHDOG=1");
+    }
+    spawned.signal("TERM");
+    let last = [(); 3].iter().map(|()| hear()).find(|word| word != "WATCHDOG=1");
+    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    spawned.wait_for_end(seconds(30));
+    cluster.knarr(&["down", "--purge"]).ok();
 }
 
 fn up_without_root_says_how_to_get_it(cluster: &Cluster) {

@@ -5,6 +5,7 @@ use crate::cluster::agent::{Agent, Joining};
 use crate::commands::detach;
 use crate::commands::up::{Backing, runtime, socket, wait_for_end};
 use crate::config::Config;
+use crate::host::systemd::Systemd;
 use crate::host::{checks, data};
 use crate::output::{Progress, say};
 use anyhow::{Context, Result};
@@ -68,7 +69,9 @@ async fn agent(config: &Config, joining: &Joining) -> Result<()> {
     let stopped = socket(&ctx, config, backing, Some(node))?;
     say(&format!("Ready after {} ms.", progress.elapsed(ctx.clock.instant()).as_millis()));
     detach::ready();
+    let service = Systemd::of_environment().ready(&ctx);
     wait_for_end(&ctx, &stopped.stop).await?;
+    service.stopping();
     say("Stopping; the pods run on. 'knarr agent' takes them over again, 'knarr down' stops them.");
     agent.shutdown().await;
     ctx.tasks.shutdown(std::time::Duration::from_secs(5)).await;

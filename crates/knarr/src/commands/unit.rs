@@ -18,14 +18,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// KillMode and Delegate let containers outlive a restart of the service: stopping it ends only the daemon, and
+/// The cluster is there for other units once it is ready. KillMode and Delegate let containers outlive a restart of the service: stopping it ends only the daemon, and
 /// systemd keeps its hands off the cgroups.
 fn unit(binary: &str, up: &[String]) -> String {
     let command: Vec<&str> = [binary, "up"].into_iter().chain(up.iter().map(String::as_str)).collect();
     format!(
         "# Save as /etc/systemd/system/knarr.service, then: systemctl daemon-reload && systemctl enable --now knarr\n\
          [Unit]\nDescription=Knarr Kubernetes cluster\nAfter=network-online.target\nWants=network-online.target\n\n\
-         [Service]\nType=exec\nExecStart={}\nKillMode=process\nDelegate=yes\nRestart=always\nRestartSec=1\n\
+         [Service]\nType=notify\nTimeoutStartSec=5min\nExecStart={}\nKillMode=process\nDelegate=yes\nRestart=always\nRestartSec=1\n\
          LimitNOFILE=1048576\nTasksMax=infinity\nOOMScoreAdjust=-999\n\n\
          [Install]\nWantedBy=multi-user.target",
         command.join(" ")
@@ -39,5 +39,6 @@ mod tests {
         let unit = super::unit("/usr/local/bin/knarr", &["--node-name=a".to_owned()]);
         assert!(unit.contains("ExecStart=/usr/local/bin/knarr up --node-name=a\n"));
         assert!(unit.contains("KillMode=process\nDelegate=yes\n"));
+        assert!(unit.contains("Type=notify\n"));
     }
 }

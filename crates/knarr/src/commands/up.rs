@@ -10,6 +10,7 @@ use crate::daemon::{self, Status, server::Served};
 use crate::demo;
 use crate::host::checks;
 use crate::host::data::{self, Layout};
+use crate::host::systemd::Systemd;
 use crate::kubeconfig::{self, Access};
 use crate::output::{Progress, say};
 use anyhow::{Context, Result};
@@ -123,7 +124,9 @@ async fn up(config: &Config, with_demo: bool) -> Result<()> {
         say(&format!("The demo: open {address} (or: curl {address})"));
     }
     detach::ready();
+    let service = Systemd::of_environment().ready(&ctx);
     wait_for_end(&ctx, &stopped.stop).await?;
+    service.stopping();
     say("Stopping; the pods run on. 'knarr up' takes them over again, 'knarr down' stops them.");
     node.shutdown().await;
     control.shutdown().await;
@@ -146,7 +149,9 @@ async fn serve(config: &Config) -> Result<()> {
     say(&format!("Ready after {} ms.", progress.elapsed(ctx.clock.instant()).as_millis()));
     files.iter().for_each(|line| say(line));
     let stopped = socket(&ctx, config, Backing::of(&control), None)?;
+    let service = Systemd::of_environment().ready(&ctx);
     wait_for_end(&ctx, &stopped.stop).await?;
+    service.stopping();
     say("Stopping.");
     control.shutdown().await;
     stopped.tell().await;

@@ -3,6 +3,7 @@
 pub mod checks;
 pub mod data;
 pub mod sys;
+pub mod systemd;
 
 /// The kernel's name for this machine.
 pub fn hostname() -> String {
