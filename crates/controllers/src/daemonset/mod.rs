@@ -56,6 +56,7 @@ pub fn start(start: Start) {
         }
         on_set.add(Key::of(&change.object().metadata));
     });
+    history::wake::<DaemonSet>(&revisions, &queue);
     let (on_pod, expected, known) = (queue.clone(), expectations.clone(), sets.clone());
     pods.on_change(move |change: &Change<Pod>| pod_changed(change, &on_pod, &expected, &known));
     let (on_node, known) = (queue.clone(), sets.clone());

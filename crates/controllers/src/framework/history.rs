@@ -2,12 +2,13 @@
 //! what `kubectl rollout undo` sends.
 
 use super::claim::Claim;
-use super::pod_control::controller_ref;
+use super::pod_control::{controller_of, controller_ref};
 use knarr_api::Kind;
 use knarr_api::apps::v1::ControllerRevision;
 use knarr_api::core::v1::PodTemplateSpec;
 use knarr_api::meta::v1::{LabelSelector, ObjectMeta};
-use knarr_client::{Client, DeleteOptions, Error, Informer};
+use knarr_client::informer::Key;
+use knarr_client::{Client, DeleteOptions, Error, Informer, ListOptions, WorkQueue};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +70,17 @@ impl History {
     }
 }
 
+/// Has sets of a kind looked at when their revisions change: their order may have been given without the newest.
+pub fn wake<K: Kind>(revisions: &Informer<ControllerRevision>, queue: &WorkQueue<Key>) {
+    let queue = queue.clone();
+    revisions.on_change(move |change| {
+        let revision = change.object();
+        if let Some(owner) = controller_of(&revision.metadata).filter(|o| o.kind == K::KIND) {
+            queue.add(Key::new(revision.namespace(), &owner.name));
+        }
+    });
+}
+
 /// What to do so that the newest revision is the template's.
 #[derive(Debug, PartialEq)]
 enum Step {
@@ -111,9 +123,19 @@ pub async fn keep<K: Kind>(
         let live = client.get::<K>(set.namespace(), set.name()).await?;
         Ok(live.meta().uid == set.meta().uid && live.meta().deletion_timestamp.is_none())
     };
+    let sort = |revisions: &mut Vec<Arc<ControllerRevision>>| {
+        revisions.sort_by_key(|r| (r.revision, r.name().to_owned()));
+    };
     let mut revisions = claim.objects(all, fresh).await?;
-    revisions.sort_by_key(|r| (r.revision, r.name().to_owned()));
+    sort(&mut revisions);
     let data = data(template);
+    if step(&revisions, &data) != Step::Keep {
+        // Numbers are given by all that are there, and the informer may not have heard of the newest.
+        let live = client.list::<ControllerRevision>(set.namespace(), &ListOptions::default()).await?;
+        let is_own = |r: &ControllerRevision| controller_of(&r.metadata).is_some_and(|o| o.uid == owner.uid);
+        revisions = live.items.into_iter().filter(is_own).map(Arc::new).collect();
+        sort(&mut revisions);
+    }
     match step(&revisions, &data) {
         Step::Keep => Ok(History { revisions, collisions }),
         Step::Raise(index, number) => {

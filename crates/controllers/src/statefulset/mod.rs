@@ -35,6 +35,7 @@ pub fn start(start: Start) {
     let queue = WorkQueue::new(start.ctx.clone());
     let on_set = queue.clone();
     sets.on_change(move |change| on_set.add(Key::of(&change.object().metadata)));
+    history::wake::<StatefulSet>(&revisions, &queue);
     let (on_pod, known) = (queue.clone(), sets.clone());
     all_pods.on_change(move |change: &Change<Pod>| {
         for pod in change.old.iter().chain(&change.new) {

@@ -74,12 +74,14 @@ async fn a_stateful_set_keeps_names_and_order() {
         .await;
     patch(json!({ "spec": { "template": template("one"), "replicas": 2 } })).await;
     running.images("db", &["db-0=one", "db-1=one"]).await;
-    let options = ListOptions::default();
-    let revisions =
-        running.client.list::<ControllerRevision>("default", &options).await.expect("a list").items;
-    let mut numbers: Vec<i64> = revisions.iter().map(|r| r.revision).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, [2, 3], "the first template's revision became the newest");
+    knarr_testkit::wait_for("the first template's revision to be the newest", LIMIT, || async {
+        let revisions = running.client.list::<ControllerRevision>("default", &ListOptions::default()).await;
+        let mut numbers: Vec<i64> =
+            revisions.map_err(|e| e.to_string())?.items.iter().map(|r| r.revision).collect();
+        numbers.sort_unstable();
+        if numbers == [2, 3] { Ok(()) } else { Err(format!("{numbers:?}")) }
+    })
+    .await;
     running.cluster.stop().await;
 }
 
