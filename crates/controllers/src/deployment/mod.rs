@@ -7,7 +7,7 @@ mod replica_sets;
 mod rolling;
 mod sizes;
 
-use crate::framework::claim::{Claim, is_empty};
+use crate::framework::claim::{Claim, is_empty, selects};
 use crate::framework::pod_control::{controller_of, controller_ref};
 use crate::framework::{Next, Reconcile, Start, pods, run};
 use knarr_api::Kind;
@@ -93,7 +93,7 @@ fn wake_owner(set: &ReplicaSet, queue: &WorkQueue<Key>, deployments: &Informer<D
         None => {
             for deployment in deployments.list(namespace) {
                 let selector = deployment.spec.as_ref().map(|s| &s.selector);
-                if selector.is_some_and(|s| crate::framework::claim::selects(s, set.metadata.labels.as_ref()))
+                if selector.is_some_and(|s| selects(s, set.metadata.labels.as_ref()))
                 {
                     queue.add(Key::of(&deployment.metadata));
                 }
@@ -303,6 +303,14 @@ impl Deployments {
                     .is_some_and(|o| Some(&o.uid) == deployment.metadata.uid.as_ref());
                 if ours && same_template(&there, deployment) {
                     return Ok(Some(Arc::new(there)));
+                }
+                // It has just become an orphan: it is taken on as soon as the informer tells of it.
+                let selector = deployment.spec.as_ref().map(|s| &s.selector);
+                if controller_of(&there.metadata).is_none()
+                    && same_template(&there, deployment)
+                    && selector.is_some_and(|s| selects(s, there.metadata.labels.as_ref()))
+                {
+                    return Err(error);
                 }
                 // Another template has the same hash: count up and come again with another.
                 let status = deployment.status.get_or_insert_default();
