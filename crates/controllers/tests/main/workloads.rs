@@ -124,6 +124,12 @@ async fn a_deployment_rolls_back_pauses_and_scales() {
         if (sets.get("4"), sets.get("5")) == (Some(&4), Some(&3)) { Ok(()) } else { Err(format!("{sets:?}")) }
     })
     .await;
+    // The controller knows of these sizes, too: the shares are reckoned from them.
+    running
+        .until::<Deployment>("web", "seven pods, three of them new", |d| {
+            d.status.as_ref().is_some_and(|s| (s.replicas, s.updated_replicas) == (Some(7), Some(3)))
+        })
+        .await;
     running.merge::<Deployment>("web", json!({ "spec": { "replicas": 10 } })).await;
     knarr_testkit::wait_for("proportional sizes", LIMIT, || async {
         let sets = running.sets("web").await;
