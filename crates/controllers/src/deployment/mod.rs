@@ -93,8 +93,7 @@ fn wake_owner(set: &ReplicaSet, queue: &WorkQueue<Key>, deployments: &Informer<D
         None => {
             for deployment in deployments.list(namespace) {
                 let selector = deployment.spec.as_ref().map(|s| &s.selector);
-                if selector.is_some_and(|s| selects(s, set.metadata.labels.as_ref()))
-                {
+                if selector.is_some_and(|s| selects(s, set.metadata.labels.as_ref())) {
                     queue.add(Key::of(&deployment.metadata));
                 }
             }
