@@ -198,9 +198,12 @@ fn a_rule_restarts_all_containers_of_a_pod(cluster: &Cluster) {
     let command = "[ $(wc -l < /v/runs) -gt 1 ] && sleep 1000; exit 42";
     let mount = "    volumeMounts: [{name: v, mountPath: /v}]";
     namespace.apply(&pod("together", command, &format!("{rule}\n{mount}"), init));
-    let pod = namespace.wait_until_ready("together");
+    // It may be seen ready for the moment that its first run takes.
+    let pod = namespace.wait_until("pod/together", seconds(40), |pod| {
+        let main = &pod["status"]["containerStatuses"][0];
+        main["restartCount"] == 1 && main["ready"] == true
+    });
     let status = &pod["status"];
-    assert_eq!(status["containerStatuses"][0]["restartCount"], 1, "{status}");
     assert_eq!(status["initContainerStatuses"][0]["restartCount"], 1, "{status}");
     let last = &status["containerStatuses"][0]["lastState"]["terminated"];
     assert_eq!(last["reason"], "RestartingAllContainers");
