@@ -211,6 +211,7 @@ impl Kubelet {
         crate::server::start(&self.shared).await?;
         tasks.spawn_until_stopped("node", crate::node::run(self.shared.clone(), gate));
         tasks.spawn_until_stopped("allocatable", crate::node::allocatable::enforce(self.shared.clone()));
+        tasks.spawn_until_stopped("system-oom", crate::node::oom::watch(self.shared.clone()));
         tasks.spawn_until_stopped("image-gc", crate::eviction::images::run(self.shared.clone()));
         tasks.spawn_until_stopped("shutdown", crate::shutdown::run(self.shared.clone()));
         tasks.spawn_until_stopped("eviction", crate::eviction::run(self.shared.clone()));

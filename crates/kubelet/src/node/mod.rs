@@ -3,6 +3,7 @@
 pub(crate) mod allocatable;
 mod events;
 mod machine;
+pub(crate) mod oom;
 mod status;
 
 use crate::eviction::node_ref;
