@@ -35,7 +35,7 @@ pub struct Cluster {
 }
 
 /// Test hosts share the disk of the machine they run on: how full that is must not decide tests.
-const THRESHOLDS: [&str; 4] =
+pub const THRESHOLDS: [&str; 4] =
     ["--eviction-hard", "memory.available<20Mi,nodefs.available<100Mi", "--image-gc-high-threshold", "100"];
 
 impl Cluster {

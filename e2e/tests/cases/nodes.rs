@@ -1,6 +1,7 @@
 //! Two machines, joined by a cable: one joins the other's cluster, pods and services work across, and a machine that is
 //! lost is noticed, replaced and taken back.
 
+use knarr_e2e::cluster::THRESHOLDS;
 use knarr_e2e::host::{INSIDE, KNARR};
 use knarr_e2e::wait::seconds;
 use knarr_e2e::{Case, Cluster, Namespace, Spawned, TestHost, cases, snapshot, wait_for};
@@ -27,6 +28,7 @@ impl Beta {
     fn line<'a>(&'a self, command: &[&'a str]) -> Vec<&'a str> {
         let mut line =
             vec![KNARR, command[0], "--data-dir", "/srv/host/data", "--cgroup-root", &self.host.cgroup];
+        line.extend(THRESHOLDS);
         line.extend(&command[1..]);
         line
     }
