@@ -88,7 +88,7 @@ impl Measured {
     }
 }
 
-/// Tells the size of the database when metrics are read.
+/// Tells the size of the database, and of the history in memory, when metrics are read.
 #[derive(Debug)]
 struct Size(Weak<dyn Store>);
 
@@ -96,11 +96,15 @@ impl Collector for Size {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(store) = self.0.upgrade() else { return Ok(()) };
         let stats = store.stats();
-        let size = i64::try_from(stats.size_bytes).unwrap_or(i64::MAX);
+        let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let help = "About how many bytes of memory the versions before the present one take";
+        encoder
+            .encode_descriptor("knarr_store_history_bytes", help, None, MetricType::Gauge)?
+            .encode_gauge(&gauge(stats.history_bytes))?;
         let help = "Size of the storage database file physically allocated in bytes";
         let mut family =
             encoder.encode_descriptor("apiserver_storage_size_bytes", help, None, MetricType::Gauge)?;
-        family.encode_family(&[("storage_cluster_id", "etcd-0")])?.encode_gauge(&size)
+        family.encode_family(&[("storage_cluster_id", "etcd-0")])?.encode_gauge(&gauge(stats.size_bytes))
     }
 }
 
