@@ -202,6 +202,15 @@ impl Record {
         self.state != State::None || self.last.as_ref().is_some_and(before)
     }
 
+    /// Whether it is news that the container `id` has ended; `starting`: it is the one that is being started. An end is
+    /// heard of twice, from the runtime and from who stopped it, and its successor may be starting by then.
+    pub(crate) fn is_news(&self, id: &str, starting: bool) -> bool {
+        let known = |ended: &Ended| ended.id == id;
+        (starting || self.id == id)
+            && !self.ended().is_some_and(known)
+            && !self.last.as_ref().is_some_and(known)
+    }
+
     pub(crate) fn ended(&self) -> Option<&Ended> {
         match &self.state {
             State::Ended(ended) => Some(ended),
@@ -280,5 +289,31 @@ mod tests {
         }
         assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(record.held_until(ended + Duration::from_secs(601)), None);
+    }
+
+    #[test]
+    fn an_end_is_news_once() {
+        let ended = |id: &str| Ended {
+            id: id.to_owned(),
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            started_at: None,
+            finished_at: SystemTime::UNIX_EPOCH,
+        };
+        let mut record = Record {
+            id: "one".to_owned(),
+            state: State::Running(SystemTime::UNIX_EPOCH),
+            ..Record::default()
+        };
+        assert!(record.is_news("one", false));
+        assert!(!record.is_news("before", false));
+        record.state = State::Ended(ended("one"));
+        assert!(!record.is_news("one", false));
+        // The next one is being started: it may end before that is heard, the old one has ended already.
+        record.last = Some(ended("one"));
+        record.state = State::None;
+        assert!(!record.is_news("one", false));
+        assert!(record.is_news("two", true));
     }
 }

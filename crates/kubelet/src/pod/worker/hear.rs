@@ -289,8 +289,7 @@ impl Worker {
         let pod = self.pod.clone();
         let restarts = should_restart(&pod, &def, status.exit_code);
         let record = self.record(&status.name);
-        let current = record.id == status.id;
-        if !(current || starting) || (current && record.ended().is_some()) {
+        if !record.is_news(&status.id, starting) {
             return;
         }
         if status.exit_code == 128 && starting {
