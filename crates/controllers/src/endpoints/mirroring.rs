@@ -1,7 +1,7 @@
 //! endpointslicemirroring: Endpoints that people keep by hand for a service without a selector (a database outside
 //! the cluster, say) are mirrored into slices, which is what the data path reads.
 
-use super::slices::{Group, apply};
+use super::slices::{Group, apply, wake};
 use super::{has_selector, run_over};
 use crate::framework::{Next, Reconcile, Start};
 use knarr_api::core::v1::{Endpoints, Service};
@@ -34,6 +34,7 @@ pub fn start(start: Start) {
     services.on_change(move |change| on_service.add(Key::of(&change.object().metadata)));
     let on_endpoints = queue.clone();
     endpoints.on_change(move |change| on_endpoints.add(Key::of(&change.object().metadata)));
+    wake(&slices, CONTROLLER, &queue);
     let ready = {
         let (services, endpoints, slices) = (services.clone(), endpoints.clone(), slices.clone());
         async move {

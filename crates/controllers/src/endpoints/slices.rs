@@ -11,7 +11,7 @@ use knarr_api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, Endpo
 use knarr_api::meta::v1::ObjectMeta;
 use knarr_base::clock::BoxFuture;
 use knarr_client::informer::Key;
-use knarr_client::{Client, DeleteOptions, Error, Informer, WorkQueue};
+use knarr_client::{Client, DeleteOptions, Error, Informer, ListOptions, WorkQueue};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,16 +31,7 @@ pub fn start(start: Start) {
     let queue = WorkQueue::new(start.ctx.clone());
     let (services, pods) = watch_services(&start, &queue);
     let slices = start.informers.get::<EndpointSlice>();
-    let on_slice = queue.clone();
-    slices.on_change(move |change| {
-        let slice = change.object();
-        let labels = slice.metadata.labels.as_ref();
-        if labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|by| by == CONTROLLER)
-            && let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME))
-        {
-            on_slice.add(Key::new(slice.namespace(), service));
-        }
-    });
+    wake(&slices, CONTROLLER, &queue);
     let ready = {
         let (services, pods, slices) = (services.clone(), pods.clone(), slices.clone());
         async move {
@@ -70,6 +61,20 @@ impl Reconcile for Slices {
             Ok(Next::Done)
         })
     }
+}
+
+/// Has services looked at when the slices that `controller` keeps for them change.
+pub fn wake(slices: &Informer<EndpointSlice>, controller: &'static str, queue: &WorkQueue<Key>) {
+    let queue = queue.clone();
+    slices.on_change(move |change| {
+        let slice = change.object();
+        let labels = slice.metadata.labels.as_ref();
+        if labels.and_then(|l| l.get(MANAGED_BY)).is_some_and(|by| by == controller)
+            && let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME))
+        {
+            queue.add(Key::new(slice.namespace(), service));
+        }
+    });
 }
 
 /// Endpoints that share their ports.
@@ -205,7 +210,15 @@ pub async fn apply(
             && slice.metadata.deletion_timestamp.is_none()
     };
     let held: Vec<_> = slices.list(namespace).into_iter().filter(mine).collect();
-    let plan = plan(&held, wanted, &labels);
+    let mut plan = plan(&held, wanted.clone(), &labels);
+    if !plan.create.is_empty() {
+        // What the informer has not heard of yet is not made a second time.
+        let label_selector = format!("{SERVICE_NAME}={},{MANAGED_BY}={controller}", service.name());
+        let options = ListOptions { label_selector, ..ListOptions::default() };
+        let live = client.list::<EndpointSlice>(namespace, &options).await?.items;
+        let held: Vec<_> = live.into_iter().map(Arc::new).filter(mine).collect();
+        plan = self::plan(&held, wanted, &labels);
+    }
     for (ports, endpoints) in plan.create {
         let slice = EndpointSlice {
             metadata: ObjectMeta {
