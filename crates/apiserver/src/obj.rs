@@ -7,7 +7,6 @@
 use crate::def::{Name, Selectable};
 use bytes::{BufMut, Bytes, BytesMut};
 use knarr_meta::gvk::api_version;
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
@@ -277,12 +276,47 @@ fn put_decimal(out: &mut BytesMut, mut number: u64) {
     out.put_slice(&digits[at..]);
 }
 
-/// What was read out of an object once, for selectors.
+/// A piece of an object's bytes, or of what was read out of them that does not stand there as it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Text {
+    start: u32,
+    len: u32,
+}
+
+/// What was read out of an object once, for selectors: mostly where it stands in the object's bytes.
 #[derive(Debug, Default)]
 struct Extract {
-    uid: Box<str>,
-    labels: Box<[(Box<str>, Box<str>)]>,
-    fields: Box<[Box<str>]>,
+    uid: Text,
+    labels: Box<[(Text, Text)]>,
+    fields: Box<[Text]>,
+    /// What was escaped there, or is the default of what is absent; counted from the end of the object's bytes on.
+    other: Box<str>,
+}
+
+/// Makes an [`Extract`] of an object's bytes.
+struct Gather<'a> {
+    bytes: &'a [u8],
+    uid: Text,
+    labels: Vec<(Text, Text)>,
+    fields: Vec<Text>,
+    other: String,
+}
+
+impl Gather<'_> {
+    /// Remembers a text, without copying it where it is a part of the object's bytes.
+    fn text(&mut self, text: &str) -> Text {
+        if text.is_empty() {
+            return Text::default();
+        }
+        let offset = text.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
+        let inside = offset < self.bytes.len() && offset + text.len() <= self.bytes.len();
+        let start = if inside { offset } else { self.bytes.len() + self.other.len() };
+        if !inside {
+            self.other.push_str(text);
+        }
+        let fits = |number| u32::try_from(number).expect("an object fits in a request");
+        Text { start: fits(start), len: fits(text.len()) }
+    }
 }
 
 /// One object at one revision, as the watch cache holds it.
@@ -324,24 +358,34 @@ impl Obj {
             Some(at) => ((start, start + at), start + at + 1),
             None => ((start, start), start),
         };
-        let mut out = Extract {
-            fields: shape.fields.iter().map(|field| (*field.absent).into()).collect(),
-            ..Extract::default()
+        let mut out = Gather {
+            bytes: &stored.value,
+            uid: Text::default(),
+            labels: Vec::new(),
+            fields: Vec::with_capacity(shape.fields.len()),
+            other: String::new(),
         };
+        for field in &shape.fields {
+            let absent = out.text(&field.absent);
+            out.fields.push(absent);
+        }
         let mut json = serde_json::Deserializer::from_slice(&stored.value);
         Scan { node: &shape.paths, out: &mut out }
             .deserialize(&mut json)
             .map_err(|source| ObjError::Json { key: String::from_utf8_lossy(&key).into_owned(), source })?;
         for (slot, other) in &shape.fallbacks {
-            if out.fields[*slot].is_empty() {
-                out.fields[*slot] = out.fields[*other].clone();
+            if out.fields[*slot].len == 0 {
+                out.fields[*slot] = out.fields[*other];
             }
         }
+        let Gather { uid, labels, fields, other, .. } = out;
+        let extract =
+            Extract { uid, labels: labels.into(), fields: fields.into(), other: other.into_boxed_str() };
         Ok(Self {
             stored,
             namespace: (namespace.0 as u32, namespace.1 as u32),
             name: name as u32,
-            extract: Arc::new(out),
+            extract: Arc::new(extract),
             value: Arc::default(),
             forms: Arc::default(),
             key,
@@ -376,22 +420,31 @@ impl Obj {
 
     /// Its UID.
     pub fn uid(&self) -> &str {
-        &self.extract.uid
+        self.text(self.extract.uid)
+    }
+
+    fn text(&self, text: Text) -> &str {
+        let (start, len) = (text.start as usize, text.len as usize);
+        let bytes = match start.checked_sub(self.stored.value.len()) {
+            None => &self.stored.value[start..start + len],
+            Some(start) => &self.extract.other.as_bytes()[start..start + len],
+        };
+        std::str::from_utf8(bytes).unwrap_or_default()
     }
 
     /// A label's value.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.extract.labels.iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
+        self.extract.labels.iter().find(|(k, _)| self.text(*k) == key).map(|(_, value)| self.text(*value))
     }
 
     /// The value of a selectable field, by its index in the shape.
     pub fn field(&self, index: usize) -> &str {
-        self.extract.fields.get(index).map_or("", |value| value)
+        self.extract.fields.get(index).map_or("", |value| self.text(*value))
     }
 
     /// All values of selectable fields.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
-        self.extract.fields.iter().map(|value| &**value)
+        self.extract.fields.iter().map(|value| self.text(*value))
     }
 
     /// Its encodings.
@@ -412,35 +465,33 @@ impl Obj {
 }
 
 /// Walks a JSON document and keeps what the tree of paths names; everything else is skipped unparsed.
-struct Scan<'a> {
+struct Scan<'a, 'b> {
     node: &'a Node,
-    out: &'a mut Extract,
+    out: &'a mut Gather<'b>,
 }
 
-impl<'de> DeserializeSeed<'de> for Scan<'_> {
+impl<'de> DeserializeSeed<'de> for Scan<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if self.node.labels {
-            let labels = Option::<Labels>::deserialize(deserializer)?;
-            self.out.labels = labels.map(|labels| labels.0.into()).unwrap_or_default();
-            return Ok(());
+            return deserializer.deserialize_option(Labels(self.out));
         }
         deserializer.deserialize_any(self)
     }
 }
 
-impl Scan<'_> {
+impl Scan<'_, '_> {
     fn keep(self, text: &str) {
         if self.node.uid {
-            self.out.uid = text.into();
+            self.out.uid = self.out.text(text);
         }
         if let Some(slot) = self.node.slot {
-            self.out.fields[slot] = text.into();
+            self.out.fields[slot] = self.out.text(text);
         }
     }
 }
 
-impl<'de> Visitor<'de> for Scan<'_> {
+impl<'de> Visitor<'de> for Scan<'_, '_> {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -505,26 +556,46 @@ impl<'a> Visitor<'_> for Child<'a> {
     }
 }
 
-/// A map of labels as pairs. Values of another type (which no write lets through) are dropped.
-struct Labels(Vec<(Box<str>, Box<str>)>);
+/// Keeps a map of labels, which may be null.
+struct Labels<'a, 'b>(&'a mut Gather<'b>);
 
-impl<'de> Deserialize<'de> for Labels {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Labels;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("labels")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
-                let mut pairs = Vec::with_capacity(map.size_hint().unwrap_or(4));
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Labels(pairs))
-            }
+impl<'de> Visitor<'de> for Labels<'_, '_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels")
+    }
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key_seed(One(self.0))? {
+            let value = map.next_value_seed(One(self.0))?;
+            self.0.labels.push((key, value));
         }
-        deserializer.deserialize_map(Pairs)
+        Ok(())
+    }
+}
+
+/// Keeps one string.
+struct One<'a, 'b>(&'a mut Gather<'b>);
+
+impl<'de> DeserializeSeed<'de> for One<'_, '_> {
+    type Value = Text;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Text, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for One<'_, '_> {
+    type Value = Text;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(self.0.text(text))
     }
 }
 
@@ -566,6 +637,30 @@ mod tests {
         assert_eq!(full["metadata"]["resourceVersion"], "42");
         assert_eq!((&full, &full["spec"]), (&obj.stored.parse(), &json!({"nodeName": "n1"})));
         assert!(stored.value.as_ptr() == obj.stored.value.as_ptr(), "canonical bytes are not copied");
+    }
+
+    #[test]
+    fn what_selectors_look_at_is_read_however_it_is_written() {
+        for (spec, fields) in [
+            (json!({"nodeName": "n1", "hostNetwork": true}), ["n1", "true"]),
+            (json!({"nodeName": "quo\"te\u{e9}"}), ["quo\"te\u{e9}", "false"]),
+            (json!({"nodeName": 7, "hostNetwork": null}), ["7", "false"]),
+            (json!({"nodeName": ""}), ["", "false"]),
+        ] {
+            let labels = json!({"plain": "x", "empty": "", "back\\slash": "tab\t"});
+            let pod = json!({"metadata": {"uid": "u\"1", "labels": labels}, "spec": spec});
+            let stored = shape().encode(&pod);
+            let obj = Obj::new(&shape(), b"/p/", Bytes::from_static(b"/p/ns/a"), stored.value, 3).unwrap();
+            assert_eq!(obj.fields().collect::<Vec<_>>(), fields);
+            assert_eq!(obj.uid(), "u\"1");
+            let values = ["plain", "empty", "back\\slash", "none"].map(|key| obj.label(key));
+            assert_eq!(values, [Some("x"), Some(""), Some("tab\t"), None]);
+            assert_eq!(obj.at(4).field(0), fields[0], "at another revision too");
+        }
+        let pod = json!({"metadata": {"labels": null}});
+        let stored = shape().encode(&pod);
+        let obj = Obj::new(&shape(), b"/p/", Bytes::from_static(b"/p/ns/a"), stored.value, 3).unwrap();
+        assert_eq!(obj.label("plain"), None);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Event {
     }
 
     fn size(&self) -> usize {
-        self.obj.stored.value.len() + 256
+        self.obj.stored.value.len() + 1024
     }
 
     /// Lets go of the frames once the event is no longer news.
@@ -58,7 +58,7 @@ impl Event {
 const MIN_EVENTS: usize = 100;
 /// How many bytes of objects the events may keep alive before the oldest go. What is forgotten here is still in
 /// the store's history until it is compacted.
-const MAX_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// How many events are kept at most.
 const MAX_EVENTS: usize = 4096;
 /// The same where the store is elsewhere: what is forgotten here has to be listed again.
