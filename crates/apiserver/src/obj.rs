@@ -10,7 +10,7 @@ use knarr_meta::gvk::api_version;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use std::fmt;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Why a stored value cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -320,7 +320,7 @@ impl Gather<'_> {
 }
 
 /// One object at one revision, as the watch cache holds it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Obj {
     /// Its key in the store.
     pub key: Bytes,
@@ -329,8 +329,9 @@ pub struct Obj {
     namespace: (u32, u32),
     name: u32,
     extract: Arc<Extract>,
-    value: Arc<Mutex<Weak<Value>>>,
-    forms: Arc<Forms>,
+    value: Mutex<Weak<Value>>,
+    /// Few objects have any.
+    forms: OnceLock<Arc<Forms>>,
 }
 
 /// Encodings made of an object, by a number for each.
@@ -386,8 +387,8 @@ impl Obj {
             namespace: (namespace.0 as u32, namespace.1 as u32),
             name: name as u32,
             extract: Arc::new(extract),
-            value: Arc::default(),
-            forms: Arc::default(),
+            value: Mutex::default(),
+            forms: OnceLock::new(),
             key,
         })
     }
@@ -395,10 +396,13 @@ impl Obj {
     /// The same object as of another revision (a deletion's).
     pub fn at(&self, revision: u64) -> Self {
         Self {
+            key: self.key.clone(),
             stored: self.stored.at(revision),
-            value: Arc::default(),
-            forms: Arc::default(),
-            ..self.clone()
+            namespace: self.namespace,
+            name: self.name,
+            extract: self.extract.clone(),
+            value: Mutex::default(),
+            forms: OnceLock::new(),
         }
     }
 
@@ -449,7 +453,7 @@ impl Obj {
 
     /// Its encodings.
     pub fn forms(&self) -> &Arc<Forms> {
-        &self.forms
+        self.forms.get_or_init(Arc::default)
     }
 
     /// The object as a value, shared with whoever else holds it; the flag tells whether it was parsed anew.

@@ -41,7 +41,7 @@ use wishes::{Waiting, Wishes};
 const FRESH_LIMIT: Duration = Duration::from_secs(3);
 
 /// How many bytes of objects, as they are stored, a cache keeps parsed; that takes about eight times as many.
-const PARSED_BYTES: usize = 512 << 10;
+const PARSED_BYTES: usize = 128 << 10;
 
 /// How many bytes of encodings the objects of a cache keep together.
 const FORM_BYTES: usize = 8 << 20;
@@ -279,6 +279,7 @@ impl Cache {
             }
             let event = if change.deleted {
                 let Some(prev) = state.remove(&change.kv.key) else { continue };
+                self.parsed().forget(&prev.key);
                 Event::new(Arc::new(prev.at(revision)), Some(prev), true)
             } else {
                 let key = change.kv.key.clone();
@@ -451,10 +452,13 @@ impl Cache {
     pub fn value(&self, obj: &Obj) -> Arc<Value> {
         let (value, fresh) = obj.value();
         if fresh {
-            let mut parsed = self.parsed.lock().expect("no holder of the parsed objects panics");
-            parsed.keep(obj, value.clone(), PARSED_BYTES);
+            self.parsed().keep(obj, value.clone(), PARSED_BYTES);
         }
         value
+    }
+
+    fn parsed(&self) -> std::sync::MutexGuard<'_, parsed::Parsed> {
+        self.parsed.lock().expect("no holder of the parsed objects panics")
     }
 
     /// An encoding of an object, made by the first who asks and shared with the next; the oldest ones are dropped.

@@ -23,9 +23,7 @@ impl Parsed {
     /// Keeps an object's value instead of the one it had before; of all objects no more than `limit` bytes, as stored,
     /// beside this one.
     pub fn keep(&mut self, obj: &Obj, value: Arc<Value>, limit: usize) {
-        if let Some(at) = self.ring.iter().position(|one| one.key == obj.key) {
-            self.bytes -= self.ring.remove(at).map_or(0, |one| one.bytes);
-        }
+        self.forget(&obj.key);
         while self.bytes > limit
             && let Some(oldest) = self.ring.pop_front()
         {
@@ -34,6 +32,13 @@ impl Parsed {
         let bytes = obj.stored.value.len();
         self.bytes += bytes;
         self.ring.push_back(One { key: obj.key.clone(), bytes, _value: value });
+    }
+
+    /// Lets go of an object that is no more.
+    pub fn forget(&mut self, key: &Bytes) {
+        if let Some(at) = self.ring.iter().position(|one| one.key == *key) {
+            self.bytes -= self.ring.remove(at).map_or(0, |one| one.bytes);
+        }
     }
 }
 
@@ -65,5 +70,7 @@ mod tests {
         kept.extend((6..=30).map(|name| keep(&mut parsed, name)));
         let alive = alive(&kept);
         assert!((9..=11).contains(&alive.len()) && alive.ends_with(&[28, 29, 30]), "{alive:?}");
+        parsed.forget(&Bytes::from("/p/29"));
+        assert_eq!(kept.iter().find(|(name, _)| *name == 29).map(|(_, value)| value.strong_count()), Some(0));
     }
 }
