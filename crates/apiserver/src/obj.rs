@@ -4,12 +4,13 @@
 //! after the commit), then the rest. Objects that upstream wrote, as JSON or as `k8s\0` protobuf, are brought
 //! into that form when they are read.
 
+mod extract;
+
 use crate::def::{Name, Selectable};
 use bytes::{BufMut, Bytes, BytesMut};
+use extract::{Extract, Node};
 use knarr_meta::gvk::api_version;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// Why a stored value cannot be read.
@@ -47,29 +48,6 @@ pub struct Shape {
     /// Fields, by index, that take the value of another where they are empty.
     fallbacks: Vec<(usize, usize)>,
     paths: Node,
-}
-
-/// A tree of the paths whose values are extracted.
-#[derive(Debug, Default)]
-struct Node {
-    children: Vec<(String, Node)>,
-    slot: Option<usize>,
-    labels: bool,
-    uid: bool,
-}
-
-impl Node {
-    fn insert(&mut self, path: &[&str], mark: impl FnOnce(&mut Node)) {
-        let Some((first, rest)) = path.split_first() else { return mark(self) };
-        let at = match self.children.iter().position(|(name, _)| name == first) {
-            Some(at) => at,
-            None => {
-                self.children.push(((*first).to_owned(), Node::default()));
-                self.children.len() - 1
-            }
-        };
-        self.children[at].1.insert(rest, mark);
-    }
 }
 
 impl Shape {
@@ -276,49 +254,6 @@ fn put_decimal(out: &mut BytesMut, mut number: u64) {
     out.put_slice(&digits[at..]);
 }
 
-/// A piece of an object's bytes, or of what was read out of them that does not stand there as it is.
-#[derive(Clone, Copy, Debug, Default)]
-struct Text {
-    start: u32,
-    len: u32,
-}
-
-/// What was read out of an object once, for selectors: mostly where it stands in the object's bytes.
-#[derive(Debug, Default)]
-struct Extract {
-    uid: Text,
-    labels: Box<[(Text, Text)]>,
-    fields: Box<[Text]>,
-    /// What was escaped there, or is the default of what is absent; counted from the end of the object's bytes on.
-    other: Box<str>,
-}
-
-/// Makes an [`Extract`] of an object's bytes.
-struct Gather<'a> {
-    bytes: &'a [u8],
-    uid: Text,
-    labels: Vec<(Text, Text)>,
-    fields: Vec<Text>,
-    other: String,
-}
-
-impl Gather<'_> {
-    /// Remembers a text, without copying it where it is a part of the object's bytes.
-    fn text(&mut self, text: &str) -> Text {
-        if text.is_empty() {
-            return Text::default();
-        }
-        let offset = text.as_ptr().addr().wrapping_sub(self.bytes.as_ptr().addr());
-        let inside = offset < self.bytes.len() && offset + text.len() <= self.bytes.len();
-        let start = if inside { offset } else { self.bytes.len() + self.other.len() };
-        if !inside {
-            self.other.push_str(text);
-        }
-        let fits = |number| u32::try_from(number).expect("an object fits in a request");
-        Text { start: fits(start), len: fits(text.len()) }
-    }
-}
-
 /// One object at one revision, as the watch cache holds it.
 #[derive(Debug)]
 pub struct Obj {
@@ -359,29 +294,9 @@ impl Obj {
             Some(at) => ((start, start + at), start + at + 1),
             None => ((start, start), start),
         };
-        let mut out = Gather {
-            bytes: &stored.value,
-            uid: Text::default(),
-            labels: Vec::new(),
-            fields: Vec::with_capacity(shape.fields.len()),
-            other: String::new(),
-        };
-        for field in &shape.fields {
-            let absent = out.text(&field.absent);
-            out.fields.push(absent);
-        }
-        let mut json = serde_json::Deserializer::from_slice(&stored.value);
-        Scan { node: &shape.paths, out: &mut out }
-            .deserialize(&mut json)
+        let absent = shape.fields.iter().map(|field| &*field.absent);
+        let extract = Extract::read(&shape.paths, absent, &shape.fallbacks, &stored.value)
             .map_err(|source| ObjError::Json { key: String::from_utf8_lossy(&key).into_owned(), source })?;
-        for (slot, other) in &shape.fallbacks {
-            if out.fields[*slot].len == 0 {
-                out.fields[*slot] = out.fields[*other];
-            }
-        }
-        let Gather { uid, labels, fields, other, .. } = out;
-        let extract =
-            Extract { uid, labels: labels.into(), fields: fields.into(), other: other.into_boxed_str() };
         Ok(Self {
             stored,
             namespace: (namespace.0 as u32, namespace.1 as u32),
@@ -424,31 +339,22 @@ impl Obj {
 
     /// Its UID.
     pub fn uid(&self) -> &str {
-        self.text(self.extract.uid)
-    }
-
-    fn text(&self, text: Text) -> &str {
-        let (start, len) = (text.start as usize, text.len as usize);
-        let bytes = match start.checked_sub(self.stored.value.len()) {
-            None => &self.stored.value[start..start + len],
-            Some(start) => &self.extract.other.as_bytes()[start..start + len],
-        };
-        std::str::from_utf8(bytes).unwrap_or_default()
+        self.extract.uid(&self.stored.value)
     }
 
     /// A label's value.
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.extract.labels.iter().find(|(k, _)| self.text(*k) == key).map(|(_, value)| self.text(*value))
+        self.extract.label(&self.stored.value, key)
     }
 
     /// The value of a selectable field, by its index in the shape.
     pub fn field(&self, index: usize) -> &str {
-        self.extract.fields.get(index).map_or("", |value| self.text(*value))
+        self.extract.field(&self.stored.value, index)
     }
 
     /// All values of selectable fields.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
-        self.extract.fields.iter().map(|value| self.text(*value))
+        self.extract.fields(&self.stored.value)
     }
 
     /// Its encodings.
@@ -465,141 +371,6 @@ impl Obj {
         let value = Arc::new(self.stored.parse());
         *shared = Arc::downgrade(&value);
         (value, true)
-    }
-}
-
-/// Walks a JSON document and keeps what the tree of paths names; everything else is skipped unparsed.
-struct Scan<'a, 'b> {
-    node: &'a Node,
-    out: &'a mut Gather<'b>,
-}
-
-impl<'de> DeserializeSeed<'de> for Scan<'_, '_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        if self.node.labels {
-            return deserializer.deserialize_option(Labels(self.out));
-        }
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl Scan<'_, '_> {
-    fn keep(self, text: &str) {
-        if self.node.uid {
-            self.out.uid = self.out.text(text);
-        }
-        if let Some(slot) = self.node.slot {
-            self.out.fields[slot] = self.out.text(text);
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Scan<'_, '_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(child) = map.next_key_seed(Child(self.node))? {
-            match child {
-                Some(node) => map.next_value_seed(Scan { node, out: &mut *self.out })?,
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(())
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.keep(text);
-        Ok(())
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.keep(if value { "true" } else { "false" });
-        Ok(())
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.keep(&value.to_string());
-        Ok(())
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.keep(&value.to_string());
-        Ok(())
-    }
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.keep(&value.to_string());
-        Ok(())
-    }
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-}
-
-/// Finds a key's child in the tree without allocating it.
-struct Child<'a>(&'a Node);
-
-impl<'de, 'a> DeserializeSeed<'de> for Child<'a> {
-    type Value = Option<&'a Node>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'a> Visitor<'_> for Child<'a> {
-    type Value = Option<&'a Node>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.0.children.iter().find(|(name, _)| name == key).map(|(_, node)| node))
-    }
-}
-
-/// Keeps a map of labels, which may be null.
-struct Labels<'a, 'b>(&'a mut Gather<'b>);
-
-impl<'de> Visitor<'de> for Labels<'_, '_> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("labels")
-    }
-    fn visit_none<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(One(self.0))? {
-            let value = map.next_value_seed(One(self.0))?;
-            self.0.labels.push((key, value));
-        }
-        Ok(())
-    }
-}
-
-/// Keeps one string.
-struct One<'a, 'b>(&'a mut Gather<'b>);
-
-impl<'de> DeserializeSeed<'de> for One<'_, '_> {
-    type Value = Text;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Text, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for One<'_, '_> {
-    type Value = Text;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(self.0.text(text))
     }
 }
 
